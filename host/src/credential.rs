@@ -1,0 +1,96 @@
+//! A credential's secrets while they are in the host's memory. A leaf: it stores nothing and
+//! imports only `provider`. A value here can't be printed by accident.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+pub type Millis = u64;
+
+/// Secret bytes: wiped when dropped, and invisible to `Debug`, `Display` and serde.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(Zeroizing::new(bytes.into()))
+    }
+
+    /// The bytes themselves. Every call is a place to look at in review.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// The attributes of a cookie that decide where it is sent (RFC 6265 section 5.3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CookieAttributes {
+    pub name: String,
+    /// Lower case, without a leading dot.
+    pub domain: String,
+    pub path: String,
+    /// Sent to `domain` alone, not to its subdomains.
+    pub host_only: bool,
+    pub secure: bool,
+    pub http_only: bool,
+    /// `Strict`, `Lax`, `None` or nothing: kept for exports, not used for sending.
+    pub same_site: Option<String>,
+}
+
+/// One named secret of a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// From the key mapping, or `extra_cookie_key` of a cookie that isn't mapped.
+    pub name: String,
+    pub secret: Secret,
+    /// Keyed HMAC of the value: the only trace of it outside the vault.
+    pub fingerprint: String,
+    pub expires: Option<Millis>,
+    /// Present where the key is a cookie.
+    pub cookie: Option<CookieAttributes>,
+}
+
+/// All keys of one generation, opened.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Jar {
+    pub keys: Vec<Key>,
+}
+
+impl Jar {
+    pub fn get(&self, name: &str) -> Option<&Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    /// Puts a key in, in place of the one with its name.
+    pub fn put(&mut self, key: Key) {
+        match self.keys.iter_mut().find(|old| old.name == key.name) {
+            Some(old) => *old = key,
+            None => self.keys.push(key),
+        }
+    }
+
+    pub fn remove(&mut self, name: &str) -> Option<Key> {
+        let index = self.keys.iter().position(|key| key.name == name)?;
+        Some(self.keys.remove(index))
+    }
+}
+
+/// The key name of a cookie that travels with the credential but isn't in the key mapping.
+pub fn extra_cookie_key(name: &str, domain: &str, path: &str) -> String {
+    format!("cookie:{name}@{domain}{path}")
+}
+
+/// The present moment, by the host's wall clock.
+pub fn now() -> Millis {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,75 @@
+//! Every number that bounds what a plugin, a service or a queue may use, with its reason. A leaf.
+
+use std::time::Duration;
+
+use crate::protocol::CallLimits;
+
+/// A plugin file. The Python toolchain makes 18 MB components, JavaScript 12 MB; 64 MiB is
+/// room for both and refuses the file that was dropped by mistake.
+pub const PLUGIN_BYTES: u64 = 64 << 20;
+
+/// One call in a worker.
+pub const CALL: CallLimits = CallLimits {
+    // A JavaScript engine starts at about 10 MiB; providers in Rust use less than 2.
+    memory_bytes: 64 << 20,
+    // A provider parses one answer; a Python one was seen at 20 ms.
+    cpu_ms: 2_000,
+    // Requests, reveals and log lines together. Discovery, refresh and a check are under ten.
+    host_calls: 256,
+    // Enough for a trace of every request, too little to fill a disk.
+    log_bytes: 64 << 10,
+    // Calls at once on one worker: bounds its pool, and with it its address space.
+    in_flight: 64,
+};
+
+/// An attempt from its claim to its report, all calls and requests included.
+pub const ATTEMPT_WALL: Duration = Duration::from_secs(120);
+
+/// A call in a worker, its requests included. Two of them fit an attempt.
+pub const CALL_WALL: Duration = Duration::from_secs(55);
+
+/// Requests of one call.
+pub const REQUESTS_PER_CALL: u32 = 20;
+
+/// One request with its redirects. Slow services answer within 20 s; past 30 nobody waits.
+pub const REQUEST_WALL: Duration = Duration::from_secs(30);
+
+/// A response body after decompression.
+pub const RESPONSE_BYTES: usize = 2 << 20;
+
+/// All response headers of one answer.
+pub const RESPONSE_HEADERS: usize = 128;
+
+/// A request body after templates are filled in.
+pub const REQUEST_BYTES: usize = 1 << 20;
+
+/// One secret. Browsers cap a cookie at 4 KiB; tokens with claims reach 16.
+pub const SECRET_BYTES: usize = 64 << 10;
+
+/// Cookies of one credential; RFC 6265 asks for at least 50 per domain.
+pub const COOKIES: usize = 180;
+
+/// Requests to one host at once, over all credentials.
+pub const PER_HOST_CONCURRENCY: usize = 64;
+
+/// Compiling one plugin. A Rust plugin takes 50 ms, Python's 6 s.
+pub const COMPILE_WALL: Duration = Duration::from_secs(60);
+pub const COMPILE_ADDRESS_SPACE: u64 = 2 << 30;
+
+/// From spawn to announce; measured 3 ms, and a loaded machine is no reason to give up.
+pub const WORKER_READY: Duration = Duration::from_secs(10);
+
+/// What a draining worker may still finish.
+pub const DRAIN: Duration = Duration::from_secs(60);
+
+/// A claim; renewed at a third of it while its attempt is in flight.
+pub const LEASE: Duration = Duration::from_secs(60);
+
+/// Writer commands waiting. A full queue slows attempts down instead of growing.
+pub const WRITER_QUEUE: usize = 4_096;
+
+/// Writer commands in one transaction: past this the commit's cost no longer shows.
+pub const WRITER_BATCH: usize = 256;
+
+/// Attempts in flight over all services.
+pub const IN_FLIGHT: usize = 256;
