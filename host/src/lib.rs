@@ -10,3 +10,5 @@ pub mod limits;
 pub mod protocol;
 pub mod provider;
 pub mod report;
+pub mod supervisor;
+pub mod worker;

@@ -209,8 +209,9 @@ pub type CallId = u32;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// First, and once.
-    Hello { worker_id: String, service: Option<String>, limits: CallLimits },
+    /// First, and once. Without a pool the worker allocates on demand, for the one call that
+    /// describes a plugin nobody knows yet.
+    Hello { worker_id: String, service: Option<String>, limits: CallLimits, pool: Option<PoolShape>, require_sandbox: bool },
     Start { id: CallId, call: Call },
     HttpDone { id: CallId, result: Result<HttpResponse, HttpError> },
     RevealDone { id: CallId, result: Result<Vec<u8>, String> },
@@ -228,6 +229,7 @@ pub enum FromWorker {
         abi: String,
         build: String,
         layers: Vec<Layer>,
+        shape: PoolShape,
     },
     /// The worker could not get ready and ends.
     Unfit(String),
@@ -250,6 +252,20 @@ pub enum LayerState {
     On,
     Off,
     Unavailable(String),
+}
+
+/// What one instance of a plugin needs of the pooling allocator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolShape {
+    pub memories: u32,
+    pub tables: u32,
+}
+
+/// What the compiler process answers, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CompileAnswer {
+    Compiled { bytes: u64, imports: Vec<String> },
+    Refused(String),
 }
 
 /// What one call may use. The numbers and their reasons are in `limits`.

@@ -1,0 +1,211 @@
+//! Where an installation lives and what its operator chose: read once, then immutable. A leaf.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("no home: {0} doesn't exist; hint: `keywheel init` makes one")]
+    NoHome(PathBuf),
+    #[error("no home to use: neither --home, KEYWHEEL_HOME, XDG_DATA_HOME nor HOME is set")]
+    Nowhere,
+    #[error("{path} can't be used")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path}: {message}")]
+    Parse { path: PathBuf, message: String },
+}
+
+/// The folder of one installation.
+#[derive(Debug, Clone)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// The folder that was named, or the usual place for a user's own data.
+    ///
+    /// # Errors
+    /// Where nothing says what a usual place would be.
+    pub fn locate(named: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let usual = || {
+            std::env::var_os("XDG_DATA_HOME")
+                .map(PathBuf::from)
+                .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")))
+                .map(|data| data.join("keywheel"))
+        };
+        let root = named.or_else(usual).ok_or(ConfigError::Nowhere)?;
+        // A relative home would follow the caller's folder; children change theirs.
+        let root = std::path::absolute(&root).map_err(|source| ConfigError::Io { path: root, source })?;
+        Ok(Self { root })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    pub fn master_key(&self) -> PathBuf {
+        self.root.join("master.key")
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.root.join("keywheel.db")
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("keywheel.sock")
+    }
+
+    /// Where the operator drops plugins.
+    pub fn plugins(&self) -> PathBuf {
+        self.root.join("plugins")
+    }
+
+    /// The bytes of every plugin in use, by digest: what is approved keeps running when the
+    /// file in the folder is replaced.
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// Native code made from the store; may be deleted at any time.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    pub fn exists(&self) -> bool {
+        self.master_key().exists()
+    }
+
+    /// # Errors
+    /// Where the home isn't one yet.
+    pub fn require(&self) -> Result<(), ConfigError> {
+        if self.exists() { Ok(()) } else { Err(ConfigError::NoHome(self.root.clone())) }
+    }
+
+    /// Makes the folders, private to the user.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn make_folders(&self) -> Result<(), ConfigError> {
+        for path in [self.root.clone(), self.plugins(), self.store(), self.cache()] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(|source| ConfigError::Io { path, source })?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// Plugins run only with every layer of the sandbox.
+    #[default]
+    Strict,
+    /// Plugins run with the layers this kernel has.
+    BestEffort,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub isolation: Isolation,
+    /// A worker without a call for this long is stopped.
+    pub idle_stop_seconds: u64,
+    /// The plugin folder is looked at this often, whatever the watcher says.
+    pub rescan_seconds: u64,
+    /// Certificates to trust beside the system's, in PEM.
+    pub extra_ca_file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { isolation: Isolation::Strict, idle_stop_seconds: 300, rescan_seconds: 30, extra_ca_file: None }
+    }
+}
+
+/// What `init` writes: every choice with its default, so that nobody has to look it up.
+pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its default.
+
+# "strict" runs plugins only with the whole sandbox (Landlock, seccomp);
+# "best-effort" runs them with what this kernel has.
+#isolation = "strict"
+
+# A worker without work for this long is stopped; it starts again when something is due.
+#idle_stop_seconds = 300
+
+# The plugin folder is watched, and looked at this often all the same.
+#rescan_seconds = 30
+
+# Certificates to trust beside the system's, in PEM.
+#extra_ca_file = "/etc/keywheel/ca.pem"
+"#;
+
+impl Config {
+    /// # Errors
+    /// An unreadable file, an unknown field or a value that isn't allowed.
+    pub fn load(home: &Home) -> Result<Self, ConfigError> {
+        let path = home.config();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(source) => return Err(ConfigError::Io { path, source }),
+        };
+        let config: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.clone(), message: error.to_string() })?;
+        if config.rescan_seconds == 0 || config.idle_stop_seconds == 0 {
+            return Err(ConfigError::Parse { path, message: "seconds must be at least 1".into() });
+        }
+        Ok(config)
+    }
+
+    pub const fn idle_stop(&self) -> Duration {
+        Duration::from_secs(self.idle_stop_seconds)
+    }
+
+    pub const fn rescan(&self) -> Duration {
+        Duration::from_secs(self.rescan_seconds)
+    }
+}
+
+/// Writes a file so that it is there whole or not at all, with mode 0600.
+///
+/// # Errors
+/// The system's; the old file, if any, is untouched then.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+    let temporary = folder.join(format!(".{}.tmp", hex::encode(random)));
+    let written = (|| {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        fs::File::open(folder)?.sync_all()
+    })();
+    if written.is_err() {
+        // Best effort: the error that matters is the one returned.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
