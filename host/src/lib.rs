@@ -5,10 +5,19 @@
 //! drives each attempt, `egress` makes its HTTP requests, `vault` seals what the services
 //! issue, and `db` keeps it with one writer. `docs/architecture.md` has the invariants.
 
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod credential;
+pub mod daemon;
+pub mod db;
+pub mod egress;
 pub mod limits;
 pub mod protocol;
 pub mod provider;
+pub mod registry;
 pub mod report;
+pub mod rotation;
 pub mod supervisor;
+pub mod vault;
 pub mod worker;

@@ -73,7 +73,7 @@ impl Cache {
         let mut tag = Vec::new();
         File::open(path.with_extension("tag")).ok()?.take(64).read_to_end(&mut tag).ok()?;
         let bound = self.bound(digest);
-        let genuine = vault.verify_tag_reader(bound.as_bytes().chain(&mut file), &tag).ok()?;
+        let genuine = vault.verify_tag_reader(Read::chain(bound.as_bytes(), &mut file), &tag).ok()?;
         if !genuine {
             tracing::warn!(path = %path.display(), "native code without our tag, compiling again");
             return None;
@@ -122,7 +122,7 @@ impl Cache {
         .await;
         let finished = result.and_then(|()| {
             output.sync_all()?;
-            let tag = vault.tag_reader(self.bound(digest).as_bytes().chain(File::open(&temporary)?))?;
+            let tag = vault.tag_reader(Read::chain(self.bound(digest).as_bytes(), File::open(&temporary)?))?;
             crate::config::write_atomically(&path.with_extension("tag"), &tag)?;
             fs::rename(&temporary, &path)?;
             File::open(&self.folder)?.sync_all()?;

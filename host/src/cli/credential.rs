@@ -1,0 +1,343 @@
+//! `credential`: what is kept alive. Secrets come from a file or standard input, never from
+//! the command line, and leave only by `export`.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+use comfy_table::Cell;
+use serde_json::json;
+
+use super::connection::Connection;
+use super::formats;
+use super::output::{Output, coloured, relative};
+use super::plugin::unexpected;
+use super::Failure;
+use crate::config::{Home, write_atomically};
+use crate::control::{AddCredential, KeyInput, Operation, Outcome, SecretInput};
+use crate::credential::now;
+use crate::db::Action;
+use crate::db::queries::{CredentialRow, Reader};
+use crate::provider::{Manifest, Resolved};
+use crate::registry::manifest;
+use crate::report::Status;
+use crate::rotation::attempt::open_jar;
+use crate::vault::Vault;
+
+/// A browser's whole cookie store is a few MiB.
+const LARGEST_IMPORT: u64 = 16 << 20;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Add an account's credential; its secrets come from a file or standard input
+    Add(Add),
+    /// Put new secrets into a credential
+    Import {
+        id: String,
+        /// cookies.txt, storageState, a browser extension's JSON or key=value lines; `-` is standard input
+        file: PathBuf,
+        #[arg(long)]
+        format: Option<formats::Format>,
+    },
+    /// Every credential and where it stands
+    List {
+        #[arg(long)]
+        service: Option<String>,
+    },
+    /// One credential with its keys' fingerprints and generations
+    Show { id: String },
+    /// Ask the service now whether it lives
+    Validate { id: String },
+    /// Get a fresh secret now
+    Rotate { id: String },
+    /// Stop what it does by itself
+    Pause { id: String },
+    /// Go on after a pause
+    Resume { id: String },
+    /// Print its secrets, in clear
+    Export {
+        id: String,
+        #[arg(long, default_value = "netscape")]
+        format: ExportFormat,
+        /// The URL that a cookie header is for
+        #[arg(long)]
+        url: Option<String>,
+        /// Write to a file of mode 0600 instead, whole or not at all
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+    },
+    /// Forget it and its secrets; its reports stay
+    Remove { id: String },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Add {
+    /// Your name for it, unique in this installation
+    id: String,
+    #[arg(long)]
+    service: String,
+    /// Groups credentials
+    #[arg(long)]
+    profile: Option<String>,
+    /// A setting of the provider; `plugin check` lists them
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    settings: Vec<String>,
+    /// A host name that may lead to a private address
+    #[arg(long = "allow-private", value_name = "HOST")]
+    private_hosts: Vec<String>,
+    /// Which of the provider's methods rotates it
+    #[arg(long)]
+    method: Option<String>,
+    /// How often to validate, such as 90s, 15m, 12h
+    #[arg(long, value_name = "TIME")]
+    every: Option<String>,
+    /// The secrets [default: key=value lines on standard input]
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    #[arg(long)]
+    format: Option<formats::Format>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ExportFormat {
+    Netscape,
+    StorageState,
+    BrowserJson,
+    Header,
+    Env,
+    Json,
+}
+
+pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Failure> {
+    match command {
+        Command::Add(new) => add(&home, new, output).await,
+        Command::Import { id, file, format } => import(&home, &id, &file, format, output).await,
+        Command::List { service } => list(&home, service.as_deref(), output),
+        Command::Show { id } => show(&home, &id, output),
+        Command::Validate { id } => run_now(&home, id, Action::Validate, output).await,
+        Command::Rotate { id } => run_now(&home, id, Action::Rotate, output).await,
+        Command::Pause { id } => pause(&home, id, true, output).await,
+        Command::Resume { id } => pause(&home, id, false, output).await,
+        Command::Export { id, format, url, output: file } => export(&home, &id, format, url.as_deref(), file.as_deref(), output),
+        Command::Remove { id } => {
+            let operation = Operation::CredentialRemove { credential_id: id.clone() };
+            Connection::once(&home, operation).await?;
+            output.value(&json!({ "removed": id }), || format!("removed `{id}`; its reports stay"));
+            Ok(())
+        }
+    }
+}
+
+async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
+    check_id(&new.id)?;
+    let settings = new
+        .settings
+        .iter()
+        .map(|pair| {
+            pair.split_once('=')
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .ok_or_else(|| Failure::BadInput(format!("--set {pair}: allowed is NAME=VALUE")))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let validate_interval = new.every.as_deref().map(seconds).transpose()?;
+    let connection = Connection::open(home).await?;
+    let added = async {
+        // So that a plugin dropped a moment ago is known.
+        connection.ask(Operation::PluginList).await?;
+        let manifest = manifest_of(home, &new.service)?;
+        let resolved = manifest::resolve(&manifest, &settings, &new.private_hosts)
+            .map_err(|error| Failure::BadInput(error.to_string()))?;
+        let keys = read_keys(new.from.as_deref(), new.format, &resolved, output)?;
+        connection
+            .ask(Operation::CredentialAdd(Box::new(AddCredential {
+                credential_id: new.id.clone(),
+                profile_id: new.profile,
+                service: new.service.clone(),
+                settings,
+                private_hosts: new.private_hosts,
+                method: new.method,
+                validate_interval,
+                keys,
+            })))
+            .await
+    }
+    .await;
+    connection.close().await;
+    added?;
+    output.value(&json!({ "added": new.id, "service": new.service }), || {
+        format!("added `{}`; hint: `keywheel credential validate {}` asks the service now", new.id, new.id)
+    });
+    Ok(())
+}
+
+async fn import(home: &Home, id: &str, file: &Path, format: Option<formats::Format>, output: Output) -> Result<(), Failure> {
+    let row = find(home, id)?;
+    let settings: Vec<_> = row.settings.into_iter().collect();
+    let resolved = manifest::resolve(&manifest_of(home, &row.service)?, &settings, &row.private_hosts)
+        .map_err(|error| Failure::BadInput(error.to_string()))?;
+    let keys = read_keys(Some(file), format, &resolved, output)?;
+    let names: Vec<_> = keys.iter().map(|key| key.name.clone()).collect();
+    Connection::once(home, Operation::CredentialImport { credential_id: id.to_owned(), keys }).await?;
+    output.value(&json!({ "imported": id, "keys": names }), || format!("imported {} into `{id}`", names.join(", ")));
+    Ok(())
+}
+
+/// Reads and sorts out secrets for what the provider's key mapping wants.
+fn read_keys(from: Option<&Path>, format: Option<formats::Format>, resolved: &Resolved, output: Output) -> Result<Vec<KeyInput>, Failure> {
+    let format = format.or_else(|| from.is_none().then_some(formats::Format::KeyValue));
+    let text = match from {
+        Some(path) if path != Path::new("-") => {
+            let file = std::fs::File::open(path).map_err(Failure::io(format!("{} can't be read", path.display())))?;
+            read_text(file, &path.display().to_string())?
+        }
+        _ => read_text(std::io::stdin(), "standard input")?,
+    };
+    let imported = formats::parse(&text, format).map_err(|error| Failure::BadInput(error.to_string()))?;
+    let selection = formats::select(imported, resolved, now()).map_err(|error| Failure::BadInput(error.to_string()))?;
+    if !selection.skipped_foreign.is_empty() {
+        output.say(&format!("left out, for other services: {}", selection.skipped_foreign.join(", ")));
+    }
+    if !selection.skipped_expired.is_empty() {
+        output.say(&format!("left out, expired: {}", selection.skipped_expired.join(", ")));
+    }
+    Ok(selection
+        .keys
+        .into_iter()
+        .map(|key| KeyInput { name: key.name, value: SecretInput::new(&key.secret), expires: key.expires, cookie: key.cookie })
+        .collect())
+}
+
+fn read_text(from: impl Read, name: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    from.take(LARGEST_IMPORT + 1)
+        .read_to_string(&mut text)
+        .map_err(Failure::io(format!("{name} can't be read as text")))?;
+    if text.len() as u64 > LARGEST_IMPORT {
+        return Err(Failure::BadInput(format!("{name} is over {} MiB", LARGEST_IMPORT >> 20)));
+    }
+    Ok(text)
+}
+
+fn list(home: &Home, service: Option<&str>, output: Output) -> Result<(), Failure> {
+    home.require()?;
+    let rows = Reader::open(&home.database())?.credentials(service)?;
+    output.table(
+        &rows,
+        &["credential", "service", "status", "last attempt", "expires", "next", "message"],
+        |row| {
+            let monitor = &row.monitor;
+            let status = if row.paused { "paused" } else { monitor.last_status.map_or("pending", Status::as_str) };
+            vec![
+                Cell::new(&row.credential_id),
+                Cell::new(&row.service),
+                coloured(status),
+                Cell::new(relative(monitor.last_attempt_at)),
+                Cell::new(relative(monitor.expires_at)),
+                Cell::new(monitor.next_due_at.map_or("–".into(), |at| format!("{} {}", monitor.next_action.as_str(), relative(Some(at))))),
+                Cell::new(monitor.last_message.as_deref().unwrap_or("")),
+            ]
+        },
+        "no credentials; hint: `keywheel credential add --help`",
+    );
+    Ok(())
+}
+
+fn show(home: &Home, id: &str, output: Output) -> Result<(), Failure> {
+    let row = find(home, id)?;
+    let generations = Reader::open(&home.database())?.generations(id)?;
+    // For a person as well: every field has its name, and nothing is left out.
+    output.json_line(&json!({ "credential": row, "generations": generations }), true);
+    Ok(())
+}
+
+async fn run_now(home: &Home, id: String, action: Action, output: Output) -> Result<(), Failure> {
+    let Outcome::Report(report) = Connection::once(home, Operation::CredentialRun { credential_id: id, action }).await? else {
+        return Err(unexpected());
+    };
+    output.value(&report, || {
+        let verdict = report.meta.get("verdict").and_then(serde_json::Value::as_str).unwrap_or("?");
+        let rotated = report.meta.get("rotated").and_then(serde_json::Value::as_bool).unwrap_or(false);
+        format!(
+            "{}: {verdict}{}{}",
+            report.cookie_id,
+            if rotated { ", rotated" } else { "" },
+            report.message.as_ref().map(|message| format!(" ({message})")).unwrap_or_default()
+        )
+    });
+    if report.status == Status::Success { Ok(()) } else { Err(Failure::Unhealthy) }
+}
+
+async fn pause(home: &Home, id: String, paused: bool, output: Output) -> Result<(), Failure> {
+    Connection::once(home, Operation::CredentialPause { credential_id: id.clone(), paused }).await?;
+    output.value(&json!({ "credential": id, "paused": paused }), || {
+        if paused { format!("paused `{id}`") } else { format!("`{id}` goes on") }
+    });
+    Ok(())
+}
+
+fn export(home: &Home, id: &str, format: ExportFormat, url: Option<&str>, file: Option<&Path>, output: Output) -> Result<(), Failure> {
+    find(home, id)?;
+    let vault = Vault::open(&home.master_key())?;
+    let sealed = Reader::open(&home.database())?
+        .sealed_generation(id)?
+        .ok_or_else(|| Failure::NotFound(format!("`{id}` has no secrets")))?;
+    let jar = open_jar(&vault, id, &sealed)?;
+    let text = match format {
+        ExportFormat::Netscape => formats::to_netscape(&jar),
+        ExportFormat::StorageState => formats::to_storage_state(&jar),
+        ExportFormat::BrowserJson => formats::to_browser_json(&jar),
+        ExportFormat::Env => formats::to_env(&jar),
+        ExportFormat::Json => formats::to_json(&jar),
+        ExportFormat::Header => {
+            let url = url.ok_or_else(|| Failure::BadInput("a cookie header needs --url: which cookies are sent depends on it".into()))?;
+            formats::to_cookie_header(&jar, url, now())
+        }
+    }
+    .map_err(|error| Failure::BadInput(error.to_string()))?;
+    match file {
+        Some(path) => write_atomically(path, text.expose()).map_err(Failure::io(format!("{} can't be written", path.display()))),
+        None => output.secret(&text).map_err(Failure::io("standard output can't be written")),
+    }
+}
+
+fn find(home: &Home, id: &str) -> Result<CredentialRow, Failure> {
+    home.require()?;
+    Reader::open(&home.database())?
+        .credential(id)?
+        .ok_or_else(|| Failure::NotFound(format!("no credential `{id}`; hint: `keywheel credential list`")))
+}
+
+fn manifest_of(home: &Home, service: &str) -> Result<Manifest, Failure> {
+    let row = Reader::open(&home.database())?.provider(service)?;
+    row.map(|row| row.manifest)
+        .ok_or_else(|| Failure::NotFound(format!("no plugin serves `{service}`; hint: `keywheel plugin list`")))
+}
+
+/// An id ends in file names, logs and URLs.
+fn check_id(id: &str) -> Result<(), Failure> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._@+-".contains(c);
+    if id.is_empty() || id.len() > 128 || id.starts_with('-') || !id.chars().all(allowed) {
+        return Err(Failure::BadInput(format!(
+            "credential id {id:?} is not allowed; allowed: 1 to 128 letters, digits and . _ @ + -, not starting with -"
+        )));
+    }
+    Ok(())
+}
+
+/// `90`, `90s`, `15m`, `12h` or `7d`.
+fn seconds(text: &str) -> Result<u32, Failure> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3_600),
+        Some((at, 'd')) => (&text[..at], 86_400),
+        _ => (text, 1),
+    };
+    digits
+        .parse::<u32>()
+        .ok()
+        .and_then(|count| count.checked_mul(unit))
+        .filter(|&seconds| seconds > 0)
+        .ok_or_else(|| Failure::BadInput(format!("{text:?} is no time; allowed: 90s, 15m, 12h, 7d")))
+}
+

@@ -1,0 +1,82 @@
+//! `status`: what runs and what is healthy, at a glance.
+
+use comfy_table::Cell;
+use serde::Serialize;
+
+use super::Failure;
+use super::connection::daemon_answers;
+use super::output::{Output, coloured};
+use crate::config::Home;
+use crate::control::{self, Operation, Outcome};
+use crate::credential::now;
+use crate::db::queries::{Counts, DueCount, Reader};
+use crate::registry::{PluginState, PluginStatus};
+use crate::supervisor::WorkerStatus;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    home: String,
+    daemon: bool,
+    counts: Counts,
+    due: Vec<DueCount>,
+    in_flight: usize,
+    workers: Vec<WorkerStatus>,
+    plugins: Vec<PluginStatus>,
+}
+
+pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
+    home.require()?;
+    let reader = Reader::open(&home.database())?;
+    let mut status = Status {
+        home: home.root().display().to_string(),
+        daemon: false,
+        counts: reader.counts()?,
+        due: reader.due(now())?,
+        in_flight: 0,
+        workers: Vec::new(),
+        plugins: Vec::new(),
+    };
+    if daemon_answers(home).await? {
+        let answer = control::ask(&home.socket(), &Operation::Status).await.map_err(Failure::io("the daemon can't be asked"))?;
+        if let Some(Ok(Outcome::Status { workers, plugins, in_flight })) = answer {
+            (status.daemon, status.workers, status.plugins, status.in_flight) = (true, workers, plugins, in_flight);
+        }
+    }
+    if output.json {
+        output.json_line(&status, true);
+        return Ok(());
+    }
+    let by_status: Vec<_> = status.counts.by_status.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    output.say(&format!(
+        "{}  {}\n{} credentials ({}), {} reports\n",
+        status.home,
+        if status.daemon { "daemon running" } else { "no daemon running; start it with `keywheel serve`" },
+        status.counts.credentials,
+        if by_status.is_empty() { "none yet".to_owned() } else { by_status.join(", ") },
+        status.counts.reports,
+    ));
+    let troubled: Vec<_> = status.plugins.iter().filter(|plugin| plugin.state != PluginState::Active).collect();
+    for plugin in troubled {
+        output.say(&format!("{}: {}", plugin.file, plugin.reason.as_deref().unwrap_or("not active")));
+    }
+    if status.daemon {
+        output.table(
+            &status.workers,
+            &["service", "worker", "state", "pid", "in flight", "starts", "crashes"],
+            |worker| {
+                vec![
+                    Cell::new(&worker.service),
+                    Cell::new(worker.worker_id.as_deref().unwrap_or("–")),
+                    coloured(&worker.state),
+                    Cell::new(worker.pid.map_or("–".into(), |pid| pid.to_string())),
+                    Cell::new(worker.in_flight),
+                    Cell::new(worker.starts),
+                    Cell::new(worker.crashes),
+                ]
+            },
+            "no plugin is active; hint: put a .wasm file into the plugins folder",
+        );
+    }
+    Ok(())
+}

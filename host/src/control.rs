@@ -1,0 +1,237 @@
+//! How a command talks to the running daemon: one JSON line each way over a Unix socket that
+//! only its owner may open. The operations are plain data; `daemon` carries them out.
+
+use std::fmt;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+
+use crate::credential::{CookieAttributes, Millis, Secret};
+use crate::daemon::Host;
+use crate::db::Action;
+use crate::db::writer::WriteError;
+use crate::limits;
+use crate::registry::{PluginStatus, RegistryError};
+use crate::report::Report;
+use crate::supervisor::WorkerStatus;
+
+/// A request with every cookie of a large jar fits; anything longer is no request of ours.
+const LONGEST_LINE: u64 = 4 << 20;
+
+/// A client that says nothing is let go.
+const SILENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "op")]
+pub enum Operation {
+    Status,
+    PluginList,
+    PluginCheck { path: PathBuf },
+    PluginInstall { path: PathBuf },
+    PluginApprove { service: String },
+    PluginRemove { service: String },
+    CredentialAdd(Box<AddCredential>),
+    CredentialImport { credential_id: String, keys: Vec<KeyInput> },
+    CredentialRemove { credential_id: String },
+    CredentialPause { credential_id: String, paused: bool },
+    CredentialRun { credential_id: String, action: Action },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AddCredential {
+    pub credential_id: String,
+    pub profile_id: Option<String>,
+    pub service: String,
+    pub settings: Vec<(String, String)>,
+    pub private_hosts: Vec<String>,
+    pub method: Option<String>,
+    pub validate_interval: Option<u32>,
+    pub keys: Vec<KeyInput>,
+}
+
+/// A secret on its way into the vault.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeyInput {
+    pub name: String,
+    pub value: SecretInput,
+    pub expires: Option<Millis>,
+    pub cookie: Option<CookieAttributes>,
+}
+
+/// The one place where a secret is serialised: between two processes of one user, over a
+/// socket in a private folder. Hexadecimal, for secrets are bytes.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretInput(String);
+
+impl SecretInput {
+    pub fn new(secret: &Secret) -> Self {
+        Self(hex::encode(secret.expose()))
+    }
+
+    /// What isn't hexadecimal never came from `new`, and is an empty secret.
+    pub fn into_secret(self) -> Secret {
+        Secret::new(hex::decode(self.0).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for SecretInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretInput(…)")
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Done,
+    Lines(Vec<String>),
+    Plugins(Vec<PluginStatus>),
+    Report(Box<Report>),
+    Status { workers: Vec<WorkerStatus>, plugins: Vec<PluginStatus>, in_flight: usize },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalKind {
+    NotFound,
+    BadInput,
+    Busy,
+    /// Try again later: the database can't be written now.
+    Unavailable,
+    Internal,
+}
+
+/// Why an operation was not carried out, in words for the operator.
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    pub kind: RefusalKind,
+    pub message: String,
+}
+
+impl Refusal {
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::NotFound, message: message.into() }
+    }
+
+    pub fn bad_input(message: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::BadInput, message: message.into() }
+    }
+
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::Internal, message: message.into() }
+    }
+}
+
+impl From<WriteError> for Refusal {
+    fn from(error: WriteError) -> Self {
+        let kind = match &error {
+            WriteError::Duplicate { .. } | WriteError::Invalid(_) | WriteError::Stale { .. } => RefusalKind::BadInput,
+            WriteError::NotFound { .. } => RefusalKind::NotFound,
+            WriteError::Busy { .. } | WriteError::Fenced { .. } => RefusalKind::Busy,
+            _ => RefusalKind::Unavailable,
+        };
+        Self { kind, message: error.to_string() }
+    }
+}
+
+impl From<RegistryError> for Refusal {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Write(error) => error.into(),
+            RegistryError::NoSuchService(_) => Self::not_found(error.to_string()),
+            RegistryError::Refused(_) => Self::bad_input(error.to_string()),
+            RegistryError::Folder { ref source, .. } => Self::bad_input(format!("{error}: {source}")),
+            RegistryError::Open(_) | RegistryError::Read(_) => Self::internal(error.to_string()),
+        }
+    }
+}
+
+/// Makes the socket, in place of one that a killed daemon left behind. The home's lock is
+/// held, so no living daemon owns it.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // The home is 0700 already; this holds where an operator opened it.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers clients until `stop`.
+pub async fn serve(listener: UnixListener, host: Arc<Host>, mut stop: watch::Receiver<bool>) {
+    let mut clients = tokio::task::JoinSet::new();
+    while !*stop.borrow() {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => {
+                    let host = Arc::clone(&host);
+                    clients.spawn(async move {
+                        if let Err(error) = answer(client, &host).await {
+                            tracing::debug!(%error, "a client went away");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a client can't be accepted");
+                    // Out of descriptors: a moment of rest, or this loop burns a core.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            _ = stop.changed() => {}
+        }
+        while clients.try_join_next().is_some() {}
+    }
+    // What was asked is finished: an attempt a person started is an attempt.
+    let finished = async { while clients.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(limits::DRAIN, finished).await;
+    clients.abort_all();
+    while clients.join_next().await.is_some() {}
+}
+
+async fn answer(client: UnixStream, host: &Host) -> io::Result<()> {
+    let (from, mut to) = client.into_split();
+    let mut line = Vec::new();
+    let mut from = BufReader::new(from.take(LONGEST_LINE));
+    tokio::time::timeout(SILENCE, from.read_until(b'\n', &mut line)).await??;
+    let outcome = match serde_json::from_slice::<Operation>(&line) {
+        Ok(operation) => host.carry_out(operation).await,
+        // The line may hold a secret, so the error doesn't quote it.
+        Err(error) => Err(Refusal::bad_input(format!("not an operation of this version (column {})", error.column()))),
+    };
+    let mut reply = serde_json::to_vec(&outcome).map_err(io::Error::other)?;
+    reply.push(b'\n');
+    to.write_all(&reply).await
+}
+
+/// Asks the running daemon. None: there is none.
+///
+/// # Errors
+/// Where a daemon is there and the exchange failed.
+pub async fn ask(socket: &Path, operation: &Operation) -> io::Result<Option<Result<Outcome, Refusal>>> {
+    let stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (from, mut to) = stream.into_split();
+    let mut line = serde_json::to_vec(operation).map_err(io::Error::other)?;
+    line.push(b'\n');
+    to.write_all(&line).await?;
+    let mut reply = Vec::new();
+    BufReader::new(from).read_until(b'\n', &mut reply).await?;
+    if reply.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the daemon ended before it answered"));
+    }
+    serde_json::from_slice(&reply).map(Some).map_err(io::Error::other)
+}

@@ -1,0 +1,324 @@
+//! The composition root: opens an installation, wires its parts and carries out what is asked
+//! of it. The same `Host` serves a running daemon and a command that works without one; only
+//! the daemon also schedules, watches and listens.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config::{Config, ConfigError, Home, Isolation};
+use crate::control::{self, Operation, Outcome, Refusal};
+use crate::credential::{Jar, Key, Secret, now};
+use crate::db::queries::{ReadError, Reader};
+use crate::db::writer::{NewCredential, NewGeneration, WriteError, Writer, WriterThread};
+use crate::db::{Action, DbError, HomeLock};
+use crate::egress::{Egress, EgressError, EgressOptions};
+use crate::registry::{self, Providers, Registry, RegistryError};
+use crate::rotation::Rotation;
+use crate::rotation::attempt::seal_jar;
+use crate::supervisor::Supervisor;
+use crate::vault::{Vault, VaultError};
+
+/// How often idle workers are looked for, and half the shortest idle time that is honoured.
+const IDLE_LOOK: Duration = Duration::from_secs(15);
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Db(#[from] DbError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("{what}")]
+    Io {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// An opened installation.
+#[derive(Debug)]
+pub struct Host {
+    pub home: Home,
+    pub config: Config,
+    pub vault: Arc<Vault>,
+    pub writer: Writer,
+    pub supervisor: Supervisor,
+    pub registry: Arc<Registry>,
+    pub rotation: Arc<Rotation>,
+    thread: WriterThread,
+}
+
+/// What may differ between the daemon, a test and a benchmark.
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    /// The binary that workers are started from.
+    pub executable: PathBuf,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        // The very binary that runs, even if its file was replaced meanwhile.
+        Self { executable: PathBuf::from("/proc/self/exe") }
+    }
+}
+
+impl Host {
+    /// Opens the home for writing, with the folder scanned once.
+    ///
+    /// # Errors
+    /// What stops it: no home, another host, a newer database, the wrong master key.
+    pub async fn open(home: Home, config: Config, options: HostOptions) -> Result<Self, OpenError> {
+        home.require()?;
+        home.make_folders()?;
+        let lock = HomeLock::acquire(&home.lock())?;
+        let vault = Arc::new(Vault::open(&home.master_key())?);
+        let (writer, thread) = Writer::start(&home.database(), lock)?;
+        let marker = writer.remember("vault_marker", vault.marker()?).await?;
+        vault.check_marker(&marker)?;
+        let extra_ca_pem = match &config.extra_ca_file {
+            Some(path) => Some(std::fs::read(path).map_err(|source| OpenError::Io { what: "extra_ca_file can't be read", source })?),
+            None => None,
+        };
+        let of_egress = Arc::clone(&vault);
+        let egress = Egress::new(
+            EgressOptions { extra_ca_pem, ..EgressOptions::default() },
+            Arc::new(move |secret: &Secret| of_egress.fingerprint(secret)),
+        )?;
+        let supervisor = Supervisor::new(options.executable, config.isolation == Isolation::Strict)
+            .map_err(|source| OpenError::Io { what: "the spawner can't be started", source })?;
+        let providers = Arc::new(Providers::default());
+        let registry =
+            Registry::new(&home, supervisor.clone(), Arc::clone(&vault), writer.clone(), Arc::clone(&providers));
+        let rotation = Rotation::new(
+            supervisor.clone(),
+            Arc::new(egress),
+            Arc::clone(&vault),
+            writer.clone(),
+            providers,
+            format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
+        );
+        registry.rescan().await?;
+        Ok(Self { home, config, vault, writer, supervisor, registry, rotation, thread })
+    }
+
+    /// Ends the workers, then waits until everything sent to the database is committed.
+    pub async fn close(self) {
+        let Self { writer, supervisor, registry, rotation, thread, .. } = self;
+        supervisor.close().await;
+        drop((writer, registry, rotation));
+        // The thread ends when the last writer is gone; tasks just told to stop may hold one
+        // for a moment longer.
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+
+    pub fn reader(&self) -> Result<Reader, DbError> {
+        Reader::open(&self.home.database())
+    }
+
+    /// Carries out one operation. The same for the control socket and for a command that works
+    /// without a daemon.
+    ///
+    /// # Errors
+    /// A refusal in words, with its kind.
+    pub async fn carry_out(&self, operation: Operation) -> Result<Outcome, Refusal> {
+        match operation {
+            Operation::Status => Ok(Outcome::Status { workers: self.supervisor.status(), plugins: self.registry.status(), in_flight: self.rotation.in_flight() }),
+            Operation::PluginList => {
+                self.registry.rescan().await?;
+                Ok(Outcome::Plugins(self.registry.status()))
+            }
+            Operation::PluginCheck { path } => Ok(Outcome::Plugins(vec![self.registry.check(&path).await?])),
+            Operation::PluginInstall { path } => Ok(Outcome::Plugins(vec![self.registry.install(&path).await?])),
+            Operation::PluginApprove { service } => Ok(Outcome::Lines(self.registry.approve(&service).await?)),
+            Operation::PluginRemove { service } => {
+                let file = self.registry.remove(&service).await?;
+                Ok(Outcome::Lines(vec![format!("removed {file}; credentials and reports of `{service}` stay")]))
+            }
+            Operation::CredentialAdd(new) => {
+                self.add(*new).await?;
+                self.rotation.wake();
+                Ok(Outcome::Done)
+            }
+            Operation::CredentialImport { credential_id, keys } => {
+                self.import(&credential_id, keys).await?;
+                self.rotation.wake();
+                Ok(Outcome::Done)
+            }
+            Operation::CredentialRemove { credential_id } => {
+                self.writer.remove_credential(&credential_id).await?;
+                Ok(Outcome::Done)
+            }
+            Operation::CredentialPause { credential_id, paused } => {
+                self.writer.set_paused(&credential_id, paused, now()).await?;
+                self.rotation.wake();
+                Ok(Outcome::Done)
+            }
+            Operation::CredentialRun { credential_id, action } => {
+                let report = self.rotation.run_one(&credential_id, action).await?;
+                Ok(Outcome::Report(Box::new(report)))
+            }
+        }
+    }
+
+    async fn add(&self, new: control::AddCredential) -> Result<(), Refusal> {
+        let provider = self
+            .rotation
+            .providers
+            .get(&new.service)
+            .ok_or_else(|| Refusal::not_found(format!("no plugin serves `{}`; hint: `keywheel plugin list` shows what there is", new.service)))?;
+        let resolved = registry::manifest::resolve(&provider.manifest, &new.settings, &new.private_hosts)
+            .map_err(|error| Refusal::bad_input(error.to_string()))?;
+        if let Some(method) = &new.method
+            && !resolved.methods.iter().any(|known| known.name == *method)
+        {
+            let known: Vec<_> = resolved.methods.iter().map(|method| method.name.as_str()).collect();
+            return Err(Refusal::bad_input(format!("`{}` has no method `{method}`; known: {}", new.service, known.join(", "))));
+        }
+        let jar = self.jar(new.keys);
+        let lost = crate::rotation::decide::lost_keys(&jar, &resolved.keys);
+        if !lost.is_empty() {
+            return Err(Refusal::bad_input(format!("required key `{}` is missing", lost.join("`, `"))));
+        }
+        let expires = jar
+            .keys
+            .iter()
+            .filter(|key| resolved.keys.iter().any(|spec| spec.name == key.name))
+            .filter_map(|key| key.expires)
+            .min();
+        let keys = seal_jar(&self.vault, &new.credential_id, 1, &jar).map_err(|error| Refusal::internal(error.to_string()))?;
+        self.writer
+            .add_credential(NewCredential {
+                credential_id: new.credential_id,
+                profile_id: new.profile_id,
+                service: new.service,
+                settings: new.settings,
+                private_hosts: new.private_hosts,
+                method: new.method,
+                validate_interval: new.validate_interval,
+                identity: None,
+                keys,
+                expires,
+                first_due: now(),
+                // A first rotation is never a surprise: the first thing done is to look.
+                first_action: Action::Validate,
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn import(&self, credential_id: &str, keys: Vec<control::KeyInput>) -> Result<(), Refusal> {
+        let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
+        let row = reader
+            .credential(credential_id)
+            .map_err(|error| Refusal::internal(error.to_string()))?
+            .ok_or_else(|| Refusal::not_found(format!("no credential `{credential_id}`")))?;
+        let generation = row.last_generation + 1;
+        let jar = self.jar(keys);
+        let expires = jar.keys.iter().filter_map(|key| key.expires).min();
+        let keys = seal_jar(&self.vault, credential_id, generation, &jar).map_err(|error| Refusal::internal(error.to_string()))?;
+        self.writer
+            .replace_generation(NewGeneration {
+                credential_id: credential_id.to_owned(),
+                generation,
+                keys,
+                expires,
+                due: now(),
+                action: Action::Validate,
+                unpin_identity: false,
+            })
+            .await?;
+        Ok(())
+    }
+
+    fn jar(&self, keys: Vec<control::KeyInput>) -> Jar {
+        let keys = keys
+            .into_iter()
+            .map(|key| {
+                let secret = key.value.into_secret();
+                Key { fingerprint: self.vault.fingerprint(&secret), name: key.name, secret, expires: key.expires, cookie: key.cookie }
+            })
+            .collect();
+        Jar { keys }
+    }
+}
+
+/// Runs the daemon until `stop`.
+///
+/// # Errors
+/// Where the control socket can't be made.
+pub async fn serve(host: Host, stop: watch::Receiver<bool>, ready: impl FnOnce(&Host)) -> Result<(), OpenError> {
+    let host = Arc::new(host);
+    let listener = control::listen(&host.home.socket())
+        .map_err(|source| OpenError::Io { what: "the control socket can't be made", source })?;
+    // Before anything new is claimed: what an earlier host began is ended first.
+    let interrupted = host.rotation.reclaim().await?;
+    let with_credentials: Vec<String> =
+        host.reader()?.due(now())?.into_iter().filter(|count| count.credentials > 0).map(|count| count.service).collect();
+    for service in with_credentials {
+        let supervisor = host.supervisor.clone();
+        // Every service with credentials gets its worker at once, so that each announces
+        // itself after a restart whether or not something is due.
+        tokio::spawn(async move {
+            if let Err(error) = supervisor.warm(&service).await {
+                tracing::warn!(service, %error, "worker not started");
+            }
+        });
+    }
+    let scheduler = tokio::spawn(Arc::clone(&host.rotation).serve(interrupted, stop.clone()));
+    let watcher = tokio::spawn({
+        let (host, stop) = (Arc::clone(&host), stop.clone());
+        async move {
+            let plugins = host.home.plugins();
+            registry::watch(Arc::clone(&host.registry), &plugins, host.config.rescan(), stop).await;
+        }
+    });
+    let keeper = tokio::spawn({
+        let (host, stop) = (Arc::clone(&host), stop.clone());
+        async move { keep_house(&host, stop).await }
+    });
+    let control = tokio::spawn(control::serve(listener, Arc::clone(&host), stop.clone()));
+    ready(&host);
+    let mut stop = stop;
+    // An error means the sender is gone, which ends the daemon just as well.
+    let _ = stop.wait_for(|stop| *stop).await;
+    tracing::info!("stopping: what is in flight may end");
+    for task in [scheduler, watcher, keeper, control] {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a part of the daemon ended badly");
+        }
+    }
+    // The socket goes last: until then a command still learns that a daemon is there.
+    let _ = std::fs::remove_file(host.home.socket());
+    match Arc::try_unwrap(host) {
+        Ok(host) => host.close().await,
+        Err(host) => host.supervisor.close().await,
+    }
+    Ok(())
+}
+
+/// Stops idle workers and wakes the scheduler when the active plugins change.
+async fn keep_house(host: &Host, mut stop: watch::Receiver<bool>) {
+    let mut changes = host.registry.changes();
+    let look = IDLE_LOOK.min(host.config.idle_stop());
+    while !*stop.borrow() {
+        tokio::select! {
+            () = tokio::time::sleep(look) => host.supervisor.stop_idle(host.config.idle_stop()),
+            changed = changes.changed() => if changed.is_ok() { host.rotation.wake() },
+            _ = stop.changed() => {}
+        }
+    }
+}

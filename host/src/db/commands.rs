@@ -1,0 +1,783 @@
+//! What can be written, one function for each command: they run inside the writer's transaction
+//! and either do all of their work or return an error, on which the writer takes it back. None
+//! of them commits, waits or reads a clock.
+//!
+//! Fencing: whatever belongs to an attempt compares its token with the journal row of the open
+//! attempt. A token from before a newer claim finds no such row and changes nothing.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::column::{
+    millis, read_generation, read_json, read_millis, read_optional_millis, read_optional_word, read_word,
+};
+use super::writer::{
+    Claim, ClaimDue, ClaimToken, Claims, GenerationChange, Interrupted, MonitorUpdate, NewCredential,
+    NewGeneration, PendingProvider, ProviderUpdate, WriteError,
+};
+use super::{Action, Phase, SealedKey};
+use crate::credential::Millis;
+use crate::provider::{CommitClass, Manifest};
+use crate::report::Status;
+
+/// Generations that were current before and stay restorable.
+const PREVIOUS_KEPT: u32 = 3;
+
+type Written<T> = Result<T, WriteError>;
+
+fn json<T: serde::Serialize>(value: &T) -> Written<String> {
+    serde_json::to_string(value).map_err(|error| WriteError::Invalid(error.to_string()))
+}
+
+fn not_found(what: &'static str, id: &str) -> WriteError {
+    WriteError::NotFound { what, id: id.to_owned() }
+}
+
+// Installation and providers
+
+pub(super) fn remember(db: &Connection, key: &str, value: &[u8]) -> Written<Vec<u8>> {
+    db.prepare_cached("INSERT INTO installation (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO NOTHING")?
+        .execute((key, value))?;
+    let stored = db
+        .prepare_cached("SELECT value FROM installation WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))?;
+    Ok(stored)
+}
+
+pub(super) fn put_provider(db: &Connection, row: &ProviderUpdate, at: Millis) -> Written<()> {
+    let Manifest { service, title, version, validate_url, keys, validate_interval, max_age, .. } =
+        &row.manifest;
+    let (pending_digest, pending_manifest) = pending_columns(row.pending.as_ref())?;
+    db.prepare_cached(
+        "INSERT INTO cookie_rotation_providers (service, title, version, validate_url,
+             key_mapping_json, validate_interval_seconds, max_age_seconds, plugin_digest,
+             permissions_json, manifest_json, state, pending_digest, pending_manifest_json,
+             updated_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+         ON CONFLICT (service) DO UPDATE SET
+             title = excluded.title,
+             version = excluded.version,
+             validate_url = excluded.validate_url,
+             key_mapping_json = excluded.key_mapping_json,
+             validate_interval_seconds = excluded.validate_interval_seconds,
+             max_age_seconds = excluded.max_age_seconds,
+             plugin_digest = excluded.plugin_digest,
+             permissions_json = excluded.permissions_json,
+             manifest_json = excluded.manifest_json,
+             state = excluded.state,
+             pending_digest = excluded.pending_digest,
+             pending_manifest_json = excluded.pending_manifest_json,
+             updated_at = excluded.updated_at",
+    )?
+    .execute(params![
+        service,
+        title,
+        version,
+        validate_url,
+        json(keys)?,
+        validate_interval,
+        max_age,
+        row.plugin_digest,
+        row.permissions_json,
+        json(&row.manifest)?,
+        row.state,
+        pending_digest,
+        pending_manifest,
+        millis(at),
+    ])?;
+    Ok(())
+}
+
+pub(super) fn set_provider_pending(
+    db: &Connection,
+    service: &str,
+    pending: Option<&PendingProvider>,
+    at: Millis,
+) -> Written<()> {
+    let (digest, manifest) = pending_columns(pending)?;
+    let changed = db
+        .prepare_cached(
+            "UPDATE cookie_rotation_providers
+             SET pending_digest = ?2, pending_manifest_json = ?3, updated_at = ?4
+             WHERE service = ?1",
+        )?
+        .execute(params![service, digest, manifest, millis(at)])?;
+    if changed == 0 { Err(not_found("provider", service)) } else { Ok(()) }
+}
+
+pub(super) fn set_provider_cadence(
+    db: &Connection,
+    service: &str,
+    seconds: Option<u32>,
+    at: Millis,
+) -> Written<()> {
+    let changed = db
+        .prepare_cached(
+            "UPDATE cookie_rotation_providers
+             SET operator_validate_interval_seconds = ?2, updated_at = ?3 WHERE service = ?1",
+        )?
+        .execute(params![service, seconds, millis(at)])?;
+    if changed == 0 { Err(not_found("provider", service)) } else { Ok(()) }
+}
+
+pub(super) fn remove_provider(db: &Connection, service: &str) -> Written<()> {
+    let changed =
+        db.prepare_cached("DELETE FROM cookie_rotation_providers WHERE service = ?1")?.execute([service])?;
+    if changed == 0 { Err(not_found("provider", service)) } else { Ok(()) }
+}
+
+fn pending_columns(pending: Option<&PendingProvider>) -> Written<(Option<&str>, Option<String>)> {
+    match pending {
+        None => Ok((None, None)),
+        Some(pending) => Ok((Some(&pending.plugin_digest), Some(json(&pending.manifest)?))),
+    }
+}
+
+// Credentials, by the operator
+
+pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -> Written<()> {
+    let inserted = db
+        .prepare_cached(
+            "INSERT INTO credentials (credential_id, profile_id, service, settings_json,
+                 private_hosts_json, method, validate_interval_seconds, identity,
+                 current_generation, last_generation, rotated_at, created_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, 1, ?9, ?9)
+             ON CONFLICT (credential_id) DO NOTHING",
+        )?
+        .execute(params![
+            new.credential_id,
+            new.profile_id,
+            new.service,
+            json(&new.settings)?,
+            json(&new.private_hosts)?,
+            new.method,
+            new.validate_interval,
+            new.identity,
+            millis(at),
+        ])?;
+    if inserted == 0 {
+        return Err(WriteError::Duplicate { credential_id: new.credential_id.clone() });
+    }
+    let credential = db.last_insert_rowid();
+    insert_generation(db, credential, 1, "current", None, &new.keys, at)?;
+    db.prepare_cached(
+        "INSERT INTO cookie_rotation_monitor (cookie_id, service, expires_at, next_due_at, next_action)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![
+        new.credential_id,
+        new.service,
+        new.expires.map(millis),
+        millis(new.first_due),
+        new.first_action.as_str(),
+    ])?;
+    Ok(())
+}
+
+/// A credential as the operator's commands need it.
+struct Standing {
+    row: i64,
+    current: Option<u32>,
+    pending: Option<u32>,
+    last: u32,
+    /// The number of the open attempt.
+    open: Option<u32>,
+}
+
+fn standing(db: &Connection, credential_id: &str) -> Written<Standing> {
+    db.prepare_cached(
+        "SELECT c.id, c.current_generation, c.pending_generation, c.last_generation,
+                j.attempt_number
+         FROM credentials c LEFT JOIN journal j ON j.credential = c.id
+         WHERE c.credential_id = ?1",
+    )?
+    .query_row([credential_id], |row| {
+        Ok(Standing {
+            row: row.get(0)?,
+            current: row.get(1)?,
+            pending: row.get(2)?,
+            last: row.get(3)?,
+            open: row.get(4)?,
+        })
+    })
+    .optional()?
+    .ok_or_else(|| not_found("credential", credential_id))
+}
+
+/// For what must not happen under an open attempt.
+fn idle(db: &Connection, credential_id: &str) -> Written<Standing> {
+    let standing = standing(db, credential_id)?;
+    match standing.open {
+        None => Ok(standing),
+        Some(attempt) => Err(WriteError::Busy { credential_id: credential_id.to_owned(), attempt }),
+    }
+}
+
+pub(super) fn replace_generation(db: &Connection, new: &NewGeneration, at: Millis) -> Written<()> {
+    let standing = idle(db, &new.credential_id)?;
+    let expected = standing.last + 1;
+    if new.generation != expected {
+        return Err(WriteError::Stale {
+            credential_id: new.credential_id.clone(),
+            found: new.generation,
+            expected,
+        });
+    }
+    // A pending one may hold the only live secret: it steps back, it isn't thrown away.
+    for retired in [standing.current, standing.pending].into_iter().flatten() {
+        set_state(db, standing.row, retired, "previous")?;
+    }
+    insert_generation(db, standing.row, new.generation, "current", None, &new.keys, at)?;
+    db.prepare_cached(
+        "UPDATE credentials SET current_generation = ?2, pending_generation = NULL,
+             last_generation = ?2, rotated_at = ?3,
+             identity = CASE WHEN ?4 THEN NULL ELSE identity END
+         WHERE id = ?1",
+    )?
+    .execute(params![standing.row, new.generation, millis(at), new.unpin_identity])?;
+    prune_generations(db, standing.row)?;
+    db.prepare_cached(
+        "UPDATE cookie_rotation_monitor
+         SET next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN NULL ELSE ?3 END,
+             next_action = ?4, expires_at = ?5, consecutive_failures = 0
+         WHERE cookie_id = ?2",
+    )?
+    .execute(params![
+        standing.row,
+        new.credential_id,
+        millis(new.due),
+        new.action.as_str(),
+        new.expires.map(millis),
+    ])?;
+    Ok(())
+}
+
+pub(super) fn remove_credential(db: &Connection, credential_id: &str) -> Written<()> {
+    let standing = idle(db, credential_id)?;
+    // Monitor, generations and their keys go with it by ON DELETE CASCADE.
+    db.prepare_cached("DELETE FROM credentials WHERE id = ?1")?.execute([standing.row])?;
+    Ok(())
+}
+
+pub(super) fn set_paused(
+    db: &Connection,
+    credential_id: &str,
+    paused: bool,
+    resume_at: Millis,
+) -> Written<()> {
+    let standing = standing(db, credential_id)?;
+    db.prepare_cached("UPDATE credentials SET paused = ?2 WHERE id = ?1")?
+        .execute(params![standing.row, paused])?;
+    // An open attempt goes on, and its row keeps the end of its lease; `finish` looks at
+    // `paused` again.
+    if standing.open.is_none() {
+        let due = (!paused).then_some(millis(resume_at));
+        db.prepare_cached("UPDATE cookie_rotation_monitor SET next_due_at = ?2 WHERE cookie_id = ?1")?
+            .execute(params![credential_id, due])?;
+    }
+    Ok(())
+}
+
+pub(super) fn make_due(db: &Connection, credential_id: &str, action: Action, due: Millis) -> Written<()> {
+    idle(db, credential_id)?;
+    db.prepare_cached(
+        "UPDATE cookie_rotation_monitor SET next_due_at = ?2, next_action = ?3 WHERE cookie_id = ?1",
+    )?
+    .execute(params![credential_id, millis(due), action.as_str()])?;
+    Ok(())
+}
+
+// Claims
+
+pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
+    let now = millis(claim.now);
+    let mut claims = Vec::new();
+    for (service, quota) in &claim.quotas {
+        // Rows of open attempts have their lease's end as due time, so one that is due here
+        // with a journal row lost its owner.
+        let due: Vec<(i64, Option<i64>, Action)> = db
+            .prepare_cached(
+                "SELECT c.id, j.credential, m.next_action
+                 FROM cookie_rotation_monitor m
+                 JOIN credentials c ON c.credential_id = m.cookie_id
+                 LEFT JOIN journal j ON j.credential = c.id
+                 WHERE m.service = ?1 AND m.next_due_at <= ?2
+                   AND (j.credential IS NULL OR j.lease_until <= ?2)
+                 ORDER BY m.next_due_at LIMIT ?3",
+            )?
+            .query_map(params![service, now, quota], |row| {
+                Ok((row.get(0)?, row.get(1)?, read_word(row, 2, Action::parse)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        for (credential, open, action) in due {
+            claims.push(if open.is_some() {
+                take_over(db, credential, &claim.owner, claim.lease_until)?
+            } else {
+                open_attempt(db, credential, action, &claim.owner, claim.now, claim.lease_until)?
+            });
+        }
+    }
+    let mut next_due: Option<Millis> = None;
+    for (service, _) in &claim.quotas {
+        let earliest = db
+            .prepare_cached("SELECT min(next_due_at) FROM cookie_rotation_monitor WHERE service = ?1")?
+            .query_row([service], |row| read_optional_millis(row, 0))?;
+        next_due = [next_due, earliest].into_iter().flatten().min();
+    }
+    Ok(Claims { claims, next_due })
+}
+
+pub(super) fn claim_one(
+    db: &Connection,
+    credential_id: &str,
+    action: Action,
+    owner: &str,
+    now: Millis,
+    lease_until: Millis,
+) -> Written<Claim> {
+    let standing = idle(db, credential_id)?;
+    open_attempt(db, standing.row, action, owner, now, lease_until)
+}
+
+pub(super) fn reclaim_interrupted(db: &Connection, owner: &str, lease_until: Millis) -> Written<Vec<Claim>> {
+    let open: Vec<i64> = db
+        .prepare_cached("SELECT credential FROM journal ORDER BY started_at")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    open.into_iter().map(|credential| take_over(db, credential, owner, lease_until)).collect()
+}
+
+fn open_attempt(
+    db: &Connection,
+    credential: i64,
+    action: Action,
+    owner: &str,
+    now: Millis,
+    lease_until: Millis,
+) -> Written<Claim> {
+    db.prepare_cached(
+        "UPDATE credentials SET fence = fence + 1, attempt_number = attempt_number + 1 WHERE id = ?1",
+    )?
+    .execute([credential])?;
+    db.prepare_cached(
+        "INSERT INTO journal (credential, attempt_number, fence, owner, lease_until, action,
+             started_at, phase)
+         SELECT id, attempt_number, fence, ?2, ?3, ?4, ?5, 'claimed' FROM credentials WHERE id = ?1",
+    )?
+    .execute(params![credential, owner, millis(lease_until), action.as_str(), millis(now)])?;
+    lease_monitor(db, credential, lease_until)?;
+    read_claim(db, credential, false)
+}
+
+/// The same attempt under a new fence, for a new owner.
+fn take_over(db: &Connection, credential: i64, owner: &str, lease_until: Millis) -> Written<Claim> {
+    db.prepare_cached("UPDATE credentials SET fence = fence + 1 WHERE id = ?1")?.execute([credential])?;
+    db.prepare_cached(
+        "UPDATE journal SET owner = ?2, lease_until = ?3,
+             fence = (SELECT fence FROM credentials WHERE id = ?1)
+         WHERE credential = ?1",
+    )?
+    .execute(params![credential, owner, millis(lease_until)])?;
+    lease_monitor(db, credential, lease_until)?;
+    read_claim(db, credential, true)
+}
+
+fn lease_monitor(db: &Connection, credential: i64, lease_until: Millis) -> Written<()> {
+    db.prepare_cached(
+        "UPDATE cookie_rotation_monitor SET next_due_at = ?2
+         WHERE cookie_id = (SELECT credential_id FROM credentials WHERE id = ?1)",
+    )?
+    .execute(params![credential, millis(lease_until)])?;
+    Ok(())
+}
+
+fn read_claim(db: &Connection, credential: i64, interrupted: bool) -> Written<Claim> {
+    let (mut claim, current, pending) = db
+        .prepare_cached(
+            "SELECT c.credential_id, c.fence, c.profile_id, c.service, c.settings_json,
+                    c.private_hosts_json, c.method, c.identity, j.attempt_number, j.started_at,
+                    j.action, c.current_generation, c.pending_generation, c.last_generation,
+                    c.rotated_at, c.validate_interval_seconds, m.consecutive_failures,
+                    m.last_verdict, m.expires_at, j.phase, j.method, j.commit_class,
+                    j.from_generation
+             FROM credentials c
+             JOIN journal j ON j.credential = c.id
+             JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
+             WHERE c.id = ?1",
+        )?
+        .query_row([credential], |row| claim_from(row, credential, interrupted))?;
+    if let Some(generation) = current {
+        claim.current = read_generation(db, credential, generation)?;
+    }
+    if let Some(generation) = pending {
+        claim.pending = read_generation(db, credential, generation)?;
+    }
+    Ok(claim)
+}
+
+fn claim_from(
+    row: &Row<'_>,
+    credential: i64,
+    interrupted: bool,
+) -> rusqlite::Result<(Claim, Option<u32>, Option<u32>)> {
+    let action = read_word(row, 10, Action::parse)?;
+    let claim = Claim {
+        token: ClaimToken { credential_row: credential, credential_id: row.get(0)?, fence: row.get(1)? },
+        profile_id: row.get(2)?,
+        service: row.get(3)?,
+        settings: read_json(row, 4)?,
+        private_hosts: read_json(row, 5)?,
+        method: row.get(6)?,
+        identity: row.get(7)?,
+        attempt_number: row.get(8)?,
+        started_at: read_millis(row, 9)?,
+        action,
+        current: None,
+        pending: None,
+        next_generation: row.get::<_, u32>(13)? + 1,
+        rotated_at: read_millis(row, 14)?,
+        validate_interval_override: row.get(15)?,
+        consecutive_failures: row.get(16)?,
+        last_verdict: row.get(17)?,
+        expires_at: read_optional_millis(row, 18)?,
+        interrupted: if interrupted {
+            Some(Interrupted {
+                phase: read_word(row, 19, Phase::parse)?,
+                method: row.get(20)?,
+                commit_class: read_optional_word(row, 21, CommitClass::parse)?,
+                from_generation: row.get(22)?,
+                action,
+            })
+        } else {
+            None
+        },
+    };
+    Ok((claim, row.get(11)?, row.get(12)?))
+}
+
+pub(super) fn renew(db: &Connection, tokens: &[ClaimToken], lease_until: Millis) -> Written<Vec<ClaimToken>> {
+    let mut lost = Vec::new();
+    for token in tokens {
+        let renewed = db
+            .prepare_cached("UPDATE journal SET lease_until = ?3 WHERE credential = ?1 AND fence = ?2")?
+            .execute(params![token.credential_row, token.fence, millis(lease_until)])?;
+        if renewed == 0 {
+            lost.push(token.clone());
+        } else {
+            lease_monitor(db, token.credential_row, lease_until)?;
+        }
+    }
+    Ok(lost)
+}
+
+// An open attempt
+
+fn fenced(token: &ClaimToken) -> WriteError {
+    WriteError::Fenced { credential_id: token.credential_id.clone(), fence: token.fence }
+}
+
+pub(super) fn journal_rotation(
+    db: &Connection,
+    token: &ClaimToken,
+    method: &str,
+    commit_class: CommitClass,
+    from_generation: u32,
+) -> Written<()> {
+    // `captured` is further than `rotating` and says more after a crash: it stays.
+    let written = db
+        .prepare_cached(
+            "UPDATE journal SET method = ?3, commit_class = ?4, from_generation = ?5,
+                 phase = CASE phase WHEN 'claimed' THEN 'rotating' ELSE phase END
+             WHERE credential = ?1 AND fence = ?2",
+        )?
+        .execute(params![
+            token.credential_row,
+            token.fence,
+            method,
+            commit_class.as_str(),
+            from_generation,
+        ])?;
+    if written == 0 { Err(fenced(token)) } else { Ok(()) }
+}
+
+pub(super) fn store_pending(
+    db: &Connection,
+    token: &ClaimToken,
+    generation: u32,
+    keys: &[SealedKey],
+    at: Millis,
+) -> Written<()> {
+    let credential = token.credential_row;
+    let attempt: u32 = db
+        .prepare_cached(
+            "UPDATE journal SET phase = 'captured' WHERE credential = ?1 AND fence = ?2
+             RETURNING attempt_number",
+        )?
+        .query_row(params![credential, token.fence], |row| row.get(0))
+        .optional()?
+        .ok_or_else(|| fenced(token))?;
+    let (pending, captured_by, last): (Option<u32>, Option<u32>, u32) = db
+        .prepare_cached(
+            "SELECT c.pending_generation, g.attempt_number, c.last_generation
+             FROM credentials c
+             LEFT JOIN generations g
+                 ON g.credential = c.id AND g.generation = c.pending_generation
+             WHERE c.id = ?1",
+        )?
+        .query_row([credential], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+
+    // A later capture of the same attempt: the same generation, its whole jar anew.
+    if pending == Some(generation) && captured_by == Some(attempt) {
+        db.prepare_cached("DELETE FROM generation_keys WHERE credential = ?1 AND generation = ?2")?
+            .execute(params![credential, generation])?;
+        return insert_keys(db, credential, generation, keys);
+    }
+    if generation != last + 1 {
+        return Err(WriteError::Stale {
+            credential_id: token.credential_id.clone(),
+            found: generation,
+            expected: last + 1,
+        });
+    }
+    // An earlier attempt's capture that nobody could judge yet stays restorable.
+    if let Some(unjudged) = pending {
+        set_state(db, credential, unjudged, "previous")?;
+    }
+    insert_generation(db, credential, generation, "pending", Some(attempt), keys, at)?;
+    db.prepare_cached("UPDATE credentials SET pending_generation = ?2, last_generation = ?2 WHERE id = ?1")?
+        .execute(params![credential, generation])?;
+    Ok(())
+}
+
+/// A `Finish` whose text columns were made on the caller's thread.
+pub(super) struct FinishRow {
+    pub token: ClaimToken,
+    pub profile_id: Option<String>,
+    pub service: String,
+    pub validate_url: String,
+    pub cookie_keys_json: String,
+    pub status: Status,
+    pub message: Option<String>,
+    pub attempt_number: u32,
+    pub started_at: String,
+    pub finished_at: String,
+    pub finished_millis: Millis,
+    pub created_at: String,
+    pub idempotency_key: String,
+    pub meta_json: String,
+    pub verdict: String,
+    pub monitor: MonitorUpdate,
+    pub generations: GenerationChange,
+    pub expiry_updates: Vec<(String, Option<Millis>)>,
+    pub identity: Option<String>,
+}
+
+pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
+    let credential = end.token.credential_row;
+    let closed = db
+        .prepare_cached("DELETE FROM journal WHERE credential = ?1 AND fence = ?2 AND attempt_number = ?3")?
+        .execute(params![credential, end.token.fence, end.attempt_number])?;
+    if closed == 0 {
+        return finish_again(db, end);
+    }
+
+    change_generations(db, &end.token, end.generations)?;
+    for (key, expires) in &end.expiry_updates {
+        db.prepare_cached(
+            "UPDATE generation_keys SET expires_at = ?3
+             WHERE credential = ?1 AND key = ?2
+               AND generation = (SELECT current_generation FROM credentials WHERE id = ?1)",
+        )?
+        .execute(params![credential, key, expires.map(millis)])?;
+    }
+    if let Some(identity) = &end.identity {
+        // The first one seen is pinned.
+        db.prepare_cached("UPDATE credentials SET identity = ?2 WHERE id = ?1 AND identity IS NULL")?
+            .execute(params![credential, identity])?;
+    }
+
+    db.prepare_cached(
+        "INSERT INTO cookie_rotation_reports (cookie_id, profile_id, service, validate_url,
+             cookie_keys_json, status, message, attempt_number, started_at, finished_at,
+             created_at, idempotency_key, meta_json)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+    )?
+    .execute(params![
+        end.token.credential_id,
+        end.profile_id,
+        end.service,
+        end.validate_url,
+        end.cookie_keys_json,
+        end.status.as_str(),
+        end.message,
+        end.attempt_number,
+        end.started_at,
+        end.finished_at,
+        end.created_at,
+        end.idempotency_key,
+        end.meta_json,
+    ])?;
+    let report = db.last_insert_rowid();
+
+    db.prepare_cached(
+        "UPDATE cookie_rotation_monitor
+         SET last_status = ?3, last_verdict = ?4, last_message = ?5, last_attempt_at = ?6,
+             last_success_at = CASE WHEN ?3 = 'success' THEN ?6 ELSE last_success_at END,
+             consecutive_failures = ?7, expires_at = ?8,
+             next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN NULL ELSE ?9 END,
+             next_action = ?10, last_report_id = ?11
+         WHERE cookie_id = ?2",
+    )?
+    .execute(params![
+        credential,
+        end.token.credential_id,
+        end.status.as_str(),
+        end.verdict,
+        end.message,
+        millis(end.finished_millis),
+        end.monitor.consecutive_failures,
+        end.monitor.expires_at.map(millis),
+        end.monitor.next_due_at.map(millis),
+        end.monitor.next_action.as_str(),
+        report,
+    ])?;
+    Ok(report)
+}
+
+/// The end of an attempt that isn't open: the second delivery of a report answers as the first
+/// did, anything else is late or wrong.
+fn finish_again(db: &Connection, end: &FinishRow) -> Written<i64> {
+    let first: Option<i64> = db
+        .prepare_cached("SELECT id FROM cookie_rotation_reports WHERE idempotency_key = ?1")?
+        .query_row([&end.idempotency_key], |row| row.get(0))
+        .optional()?;
+    if let Some(first) = first {
+        return Ok(first);
+    }
+    let open: Option<u32> = db
+        .prepare_cached("SELECT attempt_number FROM journal WHERE credential = ?1 AND fence = ?2")?
+        .query_row(params![end.token.credential_row, end.token.fence], |row| row.get(0))
+        .optional()?;
+    match open {
+        Some(attempt) => Err(WriteError::Invalid(format!(
+            "the report is of attempt {}, the open one is {attempt}",
+            end.attempt_number
+        ))),
+        None => Err(fenced(&end.token)),
+    }
+}
+
+// Generations
+
+fn change_generations(db: &Connection, token: &ClaimToken, change: GenerationChange) -> Written<()> {
+    let credential = token.credential_row;
+    if change == GenerationChange::None {
+        return Ok(());
+    }
+    let (current, pending): (Option<u32>, Option<u32>) = db
+        .prepare_cached("SELECT current_generation, pending_generation FROM credentials WHERE id = ?1")?
+        .query_row([credential], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let is_pending = |generation: u32| {
+        if pending == Some(generation) {
+            Ok(())
+        } else {
+            Err(WriteError::Invalid(format!(
+                "generation {generation} of {} is not its pending one ({pending:?})",
+                token.credential_id
+            )))
+        }
+    };
+    match change {
+        GenerationChange::None => {}
+        GenerationChange::Keep => {
+            if pending.is_none() {
+                return Err(WriteError::Invalid(format!(
+                    "{} has no pending generation to keep",
+                    token.credential_id
+                )));
+            }
+        }
+        GenerationChange::Promote(generation) => {
+            is_pending(generation)?;
+            if let Some(replaced) = current {
+                set_state(db, credential, replaced, "previous")?;
+            }
+            set_state(db, credential, generation, "current")?;
+            db.prepare_cached(
+                "UPDATE credentials SET current_generation = ?2, pending_generation = NULL,
+                     rotated_at = (SELECT created_at FROM generations
+                                   WHERE credential = ?1 AND generation = ?2)
+                 WHERE id = ?1",
+            )?
+            .execute(params![credential, generation])?;
+            prune_generations(db, credential)?;
+        }
+        GenerationChange::Drop(generation) => {
+            is_pending(generation)?;
+            set_state(db, credential, generation, "dropped")?;
+            db.prepare_cached("DELETE FROM generation_keys WHERE credential = ?1 AND generation = ?2")?
+                .execute(params![credential, generation])?;
+            db.prepare_cached("UPDATE credentials SET pending_generation = NULL WHERE id = ?1")?
+                .execute([credential])?;
+            prune_generations(db, credential)?;
+        }
+    }
+    Ok(())
+}
+
+fn set_state(db: &Connection, credential: i64, generation: u32, state: &str) -> Written<()> {
+    db.prepare_cached("UPDATE generations SET state = ?3 WHERE credential = ?1 AND generation = ?2")?
+        .execute(params![credential, generation, state])?;
+    Ok(())
+}
+
+fn insert_generation(
+    db: &Connection,
+    credential: i64,
+    generation: u32,
+    state: &str,
+    attempt: Option<u32>,
+    keys: &[SealedKey],
+    at: Millis,
+) -> Written<()> {
+    db.prepare_cached(
+        "INSERT INTO generations (credential, generation, state, attempt_number, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![credential, generation, state, attempt, millis(at)])?;
+    insert_keys(db, credential, generation, keys)
+}
+
+fn insert_keys(db: &Connection, credential: i64, generation: u32, keys: &[SealedKey]) -> Written<()> {
+    let mut insert = db.prepare_cached(
+        "INSERT INTO generation_keys (credential, generation, key, sealed, fingerprint,
+             expires_at, cookie_json)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    for key in keys {
+        let cookie = key.cookie.as_ref().map(json).transpose()?;
+        insert.execute(params![
+            credential,
+            generation,
+            key.name,
+            key.sealed,
+            key.fingerprint,
+            key.expires.map(millis),
+            cookie,
+        ])?;
+    }
+    Ok(())
+}
+
+/// Deletes what is older than the last few previous generations, keys included. Dropped ones
+/// have no keys any more and go with their age.
+fn prune_generations(db: &Connection, credential: i64) -> Written<()> {
+    db.prepare_cached(
+        "DELETE FROM generations
+         WHERE credential = ?1 AND state IN ('previous', 'dropped')
+           AND generation < (SELECT generation FROM generations
+                             WHERE credential = ?1 AND state = 'previous'
+                             ORDER BY generation DESC LIMIT 1 OFFSET ?2)",
+    )?
+    .execute(params![credential, PREVIOUS_KEPT - 1])?;
+    Ok(())
+}

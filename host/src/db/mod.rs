@@ -1,0 +1,421 @@
+//! The database: one SQLite file, one thread that writes it (`writer`), read-only connections
+//! for everyone else (`queries`), and the runner that brings its schema up to date
+//! (`migrations`). It holds sealed secrets and fingerprints, and can't open the former.
+//!
+//! This file owns how connections are opened and the lock that keeps a second host away.
+
+mod commands;
+pub mod migrations;
+pub mod queries;
+#[cfg(test)]
+mod sync_probe;
+pub mod writer;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::credential::{CookieAttributes, Millis};
+
+pub use queries::Reader;
+pub use writer::{WriteError, Writer, WriterThread};
+
+/// `KEYW`: in the header of every database of ours, so that another program's is refused.
+const APPLICATION_ID: i32 = 0x4b45_5957;
+
+/// How long one statement waits for another process's lock. Only a person with a SQLite shell
+/// takes one, and the writer retries on top of this.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pages of WAL before a checkpoint: 16 MiB. Four times the default halves the checkpoint's
+/// share of a busy writer's time, and reading a WAL of this size costs nothing that shows.
+const CHECKPOINT_PAGES: u32 = 4_096;
+
+/// A WAL that outgrew this behind a long reader is cut back at the next checkpoint.
+const WAL_BYTES: u32 = 64 << 20;
+
+/// Page cache of a connection, in KiB: the hot indexes of 100,000 credentials.
+const CACHE_KIB: i32 = 16 << 10;
+
+/// Every statement of `commands` and of `queries` stays prepared.
+const STATEMENTS: usize = 128;
+
+/// What stops a database from being opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    #[error("no database at {}; hint: `keywheel init` makes a home", .0.display())]
+    Missing(PathBuf),
+    #[error("{} is not a Keywheel database ({found}); it was left as it is", path.display())]
+    Foreign { path: PathBuf, found: String },
+    #[error("{} has schema {found}, this binary knows up to {known}; hint: run the newer keywheel that wrote it", path.display())]
+    Newer { path: PathBuf, found: u32, known: u32 },
+    #[error("{} has schema {found}, this binary reads {known}; hint: start the daemon once, it brings the database up to date", path.display())]
+    Older { path: PathBuf, found: u32, known: u32 },
+    #[error("migration {name} failed and was taken back")]
+    Migration {
+        name: &'static str,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error("{} can't have a write-ahead log, its journal mode is {found}; hint: put the home on a local disk", path.display())]
+    NoLog { path: PathBuf, found: String },
+    #[error("{} is in use by process {pid}; hint: stop that daemon, or let the command talk to it", path.display())]
+    Locked { path: PathBuf, pid: String },
+    #[error("{} can't be opened", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} can't be used; hint: it and its folder must be writable, and the disk not full", path.display())]
+    Sqlite {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+}
+
+impl DbError {
+    /// SQLite's error about a file, told apart where the file is another program's.
+    fn at(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Self::Foreign { path, found: String::from("not a SQLite file") },
+            _ => Self::Sqlite { path, source },
+        }
+    }
+}
+
+/// Held by the one process that may write a home. The kernel lets go of it when that process
+/// ends, however it ends.
+#[derive(Debug)]
+pub struct HomeLock {
+    _file: File,
+}
+
+impl HomeLock {
+    /// # Errors
+    /// `Locked`, with the holder's process id, where another process has it.
+    pub fn acquire(path: &Path) -> Result<Self, DbError> {
+        let io = |source: io::Error| DbError::Io { path: path.to_owned(), source };
+        // Not truncated on opening: until the lock is ours, what's in it is the holder's.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(io)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut pid = String::new();
+                let readable = (&mut file).take(32).read_to_string(&mut pid).is_ok();
+                let known = readable && pid.trim().parse::<u32>().is_ok();
+                let pid = if known { pid.trim().to_owned() } else { String::from("(starting)") };
+                return Err(DbError::Locked { path: path.to_owned(), pid });
+            }
+            Err(errno) => return Err(io(errno.into())),
+        }
+        file.set_len(0).map_err(io)?;
+        file.rewind().map_err(io)?;
+        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Opens the one writing connection and brings the schema up to date. The file is made, for
+/// its owner alone, where there is none.
+fn open_for_writing(path: &Path, vfs: Option<&str>) -> Result<Connection, DbError> {
+    // SQLite would make it readable for all; its -wal and -shm copy this file's mode.
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(source) => return Err(DbError::Io { path: path.to_owned(), source }),
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut db = connect(path, flags, vfs)?;
+    // Before anything is changed: this may be another program's file.
+    migrations::check_ours(&db, path)?;
+    let at = |source| DbError::at(path, source);
+    let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(at)?;
+    if mode != "wal" {
+        return Err(DbError::NoLog { path: path.to_owned(), found: mode });
+    }
+    db.execute_batch(&format!(
+        // FULL is the promise: a commit returns after fsync. It is the default of most builds,
+        // and nothing here may hang on a build's default.
+        "PRAGMA synchronous = FULL;
+         PRAGMA foreign_keys = ON;
+         PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
+         PRAGMA journal_size_limit = {WAL_BYTES};"
+    ))
+    .map_err(at)?;
+    migrations::run(&mut db, path, migrations::ALL)?;
+    Ok(db)
+}
+
+/// Opens a connection that can't write, whether or not a writer runs.
+fn open_for_reading(path: &Path) -> Result<Connection, DbError> {
+    if !path.exists() {
+        return Err(DbError::Missing(path.to_owned()));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = connect(path, flags, None)?;
+    migrations::check_current(&db, path)?;
+    Ok(db)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that opens connections")]
+fn connect(path: &Path, flags: OpenFlags, vfs: Option<&str>) -> Result<Connection, DbError> {
+    let at = |source| DbError::at(path, source);
+    let db = match vfs {
+        None => Connection::open_with_flags(path, flags),
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+    }
+    .map_err(at)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
+    db.busy_timeout(BUSY_TIMEOUT).map_err(at)?;
+    // Without it SQLite prepares a kept statement anew whenever a bound value could change its
+    // plan: a quarter of a claim's time went there, and there is one good plan for each.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(at)?;
+    db.execute_batch(&format!(
+        // No memory map: a disk error in a mapped page is a SIGBUS that ends the host, where
+        // a read is an error it can answer. Reads here are small and cached.
+        "PRAGMA mmap_size = 0;
+         PRAGMA cache_size = -{CACHE_KIB};
+         PRAGMA temp_store = MEMORY;
+         PRAGMA trusted_schema = OFF;
+         PRAGMA cell_size_check = ON;"
+    ))
+    .map_err(at)?;
+    Ok(db)
+}
+
+/// What an attempt does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    Validate,
+    Rotate,
+}
+
+impl Action {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Validate => "validate",
+            Self::Rotate => "rotate",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Validate, Self::Rotate].into_iter().find(|action| action.as_str() == text)
+    }
+}
+
+/// How far an open attempt has come, as far as the disk knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// No rotation request has left.
+    Claimed,
+    /// The intent is durable: a rotation request may have left.
+    Rotating,
+    /// A new secret is stored as the pending generation.
+    Captured,
+}
+
+impl Phase {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Rotating => "rotating",
+            Self::Captured => "captured",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Claimed, Self::Rotating, Self::Captured].into_iter().find(|phase| phase.as_str() == text)
+    }
+}
+
+/// One key as it lies in the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedKey {
+    pub name: String,
+    pub sealed: Vec<u8>,
+    pub fingerprint: String,
+    pub expires: Option<Millis>,
+    pub cookie: Option<CookieAttributes>,
+}
+
+/// All keys of one generation, sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedGeneration {
+    pub generation: u32,
+    pub created_at: Millis,
+    pub keys: Vec<SealedKey>,
+}
+
+/// Column values that SQLite's signed integers hold, and their way back.
+mod column {
+    use rusqlite::types::Type;
+    use rusqlite::{Connection, Row};
+    use serde::de::DeserializeOwned;
+
+    use super::{Millis, SealedGeneration, SealedKey};
+
+    /// No clock reaches 2^63 ms, so the cap changes nothing that can be meant.
+    pub fn millis(at: Millis) -> i64 {
+        i64::try_from(at).unwrap_or(i64::MAX)
+    }
+
+    pub fn read_millis(row: &Row<'_>, index: usize) -> rusqlite::Result<Millis> {
+        row.get::<_, i64>(index).map(|at| Millis::try_from(at).unwrap_or(0))
+    }
+
+    pub fn read_optional_millis(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<Millis>> {
+        let at = row.get::<_, Option<i64>>(index)?;
+        Ok(at.map(|at| Millis::try_from(at).unwrap_or(0)))
+    }
+
+    /// A word of an enum; one this binary doesn't know is an error, not a guess.
+    pub fn read_word<T>(
+        row: &Row<'_>,
+        index: usize,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> rusqlite::Result<T> {
+        let text = row.get_ref(index)?.as_str()?;
+        parse(text).ok_or_else(|| unreadable(index, format!("unknown word `{text}`")))
+    }
+
+    pub fn read_optional_word<T>(
+        row: &Row<'_>,
+        index: usize,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> rusqlite::Result<Option<T>> {
+        match row.get_ref(index)?.as_str_or_null()? {
+            None => Ok(None),
+            Some(_) => read_word(row, index, parse).map(Some),
+        }
+    }
+
+    pub fn read_json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
+        let text = row.get_ref(index)?.as_str()?;
+        serde_json::from_str(text).map_err(|error| unreadable(index, error.to_string()))
+    }
+
+    pub fn read_optional_json<T: DeserializeOwned>(
+        row: &Row<'_>,
+        index: usize,
+    ) -> rusqlite::Result<Option<T>> {
+        match row.get_ref(index)?.as_str_or_null()? {
+            None => Ok(None),
+            Some(_) => read_json(row, index).map(Some),
+        }
+    }
+
+    /// The keys of one generation; None where there is no such generation.
+    pub fn read_generation(
+        db: &Connection,
+        credential: i64,
+        generation: u32,
+    ) -> rusqlite::Result<Option<SealedGeneration>> {
+        let mut select = db
+            .prepare_cached("SELECT created_at FROM generations WHERE credential = ?1 AND generation = ?2")?;
+        let mut rows = select.query((credential, generation))?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let created_at = read_millis(row, 0)?;
+
+        let mut select = db.prepare_cached(
+            "SELECT key, sealed, fingerprint, expires_at, cookie_json FROM generation_keys
+             WHERE credential = ?1 AND generation = ?2 ORDER BY key",
+        )?;
+        let keys = select
+            .query_map((credential, generation), |row| {
+                Ok(SealedKey {
+                    name: row.get(0)?,
+                    sealed: row.get(1)?,
+                    fingerprint: row.get(2)?,
+                    expires: read_optional_millis(row, 3)?,
+                    cookie: read_optional_json(row, 4)?,
+                })
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        Ok(Some(SealedGeneration { generation, created_at, keys }))
+    }
+
+    fn unreadable(index: usize, why: String) -> rusqlite::Error {
+        rusqlite::Error::FromSqlConversionFailure(index, Type::Text, why.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_second_lock_is_refused_and_names_the_holder() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("lock");
+        let held = HomeLock::acquire(&path).unwrap();
+        match HomeLock::acquire(&path) {
+            Err(DbError::Locked { pid, .. }) => assert_eq!(pid, std::process::id().to_string()),
+            other => panic!("{other:?}"),
+        }
+        drop(held);
+        HomeLock::acquire(&path).unwrap();
+    }
+
+    #[test]
+    fn the_writing_connection_syncs_fully_and_its_files_are_private() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("keywheel.db");
+        let db = open_for_writing(&path, None).unwrap();
+        let pragma =
+            |name: &str| -> i64 { db.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0)).unwrap() };
+        assert_eq!(pragma("synchronous"), 2);
+        assert_eq!(pragma("foreign_keys"), 1);
+        assert_eq!(pragma("application_id"), i64::from(APPLICATION_ID));
+        for name in ["keywheel.db", "keywheel.db-wal", "keywheel.db-shm"] {
+            let mode = fs::metadata(home.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn another_programs_file_is_refused_and_left_as_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let text = home.path().join("notes.txt");
+        fs::write(&text, "x".repeat(4_096)).unwrap();
+        assert!(matches!(open_for_writing(&text, None), Err(DbError::Foreign { .. })));
+        assert_eq!(fs::read(&text).unwrap(), "x".repeat(4_096).as_bytes());
+
+        let other = home.path().join("other.db");
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        connect(&other, flags, None).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+        let before = fs::read(&other).unwrap();
+        assert!(matches!(open_for_writing(&other, None), Err(DbError::Foreign { .. })));
+        assert!(matches!(Reader::open(&other), Err(DbError::Foreign { .. })));
+        assert_eq!(fs::read(&other).unwrap(), before);
+    }
+
+    #[test]
+    fn a_missing_database_is_not_made_by_a_reader() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("keywheel.db");
+        assert!(matches!(Reader::open(&path), Err(DbError::Missing(_))));
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,522 @@
+//! What can be read, over a connection that can't write: while a daemon writes, and when none
+//! runs. The rows are made to be shown and serialised, and hold no secret in any form; only
+//! `sealed_generation` returns sealed bytes, for an export that the vault opens.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value};
+use serde::{Serialize, Serializer};
+
+use super::column::{
+    millis, read_generation, read_json, read_millis, read_optional_json, read_optional_millis,
+    read_optional_word, read_word,
+};
+use super::{Action, DbError, Phase, SealedGeneration, open_for_reading};
+use crate::credential::{CookieAttributes, Millis};
+use crate::provider::{KeySpec, Manifest};
+use crate::report::{Report, Status, iso8601};
+
+/// Rows of reports that one query gives at most: what a terminal or a page can show, and small
+/// enough that no caller's mistake reads a table of millions into memory.
+pub const REPORTS_AT_MOST: u32 = 10_000;
+
+/// A read-only connection. `Send`, not `Sync`: one for each thread or each use.
+pub struct Reader {
+    db: Connection,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the database can't be read: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+type Found<T> = Result<T, ReadError>;
+
+fn iso<S: Serializer>(at: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&iso8601(*at))
+}
+
+#[expect(clippy::ref_option, reason = "the signature is serde's")]
+fn iso_option<S: Serializer>(at: &Option<Millis>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => serializer.serialize_some(&iso8601(*at)),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// A service's provider as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderRow {
+    pub service: String,
+    pub title: String,
+    pub version: String,
+    pub validate_url: String,
+    pub key_mapping: Vec<KeySpec>,
+    pub validate_interval_seconds: u32,
+    pub max_age_seconds: Option<u32>,
+    pub plugin_digest: String,
+    /// The registry's words, as it gave them.
+    pub permissions_json: String,
+    pub manifest: Manifest,
+    pub state: String,
+    pub pending: Option<PendingRow>,
+    pub operator_validate_interval_seconds: Option<u32>,
+    #[serde(serialize_with = "iso")]
+    pub updated_at: Millis,
+}
+
+/// A newer plugin that waits for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingRow {
+    pub plugin_digest: String,
+    pub manifest: Manifest,
+}
+
+/// A credential with where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialRow {
+    pub credential_id: String,
+    pub profile_id: Option<String>,
+    pub service: String,
+    pub settings: BTreeMap<String, String>,
+    pub private_hosts: Vec<String>,
+    pub method: Option<String>,
+    pub validate_interval_seconds: Option<u32>,
+    pub identity: Option<String>,
+    pub paused: bool,
+    pub attempt_number: u32,
+    pub current_generation: Option<u32>,
+    pub pending_generation: Option<u32>,
+    pub last_generation: u32,
+    #[serde(serialize_with = "iso")]
+    pub rotated_at: Millis,
+    #[serde(serialize_with = "iso")]
+    pub created_at: Millis,
+    pub monitor: MonitorRow,
+    /// The attempt that is open now.
+    pub open_attempt: Option<OpenAttempt>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MonitorRow {
+    pub last_status: Option<Status>,
+    pub last_verdict: Option<String>,
+    pub last_message: Option<String>,
+    #[serde(serialize_with = "iso_option")]
+    pub last_attempt_at: Option<Millis>,
+    #[serde(serialize_with = "iso_option")]
+    pub last_success_at: Option<Millis>,
+    pub consecutive_failures: u32,
+    #[serde(serialize_with = "iso_option")]
+    pub expires_at: Option<Millis>,
+    #[serde(serialize_with = "iso_option")]
+    pub next_due_at: Option<Millis>,
+    pub next_action: Action,
+    pub last_report_id: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenAttempt {
+    pub attempt_number: u32,
+    pub action: Action,
+    pub phase: Phase,
+    pub method: Option<String>,
+    #[serde(serialize_with = "iso")]
+    pub started_at: Millis,
+    #[serde(serialize_with = "iso")]
+    pub lease_until: Millis,
+}
+
+/// A generation and the keys it has, without their values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GenerationRow {
+    pub generation: u32,
+    pub state: String,
+    pub attempt_number: Option<u32>,
+    #[serde(serialize_with = "iso")]
+    pub created_at: Millis,
+    pub keys: Vec<KeyRow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyRow {
+    pub name: String,
+    pub fingerprint: String,
+    #[serde(serialize_with = "iso_option")]
+    pub expires_at: Option<Millis>,
+    pub cookie: Option<CookieAttributes>,
+}
+
+/// A stored report: the contract's fields, its number and when it was stored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportRow {
+    pub id: i64,
+    pub created_at: String,
+    #[serde(flatten)]
+    pub report: Report,
+}
+
+/// Which reports; the default is the newest hundred.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportFilter {
+    pub credential_id: Option<String>,
+    pub service: Option<String>,
+    pub status: Option<Status>,
+    /// Stored at or after this moment.
+    pub since: Option<Millis>,
+    /// For a tail: only reports after this one, oldest first. Without it, newest first.
+    pub after_id: Option<i64>,
+    /// At most `REPORTS_AT_MOST`.
+    pub limit: u32,
+}
+
+impl Default for ReportFilter {
+    fn default() -> Self {
+        Self { credential_id: None, service: None, status: None, since: None, after_id: None, limit: 100 }
+    }
+}
+
+/// Numbers for a status line, counted over credentials.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    pub credentials: u64,
+    pub paused: u64,
+    /// Attempts open now.
+    pub open_attempts: u64,
+    /// Credentials by the status of their last report; `pending` for those without one.
+    pub by_status: BTreeMap<String, u64>,
+    pub providers: u64,
+    pub reports: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DueCount {
+    pub service: String,
+    pub credentials: u64,
+    /// Due and not claimed.
+    pub due: u64,
+    #[serde(serialize_with = "iso_option")]
+    pub next_due_at: Option<Millis>,
+}
+
+const CREDENTIAL_COLUMNS: &str = "
+    SELECT c.credential_id, c.profile_id, c.service, c.settings_json, c.private_hosts_json,
+           c.method, c.validate_interval_seconds, c.identity, c.paused, c.attempt_number,
+           c.current_generation, c.pending_generation, c.last_generation, c.rotated_at,
+           c.created_at, m.last_status, m.last_verdict, m.last_message, m.last_attempt_at,
+           m.last_success_at, m.consecutive_failures, m.expires_at, m.next_due_at,
+           m.next_action, m.last_report_id, j.attempt_number, j.action, j.phase, j.method,
+           j.started_at, j.lease_until
+    FROM credentials c
+    JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
+    LEFT JOIN journal j ON j.credential = c.id";
+
+const PROVIDER_COLUMNS: &str = "
+    SELECT service, title, version, validate_url, key_mapping_json, validate_interval_seconds,
+           max_age_seconds, plugin_digest, permissions_json, manifest_json, state,
+           pending_digest, pending_manifest_json, operator_validate_interval_seconds, updated_at
+    FROM cookie_rotation_providers";
+
+const REPORT_COLUMNS: &str = "
+    SELECT id, cookie_id, profile_id, service, validate_url, cookie_keys_json, status, message,
+           attempt_number, started_at, finished_at, created_at, meta_json
+    FROM cookie_rotation_reports";
+
+impl Reader {
+    /// # Errors
+    /// No database, another program's, one of another schema, or one that can't be read.
+    pub fn open(path: &Path) -> Result<Self, DbError> {
+        Ok(Self { db: open_for_reading(path)? })
+    }
+
+    /// A value of the installation.
+    pub fn installation(&self, key: &str) -> Found<Option<Vec<u8>>> {
+        let value = self
+            .db
+            .prepare_cached("SELECT value FROM installation WHERE key = ?1")?
+            .query_row([key], |row| row.get(0))
+            .optional()?;
+        Ok(value)
+    }
+
+    pub fn providers(&self) -> Found<Vec<ProviderRow>> {
+        self.all(&format!("{PROVIDER_COLUMNS} ORDER BY service"), [], provider_from)
+    }
+
+    pub fn provider(&self, service: &str) -> Found<Option<ProviderRow>> {
+        self.one(&format!("{PROVIDER_COLUMNS} WHERE service = ?1"), [service], provider_from)
+    }
+
+    /// Every credential, or those of one service, by id.
+    pub fn credentials(&self, service: Option<&str>) -> Found<Vec<CredentialRow>> {
+        let sql = format!("{CREDENTIAL_COLUMNS} WHERE ?1 IS NULL OR c.service = ?1 ORDER BY c.credential_id");
+        self.all(&sql, [service], credential_from)
+    }
+
+    pub fn credential(&self, credential_id: &str) -> Found<Option<CredentialRow>> {
+        let sql = format!("{CREDENTIAL_COLUMNS} WHERE c.credential_id = ?1");
+        self.one(&sql, [credential_id], credential_from)
+    }
+
+    /// The generations of a credential, newest first.
+    pub fn generations(&self, credential_id: &str) -> Found<Vec<GenerationRow>> {
+        // One statement, so that what a writer does in between can't tear the answer.
+        let mut select = self.db.prepare_cached(
+            "SELECT g.generation, g.state, g.attempt_number, g.created_at, k.key, k.fingerprint,
+                    k.expires_at, k.cookie_json
+             FROM credentials c
+             JOIN generations g ON g.credential = c.id
+             LEFT JOIN generation_keys k
+                 ON k.credential = g.credential AND k.generation = g.generation
+             WHERE c.credential_id = ?1 ORDER BY g.generation DESC, k.key",
+        )?;
+        let mut rows = select.query([credential_id])?;
+        let mut generations: Vec<GenerationRow> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let generation = row.get(0)?;
+            if generations.last().is_none_or(|last| last.generation != generation) {
+                generations.push(GenerationRow {
+                    generation,
+                    state: row.get(1)?,
+                    attempt_number: row.get(2)?,
+                    created_at: read_millis(row, 3)?,
+                    keys: Vec::new(),
+                });
+            }
+            let name: Option<String> = row.get(4)?;
+            if let (Some(name), Some(last)) = (name, generations.last_mut()) {
+                last.keys.push(KeyRow {
+                    name,
+                    fingerprint: row.get(5)?,
+                    expires_at: read_optional_millis(row, 6)?,
+                    cookie: read_optional_json(row, 7)?,
+                });
+            }
+        }
+        Ok(generations)
+    }
+
+    /// The current generation, sealed, for an export.
+    pub fn sealed_generation(&self, credential_id: &str) -> Found<Option<SealedGeneration>> {
+        // Two statements see one state only inside a transaction.
+        let snapshot = self.db.unchecked_transaction()?;
+        let current: Option<(i64, Option<u32>)> = snapshot
+            .prepare_cached("SELECT id, current_generation FROM credentials WHERE credential_id = ?1")?
+            .query_row([credential_id], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        match current {
+            Some((credential, Some(generation))) => Ok(read_generation(&snapshot, credential, generation)?),
+            _ => Ok(None),
+        }
+    }
+
+    pub fn reports(&self, filter: &ReportFilter) -> Found<Vec<ReportRow>> {
+        let mut clauses = Vec::new();
+        let mut values: Vec<Value> = Vec::new();
+        let mut add = |clause: &str, value: Value| {
+            values.push(value);
+            clauses.push(format!("{clause} ?{}", values.len()));
+        };
+        if let Some(id) = &filter.credential_id {
+            add("cookie_id =", id.clone().into());
+        }
+        if let Some(service) = &filter.service {
+            add("service =", service.clone().into());
+        }
+        if let Some(status) = filter.status {
+            add("status =", status.as_str().to_owned().into());
+        }
+        if let Some(since) = filter.since {
+            add("created_at >=", iso8601(since).into());
+        }
+        if let Some(after) = filter.after_id {
+            add("id >", after.into());
+        }
+        let filters = match clauses.is_empty() {
+            true => String::new(),
+            false => format!(" WHERE {}", clauses.join(" AND ")),
+        };
+        let order = if filter.after_id.is_some() { "ASC" } else { "DESC" };
+        let limit = filter.limit.min(REPORTS_AT_MOST);
+        let sql = format!("{REPORT_COLUMNS}{filters} ORDER BY id {order} LIMIT {limit}");
+        self.all(&sql, params_from_iter(values), report_from)
+    }
+
+    pub fn report(&self, id: i64) -> Found<Option<ReportRow>> {
+        self.one(&format!("{REPORT_COLUMNS} WHERE id = ?1"), [id], report_from)
+    }
+
+    /// The newest report's id, 0 where there is none: where a tail begins.
+    pub fn last_report_id(&self) -> Found<i64> {
+        let id = self
+            .db
+            .prepare_cached("SELECT coalesce(max(id), 0) FROM cookie_rotation_reports")?
+            .query_row([], |row| row.get(0))?;
+        Ok(id)
+    }
+
+    pub fn counts(&self) -> Found<Counts> {
+        let snapshot = self.db.unchecked_transaction()?;
+        let count = |sql: &str| -> rusqlite::Result<u64> {
+            let count: i64 = snapshot.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+            Ok(count.unsigned_abs())
+        };
+        let by_status = snapshot
+            .prepare_cached(
+                "SELECT coalesce(last_status, 'pending'), count(*)
+                 FROM cookie_rotation_monitor GROUP BY 1",
+            )?
+            .query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?
+            .collect::<rusqlite::Result<_>>()?;
+        Ok(Counts {
+            credentials: count("SELECT count(*) FROM credentials")?,
+            paused: count("SELECT count(*) FROM credentials WHERE paused")?,
+            open_attempts: count("SELECT count(*) FROM journal")?,
+            by_status,
+            providers: count("SELECT count(*) FROM cookie_rotation_providers")?,
+            reports: count("SELECT count(*) FROM cookie_rotation_reports")?,
+        })
+    }
+
+    /// What is due, by service.
+    pub fn due(&self, now: Millis) -> Found<Vec<DueCount>> {
+        self.all(
+            "SELECT m.service, count(*),
+                    count(*) FILTER (WHERE m.next_due_at <= ?1 AND j.credential IS NULL),
+                    min(m.next_due_at) FILTER (WHERE j.credential IS NULL)
+             FROM cookie_rotation_monitor m
+             JOIN credentials c ON c.credential_id = m.cookie_id
+             LEFT JOIN journal j ON j.credential = c.id
+             GROUP BY m.service ORDER BY m.service",
+            params![millis(now)],
+            |row| {
+                Ok(DueCount {
+                    service: row.get(0)?,
+                    credentials: row.get::<_, i64>(1)?.unsigned_abs(),
+                    due: row.get::<_, i64>(2)?.unsigned_abs(),
+                    next_due_at: read_optional_millis(row, 3)?,
+                })
+            },
+        )
+    }
+
+    fn all<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        from: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Found<Vec<T>> {
+        let mut select = self.db.prepare_cached(sql)?;
+        let rows = select.query_map(params, from)?.collect::<rusqlite::Result<_>>()?;
+        Ok(rows)
+    }
+
+    fn one<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        from: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Found<Option<T>> {
+        Ok(self.db.prepare_cached(sql)?.query_row(params, from).optional()?)
+    }
+}
+
+fn provider_from(row: &Row<'_>) -> rusqlite::Result<ProviderRow> {
+    let pending_digest: Option<String> = row.get(11)?;
+    let pending_manifest: Option<Manifest> = read_optional_json(row, 12)?;
+    Ok(ProviderRow {
+        service: row.get(0)?,
+        title: row.get(1)?,
+        version: row.get(2)?,
+        validate_url: row.get(3)?,
+        key_mapping: read_json(row, 4)?,
+        validate_interval_seconds: row.get(5)?,
+        max_age_seconds: row.get(6)?,
+        plugin_digest: row.get(7)?,
+        permissions_json: row.get(8)?,
+        manifest: read_json(row, 9)?,
+        state: row.get(10)?,
+        pending: pending_digest
+            .zip(pending_manifest)
+            .map(|(plugin_digest, manifest)| PendingRow { plugin_digest, manifest }),
+        operator_validate_interval_seconds: row.get(13)?,
+        updated_at: read_millis(row, 14)?,
+    })
+}
+
+fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
+    let settings: Vec<(String, String)> = read_json(row, 3)?;
+    let open: Option<u32> = row.get(25)?;
+    Ok(CredentialRow {
+        credential_id: row.get(0)?,
+        profile_id: row.get(1)?,
+        service: row.get(2)?,
+        settings: settings.into_iter().collect(),
+        private_hosts: read_json(row, 4)?,
+        method: row.get(5)?,
+        validate_interval_seconds: row.get(6)?,
+        identity: row.get(7)?,
+        paused: row.get(8)?,
+        attempt_number: row.get(9)?,
+        current_generation: row.get(10)?,
+        pending_generation: row.get(11)?,
+        last_generation: row.get(12)?,
+        rotated_at: read_millis(row, 13)?,
+        created_at: read_millis(row, 14)?,
+        monitor: MonitorRow {
+            last_status: read_optional_word(row, 15, Status::parse)?,
+            last_verdict: row.get(16)?,
+            last_message: row.get(17)?,
+            last_attempt_at: read_optional_millis(row, 18)?,
+            last_success_at: read_optional_millis(row, 19)?,
+            consecutive_failures: row.get(20)?,
+            expires_at: read_optional_millis(row, 21)?,
+            next_due_at: read_optional_millis(row, 22)?,
+            next_action: read_word(row, 23, Action::parse)?,
+            last_report_id: row.get(24)?,
+        },
+        open_attempt: match open {
+            None => None,
+            Some(attempt_number) => Some(OpenAttempt {
+                attempt_number,
+                action: read_word(row, 26, Action::parse)?,
+                phase: read_word(row, 27, Phase::parse)?,
+                method: row.get(28)?,
+                started_at: read_millis(row, 29)?,
+                lease_until: read_millis(row, 30)?,
+            }),
+        },
+    })
+}
+
+fn report_from(row: &Row<'_>) -> rusqlite::Result<ReportRow> {
+    Ok(ReportRow {
+        id: row.get(0)?,
+        created_at: row.get(11)?,
+        report: Report {
+            cookie_id: row.get(1)?,
+            profile_id: row.get(2)?,
+            service: row.get(3)?,
+            validate_url: row.get(4)?,
+            cookie_keys: read_json(row, 5)?,
+            status: read_word(row, 6, Status::parse)?,
+            message: row.get(7)?,
+            attempt_number: row.get(8)?,
+            started_at: row.get(9)?,
+            finished_at: row.get(10)?,
+            meta: read_json(row, 12)?,
+        },
+    })
+}

@@ -1,0 +1,631 @@
+//! The one thread that writes the database. Everyone else holds a `Writer` and sends it
+//! commands; it runs what waits in one transaction and answers after the commit, which means
+//! after the fsync. It never answers "done" for what a power cut could take back, and no
+//! command's failure touches another's work.
+//!
+//! The futures here need no particular runtime: a bounded channel and a one-shot answer.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{mpsc, oneshot};
+
+use super::commands::{self, FinishRow};
+use super::{Action, DbError, HomeLock, Phase, SealedGeneration, SealedKey, open_for_writing};
+use crate::credential::{Millis, now};
+use crate::limits::{WRITER_BATCH, WRITER_QUEUE};
+use crate::provider::{CommitClass, Manifest};
+use crate::report::{Report, iso8601, parse_iso8601};
+
+/// Tries of one batch before its commands are told that the database can't be written. With
+/// the pauses below that is about two thirds of a second: longer than a snapshot or a busy
+/// disk takes, short enough that an attempt still has time to say what happened.
+const TRIES: u32 = 5;
+
+/// The pause after the first failed try; each later one is three times as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(16);
+
+/// What a command ends in when it did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    #[error("credential {credential_id} exists; hint: import new secrets into it, or remove it first")]
+    Duplicate { credential_id: String },
+    #[error("no {what} `{id}`")]
+    NotFound { what: &'static str, id: String },
+    #[error("credential {credential_id} is busy with attempt {attempt}; hint: try again when that has ended")]
+    Busy { credential_id: String, attempt: u32 },
+    #[error(
+        "fence {fence} of credential {credential_id} is no longer the newest: the attempt has another owner or has ended"
+    )]
+    Fenced { credential_id: String, fence: i64 },
+    #[error("generation {found} of credential {credential_id} was offered, the next one is {expected}")]
+    Stale { credential_id: String, found: u32, expected: u32 },
+    #[error("{0}")]
+    Invalid(String),
+    #[error(
+        "the database can't be written ({tries} tries): {reason}; hint: look at the disk's free space and at who else has the file open"
+    )]
+    Unavailable { tries: u32, reason: String },
+    #[error("the database writer has ended")]
+    Closed,
+    #[error("the database refused the command: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// Proof of a claim: every write of an attempt carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClaimToken {
+    pub credential_row: i64,
+    pub credential_id: String,
+    pub fence: i64,
+}
+
+/// One open attempt and all it starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub token: ClaimToken,
+    pub profile_id: Option<String>,
+    pub service: String,
+    pub settings: Vec<(String, String)>,
+    pub private_hosts: Vec<String>,
+    /// The operator's pick among the provider's methods.
+    pub method: Option<String>,
+    /// The account the credential is pinned to.
+    pub identity: Option<String>,
+    pub attempt_number: u32,
+    pub started_at: Millis,
+    pub action: Action,
+    pub current: Option<SealedGeneration>,
+    pub pending: Option<SealedGeneration>,
+    /// For the first capture of this attempt.
+    pub next_generation: u32,
+    /// When the current generation was issued.
+    pub rotated_at: Millis,
+    /// Seconds.
+    pub validate_interval_override: Option<u32>,
+    pub consecutive_failures: u32,
+    pub last_verdict: Option<String>,
+    pub expires_at: Option<Millis>,
+    /// Set where an earlier owner began this attempt and didn't end it.
+    pub interrupted: Option<Interrupted>,
+}
+
+/// How far the earlier owner came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interrupted {
+    pub phase: Phase,
+    pub method: Option<String>,
+    pub commit_class: Option<CommitClass>,
+    pub from_generation: Option<u32>,
+    pub action: Action,
+}
+
+#[derive(Debug, Clone)]
+pub struct ClaimDue {
+    pub owner: String,
+    pub now: Millis,
+    pub lease_until: Millis,
+    /// Service and how many of its credentials may be claimed.
+    pub quotas: Vec<(String, u32)>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Claims {
+    pub claims: Vec<Claim>,
+    /// The earliest moment at which one of these services has something to claim: a due time,
+    /// or the end of a lease nobody renewed. Not after `now` where a quota cut the claims short.
+    pub next_due: Option<Millis>,
+}
+
+/// A provider as the registry wants it to stand. The operator's cadence isn't part of it.
+#[derive(Debug, Clone)]
+pub struct ProviderUpdate {
+    pub manifest: Manifest,
+    pub plugin_digest: String,
+    /// What was granted, in the registry's words.
+    pub permissions_json: String,
+    pub state: String,
+    pub pending: Option<PendingProvider>,
+}
+
+/// A newer plugin that waits for the operator.
+#[derive(Debug, Clone)]
+pub struct PendingProvider {
+    pub plugin_digest: String,
+    pub manifest: Manifest,
+}
+
+/// A credential with its keys sealed for generation 1.
+#[derive(Debug, Clone)]
+pub struct NewCredential {
+    pub credential_id: String,
+    pub profile_id: Option<String>,
+    pub service: String,
+    pub settings: Vec<(String, String)>,
+    pub private_hosts: Vec<String>,
+    pub method: Option<String>,
+    /// Seconds.
+    pub validate_interval: Option<u32>,
+    pub identity: Option<String>,
+    pub keys: Vec<SealedKey>,
+    pub expires: Option<Millis>,
+    pub first_due: Millis,
+    pub first_action: Action,
+}
+
+/// New secrets from the operator, sealed for the generation after the last.
+#[derive(Debug, Clone)]
+pub struct NewGeneration {
+    pub credential_id: String,
+    pub generation: u32,
+    pub keys: Vec<SealedKey>,
+    pub expires: Option<Millis>,
+    pub due: Millis,
+    pub action: Action,
+    /// Forget the pinned account: these secrets may be another's.
+    pub unpin_identity: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Finish {
+    pub token: ClaimToken,
+    pub report: Report,
+    pub verdict: String,
+    pub monitor: MonitorUpdate,
+    pub generations: GenerationChange,
+    /// New expiries of keys of the generation that is current afterwards.
+    pub expiry_updates: Vec<(String, Option<Millis>)>,
+    /// Pinned where no account is pinned yet.
+    pub identity: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct MonitorUpdate {
+    pub consecutive_failures: u32,
+    pub expires_at: Option<Millis>,
+    /// None: not by itself, a person must act. A paused credential gets none either way.
+    pub next_due_at: Option<Millis>,
+    pub next_action: Action,
+}
+
+/// What an attempt's end does to the pending generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GenerationChange {
+    /// Nothing; there may be none.
+    None,
+    /// It becomes current, and current becomes previous.
+    Promote(u32),
+    /// Its keys are deleted.
+    Drop(u32),
+    /// It stays pending for a later attempt to judge; it must exist.
+    Keep,
+}
+
+/// The handle to the writing thread. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    queue: mpsc::Sender<Box<dyn Job>>,
+}
+
+/// The writing thread itself. It ends when the last `Writer` is gone and the queue is empty.
+#[derive(Debug)]
+pub struct WriterThread {
+    handle: thread::JoinHandle<()>,
+}
+
+impl WriterThread {
+    /// Waits until everything that was sent is committed and the file is closed.
+    pub fn join(self) {
+        if self.handle.join().is_err() {
+            tracing::error!("the database writer panicked");
+        }
+    }
+}
+
+impl Writer {
+    /// Opens the database for writing, brings its schema up to date and starts the thread. The
+    /// lock goes with the thread: another host gets it only after the file is closed.
+    ///
+    /// # Errors
+    /// Those of opening and migrating.
+    pub fn start(path: &Path, lock: HomeLock) -> Result<(Self, WriterThread), DbError> {
+        Self::start_with(open_for_writing(path, None)?, path, lock, FIRST_PAUSE)
+    }
+
+    fn start_with(
+        db: Connection,
+        path: &Path,
+        lock: HomeLock,
+        first_pause: Duration,
+    ) -> Result<(Self, WriterThread), DbError> {
+        let (queue, jobs) = mpsc::channel(WRITER_QUEUE);
+        let handle = thread::Builder::new()
+            .name(String::from("db-writer"))
+            .spawn(move || {
+                serve(&db, jobs, first_pause);
+                // Closing folds the WAL into the file; only then may another host come.
+                if let Err((_, error)) = db.close() {
+                    tracing::error!(%error, "the database did not close cleanly");
+                }
+                drop(lock);
+            })
+            .map_err(|source| DbError::Io { path: path.to_owned(), source })?;
+        Ok((Self { queue }, WriterThread { handle }))
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, WriteError> + Send + 'static,
+    ) -> Result<T, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Command { work, outcome: None, reply });
+        self.queue.send(job).await.map_err(|_| WriteError::Closed)?;
+        answer.await.map_err(|_| WriteError::Closed)?
+    }
+
+    /// Keeps a value of the installation unless there is one, and returns the one that stands.
+    pub async fn remember(&self, key: &str, value: Vec<u8>) -> Result<Vec<u8>, WriteError> {
+        let key = key.to_owned();
+        self.run(move |db| commands::remember(db, &key, &value)).await
+    }
+
+    /// Adds a provider, or makes it stand as given.
+    pub async fn put_provider(&self, row: ProviderUpdate) -> Result<(), WriteError> {
+        let at = now();
+        self.run(move |db| commands::put_provider(db, &row, at)).await
+    }
+
+    pub async fn set_provider_pending(
+        &self,
+        service: &str,
+        pending: Option<PendingProvider>,
+    ) -> Result<(), WriteError> {
+        let (service, at) = (service.to_owned(), now());
+        self.run(move |db| commands::set_provider_pending(db, &service, pending.as_ref(), at)).await
+    }
+
+    /// The operator's validate interval for a whole service, in seconds; None: the provider's.
+    pub async fn set_provider_cadence(&self, service: &str, seconds: Option<u32>) -> Result<(), WriteError> {
+        let (service, at) = (service.to_owned(), now());
+        self.run(move |db| commands::set_provider_cadence(db, &service, seconds, at)).await
+    }
+
+    pub async fn remove_provider(&self, service: &str) -> Result<(), WriteError> {
+        let service = service.to_owned();
+        self.run(move |db| commands::remove_provider(db, &service)).await
+    }
+
+    pub async fn add_credential(&self, new: NewCredential) -> Result<(), WriteError> {
+        let at = now();
+        self.run(move |db| commands::add_credential(db, &new, at)).await
+    }
+
+    /// Makes the operator's new secrets current. Refused while an attempt is open; a pending
+    /// generation steps back to previous.
+    pub async fn replace_generation(&self, new: NewGeneration) -> Result<(), WriteError> {
+        let at = now();
+        self.run(move |db| commands::replace_generation(db, &new, at)).await
+    }
+
+    /// Removes a credential and its secrets; its reports stay. Refused while an attempt is open.
+    pub async fn remove_credential(&self, credential_id: &str) -> Result<(), WriteError> {
+        let id = credential_id.to_owned();
+        self.run(move |db| commands::remove_credential(db, &id)).await
+    }
+
+    /// Stops or resumes what a credential does by itself. An open attempt ends as it would.
+    pub async fn set_paused(
+        &self,
+        credential_id: &str,
+        paused: bool,
+        resume_at: Millis,
+    ) -> Result<(), WriteError> {
+        let id = credential_id.to_owned();
+        self.run(move |db| commands::set_paused(db, &id, paused, resume_at)).await
+    }
+
+    /// Moves a credential's due time. Refused while an attempt is open.
+    pub async fn make_due(&self, credential_id: &str, action: Action, due: Millis) -> Result<(), WriteError> {
+        let id = credential_id.to_owned();
+        self.run(move |db| commands::make_due(db, &id, action, due)).await
+    }
+
+    /// Opens an attempt for what is due, earliest first, and takes over those whose lease ran out.
+    pub async fn claim_due(&self, claim: ClaimDue) -> Result<Claims, WriteError> {
+        self.run(move |db| commands::claim_due(db, &claim)).await
+    }
+
+    /// Opens an attempt because a person asked, due or not, paused or not.
+    pub async fn claim_one(
+        &self,
+        credential_id: &str,
+        action: Action,
+        owner: &str,
+        now: Millis,
+        lease_until: Millis,
+    ) -> Result<Claim, WriteError> {
+        let (id, owner) = (credential_id.to_owned(), owner.to_owned());
+        self.run(move |db| commands::claim_one(db, &id, action, &owner, now, lease_until)).await
+    }
+
+    /// Takes over every open attempt, whoever owned it. For the one host, when it starts.
+    pub async fn reclaim_interrupted(
+        &self,
+        owner: &str,
+        lease_until: Millis,
+    ) -> Result<Vec<Claim>, WriteError> {
+        let owner = owner.to_owned();
+        self.run(move |db| commands::reclaim_interrupted(db, &owner, lease_until)).await
+    }
+
+    /// Makes the intent to rotate durable. No rotation request may leave before this returned.
+    pub async fn journal_rotation(
+        &self,
+        token: &ClaimToken,
+        method: &str,
+        commit_class: CommitClass,
+        from_generation: u32,
+    ) -> Result<(), WriteError> {
+        let (token, method) = (token.clone(), method.to_owned());
+        self.run(move |db| commands::journal_rotation(db, &token, &method, commit_class, from_generation))
+            .await
+    }
+
+    /// Makes what a service issued durable. A later capture of the same attempt replaces the
+    /// whole jar of the same generation.
+    pub async fn store_pending(
+        &self,
+        token: &ClaimToken,
+        generation: u32,
+        keys: Vec<SealedKey>,
+    ) -> Result<(), WriteError> {
+        let (token, at) = (token.clone(), now());
+        self.run(move |db| commands::store_pending(db, &token, generation, &keys, at)).await
+    }
+
+    /// Ends an attempt: report, monitor, generation and journal in one transaction. Returns the
+    /// report's id, the first one's where this is a second delivery.
+    pub async fn finish(&self, end: Finish) -> Result<i64, WriteError> {
+        let row = finish_row(end, now())?;
+        self.run(move |db| commands::finish(db, &row)).await
+    }
+
+    /// Extends leases, and returns the claims that are no longer the caller's.
+    pub async fn renew(
+        &self,
+        tokens: Vec<ClaimToken>,
+        lease_until: Millis,
+    ) -> Result<Vec<ClaimToken>, WriteError> {
+        self.run(move |db| commands::renew(db, &tokens, lease_until)).await
+    }
+}
+
+/// Everything about a report that can be made off the writing thread, which is the one
+/// everybody waits for.
+fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteError> {
+    let Finish { token, report, verdict, monitor, generations, expiry_updates, identity } = end;
+    if report.cookie_id != token.credential_id {
+        return Err(WriteError::Invalid(format!(
+            "a report of {} can't end an attempt of {}",
+            report.cookie_id, token.credential_id
+        )));
+    }
+    let unwritable = |error: serde_json::Error| WriteError::Invalid(error.to_string());
+    let cookie_keys_json = serde_json::to_string(&report.cookie_keys).map_err(unwritable)?;
+    let meta_json = serde_json::to_string(&report.meta).map_err(unwritable)?;
+    let Some(finished_millis) = parse_iso8601(&report.finished_at) else {
+        return Err(WriteError::Invalid(format!(
+            "finishedAt `{}` is not ISO 8601, such as 2026-01-02T03:04:05.678Z",
+            report.finished_at
+        )));
+    };
+    let idempotency_key = report.idempotency_key();
+    Ok(FinishRow {
+        token,
+        profile_id: report.profile_id,
+        service: report.service,
+        validate_url: report.validate_url,
+        cookie_keys_json,
+        status: report.status,
+        message: report.message,
+        attempt_number: report.attempt_number,
+        started_at: report.started_at,
+        finished_at: report.finished_at,
+        finished_millis,
+        created_at: iso8601(at),
+        idempotency_key,
+        meta_json,
+        verdict,
+        monitor,
+        generations,
+        expiry_updates,
+        identity,
+    })
+}
+
+/// A queued command. It may run more than once, for its batch may be retried; only the run
+/// whose transaction committed is answered.
+trait Job: Send {
+    /// Err ends the whole transaction.
+    fn run(&mut self, db: &Connection, keep: Keep) -> Result<(), Stop>;
+    fn committed(self: Box<Self>);
+    fn unavailable(self: Box<Self>, reason: &str);
+}
+
+/// How a batch keeps a failing command from its neighbours' work.
+///
+/// A savepoint for each command makes SQLite copy every page the command touches, which is
+/// half of what a command costs. Commands that fail nearly always do so before they write (a
+/// fence, a duplicate, nothing found), so a batch first runs without savepoints. If one fails
+/// after it wrote, the transaction is taken back and the batch runs again with them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Whole,
+    Savepoints,
+}
+
+/// Why a transaction can't go on.
+enum Stop {
+    /// A command failed after it wrote, and there was no savepoint to go back to.
+    HalfDone,
+    Failed(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Stop {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+struct Command<W, T> {
+    work: W,
+    outcome: Option<Result<T, WriteError>>,
+    reply: oneshot::Sender<Result<T, WriteError>>,
+}
+
+impl<W, T> Job for Command<W, T>
+where
+    W: FnMut(&Connection) -> Result<T, WriteError> + Send,
+    T: Send,
+{
+    fn run(&mut self, db: &Connection, keep: Keep) -> Result<(), Stop> {
+        if keep == Keep::Savepoints {
+            db.prepare_cached("SAVEPOINT command")?.execute([])?;
+        }
+        let before = db.total_changes();
+        let outcome = match (self.work)(db) {
+            Err(WriteError::Sqlite(error)) if is_transient(&error) => return Err(error.into()),
+            outcome => outcome,
+        };
+        match &outcome {
+            Ok(_) => {}
+            Err(_) if keep == Keep::Savepoints => {
+                db.prepare_cached("ROLLBACK TO command")?.execute([])?;
+            }
+            Err(_) if db.total_changes() != before => return Err(Stop::HalfDone),
+            Err(_) => {}
+        }
+        if keep == Keep::Savepoints {
+            db.prepare_cached("RELEASE command")?.execute([])?;
+        }
+        self.outcome = Some(outcome);
+        Ok(())
+    }
+
+    fn committed(self: Box<Self>) {
+        let outcome = self.outcome.unwrap_or(Err(WriteError::Closed));
+        // Nobody waits any more: the write stands all the same.
+        let _gone = self.reply.send(outcome);
+    }
+
+    fn unavailable(self: Box<Self>, reason: &str) {
+        let error = WriteError::Unavailable { tries: TRIES, reason: reason.to_owned() };
+        let _gone = self.reply.send(Err(error));
+    }
+}
+
+/// Failures of the machine rather than of a command: another try may succeed.
+fn is_transient(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::OutOfMemory
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+        )
+    )
+}
+
+fn serve(db: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>, first_pause: Duration) {
+    let mut failing = false;
+    while let Some(first) = jobs.blocking_recv() {
+        // What came while the last commit waited for the disk shares the next one.
+        let mut batch = vec![first];
+        while batch.len() < WRITER_BATCH
+            && let Ok(next) = jobs.try_recv()
+        {
+            batch.push(next);
+        }
+        match persist(db, &mut batch, first_pause) {
+            Ok(()) => {
+                if failing {
+                    tracing::info!("the database can be written again");
+                }
+                failing = false;
+                batch.into_iter().for_each(Job::committed);
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                tracing::error!(
+                    severity = "critical",
+                    commands = batch.len(),
+                    tries = TRIES,
+                    %reason,
+                    "the database can't be written: no rotation starts until it can"
+                );
+                failing = true;
+                batch.into_iter().for_each(|job| job.unavailable(&reason));
+            }
+        }
+    }
+}
+
+/// Commits a batch, with a bounded number of tries.
+fn persist(
+    db: &Connection,
+    batch: &mut [Box<dyn Job>],
+    first_pause: Duration,
+) -> Result<(), rusqlite::Error> {
+    let mut pause = first_pause;
+    let mut tried = 1;
+    loop {
+        match transact(db, batch) {
+            Ok(()) => return Ok(()),
+            Err(error) if tried < TRIES => {
+                tracing::warn!(%error, tried, "a database transaction failed, trying again");
+                tried += 1;
+                thread::sleep(pause);
+                pause *= 3;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn transact(db: &Connection, batch: &mut [Box<dyn Job>]) -> Result<(), rusqlite::Error> {
+    match attempt(db, batch, Keep::Whole) {
+        Ok(()) => Ok(()),
+        Err(Stop::Failed(error)) => Err(error),
+        Err(Stop::HalfDone) => attempt(db, batch, Keep::Savepoints).map_err(|stop| match stop {
+            Stop::Failed(error) => error,
+            Stop::HalfDone => unreachable!("a savepoint takes a failed command's writes back"),
+        }),
+    }
+}
+
+fn attempt(db: &Connection, batch: &mut [Box<dyn Job>], keep: Keep) -> Result<(), Stop> {
+    let run = || {
+        db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        for job in batch {
+            job.run(db, keep)?;
+        }
+        db.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    };
+    let done = run();
+    // SQLite ends some failed transactions itself and leaves others open.
+    if done.is_err() && !db.is_autocommit() {
+        db.execute_batch("ROLLBACK")?;
+    }
+    done
+}
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;

@@ -1,0 +1,793 @@
+//! The writer on real files: claims, fences, generations, and what failures leave behind.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::super::queries::{Counts, ReportFilter};
+use super::super::{Reader, sync_probe};
+use super::*;
+use crate::credential::{CookieAttributes, Secret};
+use crate::provider::{KeySpec, Location};
+use crate::report::Status;
+use crate::vault::{Place, Vault};
+
+const T0: Millis = 1_700_000_000_000;
+const LEASE: Millis = 60_000;
+/// Real pauses make tests slow and prove nothing more.
+const NO_PAUSE: Duration = Duration::from_millis(1);
+
+struct Home {
+    writer: Writer,
+    thread: WriterThread,
+    folder: TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self::with(TempDir::new().unwrap(), None)
+    }
+
+    fn with(folder: TempDir, vfs: Option<&str>) -> Self {
+        let path = folder.path().join("keywheel.db");
+        let lock = HomeLock::acquire(&folder.path().join("lock")).unwrap();
+        let db = open_for_writing(&path, vfs).unwrap();
+        let (writer, thread) = Writer::start_with(db, &path, lock, NO_PAUSE).unwrap();
+        Self { writer, thread, folder }
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::open(&self.folder.path().join("keywheel.db")).unwrap()
+    }
+
+    /// What a restart of the host is to the database.
+    fn restart(self) -> Self {
+        Self::with(self.close(), None)
+    }
+
+    fn close(self) -> TempDir {
+        drop(self.writer);
+        self.thread.join();
+        self.folder
+    }
+
+    async fn add(&self, id: &str, service: &str) {
+        self.writer.add_credential(credential(id, service)).await.unwrap();
+    }
+
+    async fn claim(&self, id: &str, action: Action) -> Claim {
+        self.writer.claim_one(id, action, "host-a", T0, T0 + LEASE).await.unwrap()
+    }
+
+    async fn rows(&self, table: &str) -> i64 {
+        let sql = format!("SELECT count(*) FROM {table}");
+        self.writer.run(move |db| Ok(db.query_row(&sql, [], |row| row.get(0))?)).await.unwrap()
+    }
+
+    /// Sends commands while the thread is held, so that they share a batch.
+    async fn together<T>(&self, commands: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
+        let (release, gate) = std::sync::mpsc::channel::<()>();
+        let held = self.writer.run(move |_| {
+            let _released = gate.recv();
+            Ok(())
+        });
+        let sent = async {
+            let answers = futures_util::future::join_all(commands);
+            let mut answers = std::pin::pin!(answers);
+            // Once round sends what the channel takes without waiting; only then is it let go.
+            let once = std::future::poll_fn(|context| std::task::Poll::Ready(answers.as_mut().poll(context)));
+            assert!(once.await.is_pending(), "nothing is answered while the thread is held");
+            drop(release);
+            answers.await
+        };
+        let (held, answers) = futures_util::future::join(held, sent).await;
+        held.unwrap();
+        answers
+    }
+
+    async fn execute(&self, sql: &'static str) {
+        self.writer.run(move |db| Ok(db.execute_batch(sql)?)).await.unwrap();
+    }
+}
+
+fn key(name: &str, sealed: &[u8]) -> SealedKey {
+    SealedKey {
+        name: name.to_owned(),
+        sealed: sealed.to_vec(),
+        fingerprint: String::from("00112233aabbccdd"),
+        expires: Some(T0 + 1_000),
+        cookie: None,
+    }
+}
+
+fn credential(id: &str, service: &str) -> NewCredential {
+    NewCredential {
+        credential_id: id.to_owned(),
+        profile_id: Some(String::from("profile")),
+        service: service.to_owned(),
+        settings: vec![(String::from("base_url"), String::from("https://shop.example"))],
+        private_hosts: vec![String::from("shop.internal")],
+        method: None,
+        validate_interval: Some(90),
+        identity: None,
+        keys: vec![
+            SealedKey {
+                cookie: Some(CookieAttributes {
+                    name: String::from("sid"),
+                    domain: String::from("shop.example"),
+                    path: String::from("/"),
+                    host_only: true,
+                    secure: true,
+                    http_only: true,
+                    same_site: Some(String::from("Lax")),
+                }),
+                ..key("session", b"sealed-1")
+            },
+            key("token", b"sealed-2"),
+        ],
+        expires: Some(T0 + 5_000),
+        first_due: T0,
+        first_action: Action::Validate,
+    }
+}
+
+fn end_of(claim: &Claim) -> Finish {
+    Finish {
+        token: claim.token.clone(),
+        report: Report {
+            cookie_id: claim.token.credential_id.clone(),
+            profile_id: claim.profile_id.clone(),
+            service: claim.service.clone(),
+            validate_url: String::from("https://shop.example/me"),
+            cookie_keys: BTreeMap::from([(String::from("session"), String::from("00112233aabbccdd"))]),
+            status: Status::Success,
+            message: Some(String::from("alive")),
+            started_at: iso8601(claim.started_at),
+            finished_at: iso8601(claim.started_at + 20),
+            attempt_number: claim.attempt_number,
+            meta: serde_json::Map::from_iter([(String::from("verdict"), "valid".into())]),
+        },
+        verdict: String::from("valid"),
+        monitor: MonitorUpdate {
+            consecutive_failures: 0,
+            expires_at: Some(T0 + 9_000),
+            next_due_at: Some(T0 + 90_000),
+            next_action: Action::Validate,
+        },
+        generations: GenerationChange::None,
+        expiry_updates: Vec::new(),
+        identity: None,
+    }
+}
+
+fn due(now: Millis, quotas: &[(&str, u32)]) -> ClaimDue {
+    ClaimDue {
+        owner: String::from("host-a"),
+        now,
+        lease_until: now + LEASE,
+        quotas: quotas.iter().map(|(service, quota)| ((*service).to_owned(), *quota)).collect(),
+    }
+}
+
+#[tokio::test]
+async fn a_claim_carries_all_an_attempt_starts_from() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let claims = home.writer.claim_due(due(T0, &[("shop", 5), ("other", 5)])).await.unwrap();
+    assert_eq!(claims.next_due, Some(T0 + LEASE));
+    let [claim] = claims.claims.as_slice() else { panic!("{claims:?}") };
+    let expected = credential("shop-1", "shop");
+    assert_eq!(claim.settings, expected.settings);
+    assert_eq!(claim.private_hosts, expected.private_hosts);
+    assert_eq!(claim.validate_interval_override, Some(90));
+    assert_eq!(claim.expires_at, expected.expires);
+    assert_eq!((claim.attempt_number, claim.started_at), (1, T0));
+    assert_eq!((claim.action, claim.next_generation), (Action::Validate, 2));
+    let current = claim.current.as_ref().unwrap();
+    assert_eq!((current.generation, &current.keys), (1, &expected.keys));
+    assert_eq!(claim.pending, None);
+    assert_eq!(claim.interrupted, None);
+}
+
+#[tokio::test]
+async fn no_credential_is_claimed_twice_however_many_ask() {
+    let home = Home::new();
+    for number in 0..60 {
+        home.add(&format!("shop-{number}"), "shop").await;
+    }
+    let askers: Vec<_> = (0..20)
+        .map(|_| {
+            let writer = home.writer.clone();
+            tokio::spawn(async move { writer.claim_due(due(T0, &[("shop", 7)])).await.unwrap() })
+        })
+        .collect();
+    let mut claimed = Vec::new();
+    for asker in askers {
+        claimed.extend(asker.await.unwrap().claims.into_iter().map(|claim| claim.token));
+    }
+    let distinct: HashSet<_> = claimed.iter().map(|token| &token.credential_id).collect();
+    assert_eq!((claimed.len(), distinct.len()), (60, 60));
+
+    let error = home.writer.claim_one("shop-3", Action::Rotate, "cli", T0, T0 + LEASE).await;
+    assert!(matches!(error, Err(WriteError::Busy { attempt: 1, .. })), "{error:?}");
+    let error = home.writer.claim_one("nobody", Action::Rotate, "cli", T0, T0 + LEASE).await;
+    assert!(matches!(error, Err(WriteError::NotFound { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn quotas_take_the_earliest_due_of_each_service_and_the_rest_says_when() {
+    let home = Home::new();
+    for (id, service, first_due) in
+        [("a", "shop", T0 + 30), ("b", "shop", T0 + 10), ("c", "shop", T0 + 20), ("d", "bank", T0)]
+    {
+        let new = NewCredential { first_due, ..credential(id, service) };
+        home.writer.add_credential(new).await.unwrap();
+    }
+    let first = home.writer.claim_due(due(T0 + 25, &[("shop", 1)])).await.unwrap();
+    let ids: Vec<_> = first.claims.iter().map(|claim| &claim.token.credential_id).collect();
+    assert_eq!(ids, ["b"]);
+    assert_eq!(first.next_due, Some(T0 + 20), "c was due and the quota was used up");
+    let second = home.writer.claim_due(due(T0 + 25, &[("shop", 9)])).await.unwrap();
+    assert_eq!(second.claims.len(), 1);
+    assert_eq!(second.next_due, Some(T0 + 30));
+    let counts = home.reader().due(T0 + 25).unwrap();
+    assert_eq!(counts.iter().map(|row| row.due).collect::<Vec<_>>(), [1, 0]);
+}
+
+#[tokio::test]
+async fn an_attempt_ends_in_one_report_and_a_second_delivery_answers_as_the_first() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let claim = home.claim("shop-1", Action::Validate).await;
+    let first = home.writer.finish(end_of(&claim)).await.unwrap();
+
+    let mut again = end_of(&claim);
+    again.report.status = Status::Failed;
+    again.monitor.consecutive_failures = 9;
+    assert_eq!(home.writer.finish(again).await.unwrap(), first);
+
+    let reader = home.reader();
+    let reports = reader.reports(&ReportFilter::default()).unwrap();
+    let [row] = reports.as_slice() else { panic!("{reports:?}") };
+    assert_eq!((row.id, &row.report), (first, &end_of(&claim).report));
+    assert_eq!(reader.report(first).unwrap().as_ref(), Some(row));
+    let stored = reader.credential("shop-1").unwrap().unwrap();
+    assert_eq!(stored.monitor.last_status, Some(Status::Success));
+    assert_eq!(stored.monitor.last_success_at, Some(T0 + 20));
+    assert_eq!(stored.monitor.consecutive_failures, 0);
+    assert_eq!(stored.monitor.next_due_at, Some(T0 + 90_000));
+    assert_eq!(stored.monitor.last_report_id, Some(first));
+    assert_eq!(stored.open_attempt, None);
+}
+
+#[tokio::test]
+async fn a_late_writer_is_fenced_out_of_everything() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let late = home.claim("shop-1", Action::Rotate).await;
+    let taken = home.writer.reclaim_interrupted("host-b", T0 + 2 * LEASE).await.unwrap();
+    assert_eq!(taken.len(), 1);
+    assert_eq!(taken[0].attempt_number, late.attempt_number);
+    assert_eq!(taken[0].started_at, late.started_at);
+
+    let writer = &home.writer;
+    let class = CommitClass::Sliding;
+    let fenced = [
+        writer.journal_rotation(&late.token, "refresh", class, 1).await.err(),
+        writer.store_pending(&late.token, 2, vec![key("session", b"late")]).await.err(),
+        writer.finish(end_of(&late)).await.err(),
+    ];
+    for error in fenced {
+        assert!(matches!(error, Some(WriteError::Fenced { .. })), "{error:?}");
+    }
+    let lost = writer.renew(vec![late.token.clone(), taken[0].token.clone()], T0 + 3 * LEASE).await.unwrap();
+    assert_eq!(lost.as_slice(), std::slice::from_ref(&late.token));
+    assert_eq!(home.rows("cookie_rotation_reports").await, 0);
+    assert_eq!(home.rows("generations").await, 1);
+
+    writer.finish(end_of(&taken[0])).await.unwrap();
+    assert_eq!(home.rows("cookie_rotation_reports").await, 1);
+}
+
+#[tokio::test]
+async fn a_lease_that_runs_out_hands_the_attempt_on_and_a_renewed_one_does_not() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let claim = home.claim("shop-1", Action::Validate).await;
+    let lost = home.writer.renew(vec![claim.token.clone()], T0 + 2 * LEASE).await.unwrap();
+    assert!(lost.is_empty());
+    let quotas = [("shop", 5)];
+    let early = home.writer.claim_due(due(T0 + LEASE, &quotas)).await.unwrap();
+    assert!(early.claims.is_empty());
+    let later = home.writer.claim_due(due(T0 + 2 * LEASE, &quotas)).await.unwrap();
+    assert_eq!(later.claims.len(), 1);
+    assert_eq!(later.claims[0].attempt_number, 1);
+    assert_eq!(later.claims[0].interrupted.as_ref().unwrap().phase, Phase::Claimed);
+    assert!(later.claims[0].token.fence > claim.token.fence);
+}
+
+#[tokio::test]
+async fn after_a_restart_the_journal_says_how_far_each_attempt_came() {
+    let home = Home::new();
+    for id in ["claimed", "rotating", "captured", "ended"] {
+        home.add(id, "shop").await;
+    }
+    home.claim("claimed", Action::Validate).await;
+    let class = CommitClass::BurnOnIssue;
+    for id in ["rotating", "captured"] {
+        let claim = home.claim(id, Action::Rotate).await;
+        home.writer.journal_rotation(&claim.token, "refresh", class, 1).await.unwrap();
+        if id == "captured" {
+            home.writer.store_pending(&claim.token, 2, vec![key("token", b"new")]).await.unwrap();
+        }
+    }
+    let ended = home.claim("ended", Action::Validate).await;
+    home.writer.finish(end_of(&ended)).await.unwrap();
+
+    let home = home.restart();
+    let claims = home.writer.reclaim_interrupted("host-b", T0 + LEASE).await.unwrap();
+    let found: BTreeMap<_, _> =
+        claims.iter().map(|claim| (claim.token.credential_id.as_str(), claim)).collect();
+    assert_eq!(found.keys().copied().collect::<Vec<_>>(), ["captured", "claimed", "rotating"]);
+
+    let interrupted = |id: &str| found[id].interrupted.clone().unwrap();
+    assert_eq!(interrupted("claimed").phase, Phase::Claimed);
+    assert_eq!(interrupted("claimed").commit_class, None);
+    assert_eq!(interrupted("rotating").phase, Phase::Rotating);
+    assert_eq!(interrupted("rotating").commit_class, Some(class));
+    assert_eq!(interrupted("rotating").method.as_deref(), Some("refresh"));
+    assert_eq!(interrupted("rotating").from_generation, Some(1));
+    assert_eq!(interrupted("captured").phase, Phase::Captured);
+    assert_eq!(found["captured"].pending.as_ref().unwrap().keys, [key("token", b"new")]);
+    assert_eq!(found["captured"].next_generation, 3);
+
+    for claim in claims {
+        home.writer.finish(end_of(&claim)).await.unwrap();
+    }
+    assert_eq!(home.rows("cookie_rotation_reports").await, 4);
+    assert_eq!(home.rows("journal").await, 0);
+}
+
+#[tokio::test]
+async fn a_later_capture_replaces_the_whole_pending_jar_and_another_generation_is_refused() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let claim = home.claim("shop-1", Action::Rotate).await;
+    let store = |generation, keys| home.writer.store_pending(&claim.token, generation, keys);
+    store(2, vec![key("session", b"first"), key("gone", b"x")]).await.unwrap();
+    let whole = vec![key("session", b"second"), key("token", b"t")];
+    store(2, whole.clone()).await.unwrap();
+    store(2, whole.clone()).await.unwrap();
+    let error = store(7, whole.clone()).await;
+    assert!(matches!(error, Err(WriteError::Stale { expected: 3, .. })), "{error:?}");
+
+    let claims = home.writer.reclaim_interrupted("host-a", T0 + LEASE).await.unwrap();
+    let pending = claims[0].pending.as_ref().unwrap();
+    assert_eq!((pending.generation, &pending.keys), (2, &whole));
+    let current = claims[0].current.as_ref().unwrap();
+    assert_eq!(current.keys, credential("shop-1", "shop").keys, "current is untouched");
+}
+
+#[tokio::test]
+async fn a_promotion_moves_each_generation_one_on_and_keeps_three() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    for generation in 2..=7 {
+        let claim = home.claim("shop-1", Action::Rotate).await;
+        assert_eq!(claim.next_generation, generation);
+        let new = vec![key("session", format!("sealed {generation}").as_bytes())];
+        home.writer.store_pending(&claim.token, generation, new).await.unwrap();
+        let end = Finish {
+            generations: GenerationChange::Promote(generation),
+            expiry_updates: vec![(String::from("session"), Some(T0 + u64::from(generation)))],
+            identity: Some(format!("account-{generation}")),
+            ..end_of(&claim)
+        };
+        home.writer.finish(end).await.unwrap();
+    }
+    let reader = home.reader();
+    let generations = reader.generations("shop-1").unwrap();
+    let states: Vec<_> = generations.iter().map(|row| (row.generation, row.state.as_str())).collect();
+    assert_eq!(states, [(7, "current"), (6, "previous"), (5, "previous"), (4, "previous")]);
+    assert!(generations.iter().all(|row| row.keys.len() == 1));
+    assert_eq!(home.rows("generation_keys").await, 4);
+
+    let row = reader.credential("shop-1").unwrap().unwrap();
+    assert_eq!((row.current_generation, row.pending_generation), (Some(7), None));
+    assert_eq!(row.identity.as_deref(), Some("account-2"), "the first one seen is pinned");
+    assert_eq!(row.rotated_at, generations[0].created_at);
+    let sealed = reader.sealed_generation("shop-1").unwrap().unwrap();
+    assert_eq!(sealed.keys[0].sealed, b"sealed 7");
+    assert_eq!(sealed.keys[0].expires, Some(T0 + 7));
+}
+
+#[tokio::test]
+async fn a_dropped_generation_loses_its_keys_and_a_kept_one_steps_back_before_a_newer() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let attempt = |change: GenerationChange, capture: Option<u32>| {
+        let home = &home;
+        async move {
+            let claim = home.claim("shop-1", Action::Rotate).await;
+            if let Some(generation) = capture {
+                let keys = vec![key("session", b"captured")];
+                home.writer.store_pending(&claim.token, generation, keys).await.unwrap();
+            }
+            home.writer.finish(Finish { generations: change, ..end_of(&claim) }).await.unwrap();
+        }
+    };
+    attempt(GenerationChange::Drop(2), Some(2)).await;
+    attempt(GenerationChange::Keep, Some(3)).await;
+    attempt(GenerationChange::Keep, None).await;
+    attempt(GenerationChange::Promote(4), Some(4)).await;
+    let generations = home.reader().generations("shop-1").unwrap();
+    let seen: Vec<_> =
+        generations.iter().map(|row| (row.generation, row.state.as_str(), row.keys.len())).collect();
+    assert_eq!(seen, [(4, "current", 1), (3, "previous", 1), (2, "dropped", 0), (1, "previous", 2)]);
+}
+
+#[tokio::test]
+async fn a_promotion_of_what_is_not_pending_changes_nothing() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let claim = home.claim("shop-1", Action::Rotate).await;
+    for change in [GenerationChange::Promote(2), GenerationChange::Drop(1), GenerationChange::Keep] {
+        let error = home.writer.finish(Finish { generations: change, ..end_of(&claim) }).await;
+        assert!(matches!(error, Err(WriteError::Invalid(_))), "{error:?}");
+    }
+    let mut of_another = end_of(&claim);
+    of_another.report.attempt_number = 8;
+    assert!(matches!(home.writer.finish(of_another).await, Err(WriteError::Invalid(_))));
+    assert_eq!(home.rows("cookie_rotation_reports").await, 0);
+    assert_eq!(home.rows("journal").await, 1, "the attempt is still open");
+    home.writer.finish(end_of(&claim)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_end_that_fails_at_its_last_write_leaves_nothing_half_done() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let claim = home.claim("shop-1", Action::Rotate).await;
+    home.writer.store_pending(&claim.token, 2, vec![key("session", b"new")]).await.unwrap();
+    let end = || Finish { generations: GenerationChange::Promote(2), ..end_of(&claim) };
+
+    home.execute(
+        "CREATE TEMP TRIGGER broken BEFORE UPDATE ON cookie_rotation_monitor
+         BEGIN SELECT RAISE(ABORT, 'injected'); END",
+    )
+    .await;
+    let error = home.writer.finish(end()).await;
+    assert!(matches!(error, Err(WriteError::Sqlite(_))), "{error:?}");
+    let row = home.reader().credential("shop-1").unwrap().unwrap();
+    assert_eq!((row.current_generation, row.pending_generation), (Some(1), Some(2)));
+    assert_eq!(row.open_attempt.unwrap().phase, Phase::Captured);
+    assert_eq!(home.rows("cookie_rotation_reports").await, 0);
+
+    home.execute("DROP TRIGGER broken").await;
+    home.writer.finish(end()).await.unwrap();
+    let row = home.reader().credential("shop-1").unwrap().unwrap();
+    assert_eq!((row.current_generation, row.pending_generation), (Some(2), None));
+}
+
+#[tokio::test]
+async fn a_failing_command_does_not_touch_its_neighbours_in_the_batch() {
+    let home = Home::new();
+    let add = |number| home.writer.add_credential(credential(&format!("c{}", number / 2), "shop"));
+    let answers = home.together((0..40).map(add)).await;
+    let refused = answers.iter().filter(|answer| matches!(answer, Err(WriteError::Duplicate { .. }))).count();
+    assert_eq!((answers.iter().filter(|answer| answer.is_ok()).count(), refused), (20, 20));
+    assert_eq!(home.rows("credentials").await, 20);
+    assert_eq!(home.rows("generation_keys").await, 40);
+}
+
+#[tokio::test]
+async fn pausing_stops_due_times_and_an_open_attempt_ends_without_a_next_one() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let quotas = [("shop", 5)];
+    home.writer.set_paused("shop-1", true, T0).await.unwrap();
+    let claims = home.writer.claim_due(due(T0 + 1, &quotas)).await.unwrap();
+    assert!(claims.claims.is_empty());
+    assert_eq!(claims.next_due, None);
+
+    home.writer.set_paused("shop-1", false, T0 + 5).await.unwrap();
+    let claims = home.writer.claim_due(due(T0 + 5, &quotas)).await.unwrap();
+    home.writer.set_paused("shop-1", true, T0).await.unwrap();
+    home.writer.finish(end_of(&claims.claims[0])).await.unwrap();
+    let row = home.reader().credential("shop-1").unwrap().unwrap();
+    assert_eq!((row.paused, row.monitor.next_due_at), (true, None));
+
+    home.writer.make_due("shop-1", Action::Rotate, T0 + 9).await.unwrap();
+    let claims = home.writer.claim_due(due(T0 + 9, &quotas)).await.unwrap();
+    assert_eq!(claims.claims[0].action, Action::Rotate);
+    let error = home.writer.make_due("shop-1", Action::Rotate, T0 + 9).await;
+    assert!(matches!(error, Err(WriteError::Busy { attempt: 2, .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_import_replaces_the_current_generation_and_an_open_attempt_forbids_it() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let import = |generation| NewGeneration {
+        credential_id: String::from("shop-1"),
+        generation,
+        keys: vec![key("session", b"imported")],
+        expires: None,
+        due: T0 + 50,
+        action: Action::Validate,
+        unpin_identity: true,
+    };
+    let claim = home.claim("shop-1", Action::Rotate).await;
+    let busy = home.writer.replace_generation(import(2)).await;
+    assert!(matches!(busy, Err(WriteError::Busy { .. })), "{busy:?}");
+    let busy = home.writer.remove_credential("shop-1").await;
+    assert!(matches!(busy, Err(WriteError::Busy { .. })), "{busy:?}");
+    home.writer.store_pending(&claim.token, 2, vec![key("session", b"unjudged")]).await.unwrap();
+    let end = Finish {
+        generations: GenerationChange::Keep,
+        identity: Some(String::from("account")),
+        ..end_of(&claim)
+    };
+    home.writer.finish(end).await.unwrap();
+
+    let stale = home.writer.replace_generation(import(2)).await;
+    assert!(matches!(stale, Err(WriteError::Stale { expected: 3, .. })), "{stale:?}");
+    home.writer.replace_generation(import(3)).await.unwrap();
+    let reader = home.reader();
+    let row = reader.credential("shop-1").unwrap().unwrap();
+    assert_eq!((row.current_generation, row.pending_generation), (Some(3), None));
+    assert_eq!((row.identity, row.monitor.next_due_at), (None, Some(T0 + 50)));
+    let states: Vec<_> = reader.generations("shop-1").unwrap().into_iter().map(|row| row.state).collect();
+    assert_eq!(states, ["current", "previous", "previous"], "the unjudged one stays restorable");
+
+    home.writer.remove_credential("shop-1").await.unwrap();
+    assert_eq!(home.rows("generation_keys").await, 0);
+    assert_eq!(home.rows("cookie_rotation_monitor").await, 0);
+    assert_eq!(home.rows("cookie_rotation_reports").await, 1, "reports outlive their credential");
+}
+
+fn manifest(title: &str) -> Manifest {
+    Manifest {
+        service: String::from("shop"),
+        title: title.to_owned(),
+        version: String::from("1.2.3"),
+        validate_url: String::from("{base_url}/me"),
+        keys: vec![KeySpec {
+            name: String::from("token"),
+            location: Location::Token,
+            required: true,
+            reveal: false,
+            help: String::new(),
+        }],
+        origins: vec![String::from("{base_url.origin}")],
+        settings: Vec::new(),
+        methods: Vec::new(),
+        validate_interval: 300,
+        max_age: Some(86_400),
+        extras: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_provider_row_stands_as_put_and_keeps_the_operators_cadence() {
+    let home = Home::new();
+    let update = |title, pending| ProviderUpdate {
+        manifest: manifest(title),
+        plugin_digest: String::from("d1"),
+        permissions_json: String::from("{}"),
+        state: String::from("active"),
+        pending,
+    };
+    home.writer.put_provider(update("Shop", None)).await.unwrap();
+    home.writer.set_provider_cadence("shop", Some(30)).await.unwrap();
+    let waiting = PendingProvider { plugin_digest: String::from("d2"), manifest: manifest("Shop 2") };
+    home.writer.set_provider_pending("shop", Some(waiting)).await.unwrap();
+    let row = home.reader().provider("shop").unwrap().unwrap();
+    assert_eq!(row.manifest, manifest("Shop"));
+    assert_eq!(row.key_mapping, manifest("Shop").keys);
+    assert_eq!((row.validate_interval_seconds, row.max_age_seconds), (300, Some(86_400)));
+    assert_eq!(row.pending.unwrap().manifest.title, "Shop 2");
+
+    home.writer.put_provider(update("Shop 2", None)).await.unwrap();
+    let row = home.reader().providers().unwrap().remove(0);
+    assert_eq!((row.title.as_str(), row.pending), ("Shop 2", None));
+    assert_eq!(row.operator_validate_interval_seconds, Some(30));
+    home.writer.remove_provider("shop").await.unwrap();
+    let gone = home.writer.set_provider_pending("shop", None).await;
+    assert!(matches!(gone, Err(WriteError::NotFound { .. })), "{gone:?}");
+}
+
+#[tokio::test]
+async fn reports_are_found_by_credential_service_status_time_and_place() {
+    let home = Home::new();
+    for (id, service) in [("a", "shop"), ("b", "bank")] {
+        home.add(id, service).await;
+        for number in 0..3 {
+            let claim = home.claim(id, Action::Validate).await;
+            let mut end = end_of(&claim);
+            if number == 2 {
+                end.report.status = Status::Unreachable;
+            }
+            home.writer.finish(end).await.unwrap();
+        }
+    }
+    let reader = home.reader();
+    let ids = |filter: ReportFilter| -> Vec<i64> {
+        reader.reports(&filter).unwrap().into_iter().map(|row| row.id).collect()
+    };
+    let any = ReportFilter::default;
+    assert_eq!(ids(any()), [6, 5, 4, 3, 2, 1]);
+    assert_eq!(ids(ReportFilter { limit: 2, ..any() }), [6, 5]);
+    assert_eq!(ids(ReportFilter { credential_id: Some("a".into()), ..any() }), [3, 2, 1]);
+    assert_eq!(ids(ReportFilter { service: Some("bank".into()), ..any() }), [6, 5, 4]);
+    assert_eq!(ids(ReportFilter { status: Some(Status::Unreachable), ..any() }), [6, 3]);
+    assert_eq!(ids(ReportFilter { after_id: Some(4), ..any() }), [5, 6]);
+    assert_eq!(ids(ReportFilter { since: Some(T0), ..any() }).len(), 6);
+    assert_eq!(ids(ReportFilter { since: Some(now() + 3_600_000), ..any() }).len(), 0);
+    assert_eq!(reader.last_report_id().unwrap(), 6);
+    let expected = Counts {
+        credentials: 2,
+        paused: 0,
+        open_attempts: 0,
+        by_status: BTreeMap::from([(String::from("unreachable"), 2)]),
+        providers: 0,
+        reports: 6,
+    };
+    assert_eq!(reader.counts().unwrap(), expected);
+    let shown = serde_json::to_value(&reader.reports(&any()).unwrap()[0]).unwrap();
+    assert_eq!(shown["cookieId"], "b");
+    assert_eq!(shown["attemptNumber"], 3);
+}
+
+#[tokio::test]
+async fn a_reader_works_beside_a_writer_after_it_and_after_its_death() {
+    let home = Home::new();
+    let beside = home.reader();
+    home.add("shop-1", "shop").await;
+    assert_eq!(beside.credentials(None).unwrap().len(), 1);
+
+    // A killed writer leaves the file and its log as they are at that instant.
+    let dead = TempDir::new().unwrap();
+    for name in ["keywheel.db", "keywheel.db-wal"] {
+        fs::copy(home.folder.path().join(name), dead.path().join(name)).unwrap();
+    }
+    let after_death = Reader::open(&dead.path().join("keywheel.db")).unwrap();
+    assert_eq!(after_death.credentials(Some("shop")).unwrap().len(), 1);
+
+    drop(beside);
+    let folder = home.close();
+    assert!(!folder.path().join("keywheel.db-wal").exists(), "closing folds the log in");
+    let after = Reader::open(&folder.path().join("keywheel.db")).unwrap();
+    assert_eq!(after.credentials(Some("bank")).unwrap().len(), 0);
+    assert_eq!(after.credentials(Some("shop")).unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_lock_is_held_until_the_file_is_closed() {
+    let home = Home::new();
+    let lock = home.folder.path().join("lock");
+    let handle = home.writer.clone();
+    assert!(matches!(HomeLock::acquire(&lock), Err(DbError::Locked { .. })));
+    drop(handle);
+    let folder = home.close();
+    HomeLock::acquire(&folder.path().join("lock")).unwrap();
+}
+
+#[tokio::test]
+async fn an_acknowledgement_means_fsync_and_a_failed_fsync_acknowledges_nothing() {
+    sync_probe::register();
+    let home = Home::with(TempDir::new().unwrap(), Some(sync_probe::NAME));
+
+    let before = sync_probe::syncs();
+    for number in 0..25 {
+        home.add(&format!("alone-{number}"), "shop").await;
+        assert!(sync_probe::syncs() > before + number, "commit {number} was synced");
+    }
+
+    let before = sync_probe::syncs();
+    let add = |number| home.writer.add_credential(credential(&format!("together-{number}"), "shop"));
+    let answers = home.together((0..200).map(add)).await;
+    assert!(answers.iter().all(Result::is_ok));
+    let shared = sync_probe::syncs() - before;
+    assert!((1..20).contains(&shared), "200 commands shared {shared} fsyncs");
+
+    // A short trouble is survived: the batch is tried again.
+    sync_probe::fail_next(TRIES - 1);
+    home.add("retried", "shop").await;
+
+    // A lasting one is said, nothing is kept of the command, and afterwards all is well.
+    sync_probe::fail_next(TRIES);
+    let error = home.writer.add_credential(credential("refused", "shop")).await;
+    assert!(matches!(error, Err(WriteError::Unavailable { tries: TRIES, .. })), "{error:?}");
+    assert_eq!(home.rows("credentials").await, 226);
+    home.add("refused", "shop").await;
+    let folder = home.close();
+    let reader = Reader::open(&folder.path().join("keywheel.db")).unwrap();
+    assert_eq!(reader.credentials(None).unwrap().len(), 227);
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_writes_not_reads_and_nothing_acknowledged_is_lost() {
+    let home = Home::new();
+    // As full as it is now; `max_page_count` never goes below the file's size.
+    home.execute("PRAGMA max_page_count = 1").await;
+    let mut kept = Vec::new();
+    let refused = loop {
+        let id = format!("shop-{}", kept.len());
+        match home.writer.add_credential(credential(&id, "shop")).await {
+            Ok(()) => kept.push(id),
+            Err(error) => break error,
+        }
+        assert!(kept.len() < 1_000, "the disk never filled");
+    };
+    assert!(matches!(refused, WriteError::Unavailable { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("hint: "), "{refused}");
+    let stored = || -> HashSet<String> {
+        let rows = home.reader().credentials(None).unwrap();
+        rows.into_iter().map(|row| row.credential_id).collect()
+    };
+    assert_eq!(stored(), kept.iter().cloned().collect());
+
+    home.execute("PRAGMA max_page_count = 1000000").await;
+    home.add("after", "shop").await;
+    kept.push(String::from("after"));
+    assert_eq!(stored(), kept.into_iter().collect());
+}
+
+#[tokio::test]
+async fn another_process_that_holds_the_write_lock_is_reported_and_outlasted() {
+    let home = Home::new();
+    let other = open_for_writing(&home.folder.path().join("keywheel.db"), None).unwrap();
+    home.execute("PRAGMA busy_timeout = 0").await;
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = home.writer.add_credential(credential("shop-1", "shop")).await;
+    assert!(matches!(error, Err(WriteError::Unavailable { .. })), "{error:?}");
+    other.execute_batch("COMMIT").unwrap();
+    home.add("shop-1", "shop").await;
+}
+
+#[tokio::test]
+async fn no_secret_is_in_any_file_of_the_home() {
+    let home = Home::new();
+    let vault = Vault::from_bytes(&[7; 32]).unwrap();
+    let marker = home.writer.remember("vault_check", vault.marker().unwrap()).await.unwrap();
+    let needle = b"plain-value-that-must-not-be-on-disk";
+    let secret = Secret::new(*needle);
+    let sealed = |generation| {
+        let place = Place { credential: "shop-1", generation, key: "session" };
+        SealedKey {
+            fingerprint: vault.fingerprint(&secret),
+            ..key("session", &vault.seal(place, &secret).unwrap())
+        }
+    };
+    let new = NewCredential { keys: vec![sealed(1)], ..credential("shop-1", "shop") };
+    home.writer.add_credential(new).await.unwrap();
+    let claim = home.claim("shop-1", Action::Rotate).await;
+    home.writer.store_pending(&claim.token, 2, vec![sealed(2)]).await.unwrap();
+    let end = Finish { generations: GenerationChange::Promote(2), ..end_of(&claim) };
+    home.writer.finish(end).await.unwrap();
+
+    let search = |folder: &TempDir| {
+        let mut files = 0;
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            let bytes = fs::read(entry.unwrap().path()).unwrap();
+            assert!(!bytes.windows(needle.len()).any(|window| window == needle));
+            files += 1;
+        }
+        files
+    };
+    assert!(search(&home.folder) >= 4, "database, log, index and lock were searched");
+
+    // The first marker stands, and tells a wrong master key before anything is opened.
+    let other = Vault::from_bytes(&[8; 32]).unwrap();
+    let stands = home.writer.remember("vault_check", other.marker().unwrap()).await.unwrap();
+    assert_eq!(stands, marker);
+    assert_eq!(home.reader().installation("vault_check").unwrap(), Some(marker));
+    assert!(other.check_marker(&stands).is_err());
+    let stored = home.reader().sealed_generation("shop-1").unwrap().unwrap();
+    let place = Place { credential: "shop-1", generation: 2, key: "session" };
+    assert_eq!(vault.open_sealed(place, &stored.keys[0].sealed).unwrap(), secret);
+    assert!(other.open_sealed(place, &stored.keys[0].sealed).is_err());
+    search(&home.close());
+}

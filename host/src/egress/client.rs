@@ -1,0 +1,668 @@
+//! The shell around the pure parts: resolves, connects, sends, reads and keeps the time. The
+//! only place that opens an outward socket. It decides nothing that `policy` could decide.
+//!
+//! Connections are pooled over credentials, which is what makes a request cheap; three clients
+//! keep apart what may not be shared. Each has a resolver that lets through one `Reach` only:
+//! public addresses, loopback for `localhost`, or also private ones. The reach follows from
+//! origin and operator permission, so a connection that was opened to a private address under
+//! a permission sits in a pool that only requests with the same permission for the same host
+//! ever ask. An IP literal is its own pool key and is judged before each request, for hyper
+//! asks no resolver about it. A client for each credential would be as safe, but would shake
+//! hands anew for every attempt.
+//!
+//! A client holds no state that could cross: no cookie store, no redirects, no proxy, no
+//! retries, and authentication that binds to a connection is refused.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::error::Error as _;
+use std::future::{Future, Ready};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::policy::{self, PolicyError, Reach};
+use super::template::{Filled, Filler, TemplateError};
+use super::{EgressError, EgressOptions, Exchange, Exchanged, Fingerprint, KeyChange, capture, cookies, newest_of_each};
+use crate::credential::{self, Key, Millis, Secret};
+use crate::limits;
+use crate::protocol::{Captured, HttpError, HttpRequest, HttpResponse};
+
+/// Names and values of an answer's headers together. The largest real ones are cookies of a
+/// few KiB each.
+const RESPONSE_HEADER_BYTES: usize = 256 << 10;
+
+/// A URL with its secrets. Servers refuse lines of 8 to 64 KiB.
+const URL_BYTES: usize = 64 << 10;
+
+/// Connecting with TLS, all addresses of a host together. A third of a request's time: past
+/// it the host is down.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// An idle connection; most servers close theirs after 60 to 75 s.
+const IDLE: Duration = Duration::from_secs(55);
+
+/// Hosts remembered without a request in flight, before the idle ones are forgotten.
+const IDLE_GATES: usize = 1_024;
+
+/// Sent where the plugin sets none; some services refuse requests without.
+const USER_AGENT: &str = concat!("keywheel/", env!("CARGO_PKG_VERSION"));
+
+type Looked = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
+type Lookup = dyn Fn(String) -> Looked + Send + Sync;
+
+/// The HTTP broker of a host; share it in an `Arc`.
+pub struct Egress {
+    clients: [reqwest::Client; Reach::ALL.len()],
+    gates: Gates,
+    fingerprint: Arc<Fingerprint>,
+}
+
+impl Egress {
+    /// # Errors
+    /// A CA file without certificates, or a TLS setup that fails.
+    pub fn new(options: EgressOptions, fingerprint: Arc<Fingerprint>) -> Result<Self, EgressError> {
+        let lookup: Arc<Lookup> = Arc::new(|name| {
+            Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.map(|at| at.ip()).collect()) })
+        });
+        Self::with_lookup(options, fingerprint, &lookup)
+    }
+
+    fn with_lookup(
+        options: EgressOptions,
+        fingerprint: Arc<Fingerprint>,
+        lookup: &Arc<Lookup>,
+    ) -> Result<Self, EgressError> {
+        // reqwest takes the process's provider and panics without one. Whoever came first
+        // installed the same: there is no other in the build.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let extra = match &options.extra_ca_pem {
+            None => Vec::new(),
+            Some(pem) => {
+                let certificates = reqwest::Certificate::from_pem_bundle(pem)
+                    .map_err(|error| EgressError::ExtraCa(Some(error)))?;
+                if certificates.is_empty() {
+                    return Err(EgressError::ExtraCa(None));
+                }
+                certificates
+            }
+        };
+        let build = |reach| build_client(reach, lookup, &extra);
+        let [public, loopback, private] = Reach::ALL;
+        Ok(Self {
+            clients: [build(public)?, build(loopback)?, build(private)?],
+            gates: Gates::default(),
+            fingerprint,
+        })
+    }
+
+    /// One request of one call, with its redirects. When this returns, with an answer or
+    /// without, the exchange's jar has whatever was captured. An answer lists in `changes`
+    /// what the caller must store durably *before* it hands the answer to the worker; after
+    /// an error that is in `exchange.take_changes()`.
+    pub async fn send(&self, exchange: &mut Exchange, request: HttpRequest) -> Result<Exchanged, HttpError> {
+        self.run(exchange, request, None::<fn(Vec<KeyChange>) -> Ready<Result<(), HttpError>>>).await
+    }
+
+    /// As `send`, but has changes kept as they happen: `keep` stores them durably, and only
+    /// then the next redirect is followed or the answer returned. So a host that dies during
+    /// a later hop loses nothing an earlier one issued. `changes` of the answer is empty.
+    /// Where `keep` fails the request fails with its error and the changes stay in the
+    /// exchange.
+    pub async fn send_keeping<F, K>(
+        &self,
+        exchange: &mut Exchange,
+        request: HttpRequest,
+        keep: F,
+    ) -> Result<Exchanged, HttpError>
+    where
+        F: FnMut(Vec<KeyChange>) -> K,
+        K: Future<Output = Result<(), HttpError>>,
+    {
+        self.run(exchange, request, Some(keep)).await
+    }
+
+    async fn run<F, K>(
+        &self,
+        exchange: &mut Exchange,
+        request: HttpRequest,
+        keep: Option<F>,
+    ) -> Result<Exchanged, HttpError>
+    where
+        F: FnMut(Vec<KeyChange>) -> K,
+        K: Future<Output = Result<(), HttpError>>,
+    {
+        // Boxed: the future of a whole exchange is large, and callers put it into theirs.
+        Box::pin(self.follow(exchange, request, keep)).await.map_err(|error| redact_error(exchange, error))
+    }
+
+    async fn follow<F, K>(
+        &self,
+        exchange: &mut Exchange,
+        request: HttpRequest,
+        mut keep: Option<F>,
+    ) -> Result<Exchanged, HttpError>
+    where
+        F: FnMut(Vec<KeyChange>) -> K,
+        K: Future<Output = Result<(), HttpError>>,
+    {
+        let now = credential::now();
+        let start = Instant::now();
+        if start >= exchange.deadline {
+            return Err(HttpError::Budget("the call's time is over".to_owned()));
+        }
+        let wanted = request.timeout.map_or(limits::REQUEST_WALL, |seconds| Duration::from_secs(seconds.max(1).into()));
+        let deadline = exchange.deadline.min(start + wanted.min(limits::REQUEST_WALL));
+
+        capture::check(&request.capture, &exchange.resolved).map_err(denied)?;
+        let mut outgoing = Outgoing::prepare(&request, exchange)?;
+        let mut redirects_left = request.redirects.min(policy::MAX_REDIRECTS);
+        let mut captured = Vec::new();
+        let mut ignored = 0_usize;
+        loop {
+            let (response, permit) = self.hop(exchange, &outgoing, request.cookies, now, deadline).await?;
+            check_headers(response.headers())?;
+            ignored += self.absorb(exchange, &outgoing.url, response.headers(), now, &mut captured);
+            keep_changes(exchange, keep.as_mut()).await?;
+
+            if redirects_left > 0
+                && let Some(step) = policy::step(response.status(), &outgoing.method)
+                && let Some(location) = response.headers().get(header::LOCATION)
+            {
+                redirects_left -= 1;
+                outgoing.redirect(step, location)?;
+                continue;
+            }
+            let exchanged =
+                self.finish(exchange, response, &request, &outgoing.url, now, deadline, captured, ignored).await?;
+            drop(permit);
+            keep_changes(exchange, keep.as_mut()).await?;
+            return Ok(Exchanged { response: exchanged, changes: exchange.take_changes() });
+        }
+    }
+
+    /// Judges and sends one hop, up to the answer's headers.
+    async fn hop(
+        &self,
+        exchange: &mut Exchange,
+        outgoing: &Outgoing,
+        with_cookies: bool,
+        now: Millis,
+        deadline: Instant,
+    ) -> Result<(reqwest::Response, OwnedSemaphorePermit), HttpError> {
+        let resolved = &exchange.resolved;
+        let origin = policy::origin(&outgoing.url, &resolved.origins).map_err(denied)?;
+        if let Some(ip) = policy::literal(&origin.host) {
+            policy::allowed_address(ip, origin, &resolved.private_hosts).map_err(denied)?;
+        }
+        let reach = policy::reach(origin, &resolved.private_hosts);
+        exchange.requests_left = exchange.requests_left.checked_sub(1).ok_or_else(|| {
+            HttpError::Budget(format!("a call may make {} requests, redirects included", limits::REQUESTS_PER_CALL))
+        })?;
+
+        let mut request = reqwest::Request::new(outgoing.method.clone(), outgoing.url.clone());
+        *request.headers_mut() = outgoing.headers.iter().map(|field| (field.name.clone(), field.value.clone())).collect();
+        if outgoing.headers.len() != request.headers().len() {
+            // Collecting replaces; a name given twice is rare and must be sent twice.
+            request.headers_mut().clear();
+            for field in &outgoing.headers {
+                request.headers_mut().append(field.name.clone(), field.value.clone());
+            }
+        }
+        if with_cookies {
+            let line = cookies::header(&exchange.jar, &outgoing.url, now).map_err(|key| {
+                HttpError::Denied(format!("the cookie of key `{key}` holds a byte no header may carry"))
+            })?;
+            if let Some(line) = line {
+                request.headers_mut().insert(header::COOKIE, line);
+            }
+        }
+        if let Some(body) = &outgoing.body {
+            *request.body_mut() = Some(body.clone().into());
+        } else if outgoing.method == Method::POST || outgoing.method == Method::PUT || outgoing.method == Method::PATCH {
+            // Without it some servers answer 411.
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+
+        let client = &self.clients[reach as usize];
+        let gate = self.gates.of(&origin.host);
+        let answered = timeout_at(deadline, async move {
+            let permit = gate.acquire_owned().await.map_err(|_| HttpError::Other("shutting down".to_owned()))?;
+            let response = client.execute(request).await.map_err(classify)?;
+            Ok((response, permit))
+        });
+        answered.await.map_err(|_| HttpError::Timeout)?
+    }
+
+    /// Takes the cookies of one hop into the jar and says how many it ignored.
+    fn absorb(
+        &self,
+        exchange: &mut Exchange,
+        url: &Url,
+        headers: &HeaderMap,
+        now: Millis,
+        captured: &mut Vec<Captured>,
+    ) -> usize {
+        let mut ignored = 0;
+        for line in headers.get_all(header::SET_COOKIE) {
+            let settled = cookies::receive(line.as_bytes(), url, now).and_then(|received| {
+                let trusted = cookies::is_trustworthy(url);
+                let place = cookies::place(&received, &exchange.resolved, &exchange.jar, trusted)?;
+                Ok((received, place))
+            });
+            let Ok((received, cookies::Place::Mapped(name) | cookies::Place::Extra(name))) = settled else {
+                ignored += 1;
+                continue;
+            };
+            if received.deletes {
+                captured.extend(exchange.delete(&name));
+            } else {
+                let fingerprint = (self.fingerprint)(&received.secret);
+                captured.push(exchange.set(Key {
+                    name,
+                    fingerprint,
+                    secret: received.secret,
+                    expires: received.expires,
+                    cookie: Some(received.attributes),
+                }));
+            }
+        }
+        ignored
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the state of one request; a struct for one call would only rename it")]
+    async fn finish(
+        &self,
+        exchange: &mut Exchange,
+        response: reqwest::Response,
+        request: &HttpRequest,
+        url: &Url,
+        now: Millis,
+        deadline: Instant,
+        mut captured: Vec<Captured>,
+        ignored: usize,
+    ) -> Result<HttpResponse, HttpError> {
+        let status = response.status();
+        let mut headers = response.headers().clone();
+        let mut body = timeout_at(deadline, read_body(response)).await.map_err(|_| HttpError::Timeout)??;
+        let mut extras = Vec::new();
+        if status.is_success() {
+            let harvest = capture::harvest(&request.capture, &mut headers, &mut body, now);
+            for taken in harvest.taken {
+                let fingerprint = (self.fingerprint)(&taken.secret);
+                captured.push(exchange.set(Key {
+                    name: taken.key,
+                    fingerprint,
+                    secret: taken.secret,
+                    expires: taken.expires,
+                    cookie: None,
+                }));
+            }
+            extras.extend(
+                (harvest.skipped.into_iter())
+                    .map(|(key, reason)| ("capture-skipped".to_owned(), format!("{key}: {reason}"))),
+            );
+        }
+        if ignored > 0 {
+            extras.push(("cookies-ignored".to_owned(), ignored.to_string()));
+        }
+
+        // From here on nothing may be shown that wasn't redacted.
+        let redactor = exchange.redactor();
+        let unreadable = |_| HttpError::Protocol(super::redact::TooMuchWork.to_string());
+        let body = match redactor.redact(&body).map_err(unreadable)? {
+            Cow::Borrowed(_) => body,
+            Cow::Owned(redacted) => redacted,
+        };
+        if body.len() > limits::RESPONSE_BYTES {
+            // The marker may be longer than what it stands for.
+            return Err(too_large());
+        }
+        headers.remove(header::SET_COOKIE);
+        headers.remove("set-cookie2");
+        let mut shown = Vec::with_capacity(headers.len());
+        for (name, value) in &headers {
+            let value = redactor.redact(value.as_bytes()).map_err(unreadable)?;
+            shown.push((
+                redactor.redact_text(name.as_str()).into_owned(),
+                String::from_utf8_lossy(&value).into_owned(),
+            ));
+        }
+        Ok(HttpResponse {
+            status: status.as_u16(),
+            url: redactor.redact_text(url.as_str()).into_owned(),
+            headers: shown,
+            body,
+            captured: newest_of_each(captured),
+            extras,
+        })
+    }
+}
+
+impl std::fmt::Debug for Egress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Egress").finish_non_exhaustive()
+    }
+}
+
+async fn keep_changes<F, K>(exchange: &mut Exchange, keep: Option<&mut F>) -> Result<(), HttpError>
+where
+    F: FnMut(Vec<KeyChange>) -> K,
+    K: Future<Output = Result<(), HttpError>>,
+{
+    if let Some(keep) = keep
+        && !exchange.changes.is_empty()
+    {
+        // A copy: dropped half-way or failed, the changes are still in the exchange. No
+        // deadline here: what was issued is worth waiting for, and the store has its own.
+        keep(exchange.changes.clone()).await?;
+        exchange.changes.clear();
+    }
+    Ok(())
+}
+
+struct Field {
+    name: HeaderName,
+    value: HeaderValue,
+    /// A secret is in it, or it authenticates.
+    bound_to_origin: bool,
+}
+
+/// What the next hop sends.
+struct Outgoing {
+    method: Method,
+    url: Url,
+    headers: Vec<Field>,
+    body: Option<Bytes>,
+    body_secret: bool,
+}
+
+impl Outgoing {
+    fn prepare(request: &HttpRequest, exchange: &mut Exchange) -> Result<Self, HttpError> {
+        let method = policy::method(&request.method).map_err(denied)?;
+        let resolved = exchange.resolved.clone();
+        let mut filler = Filler::new(&resolved, &exchange.jar);
+
+        let filled = filler.url(&request.url, URL_BYTES).map_err(denied)?;
+        // The parser's message names the fault, never the text.
+        let url = std::str::from_utf8(&filled.bytes)
+            .map_err(|_| PolicyError::Url("it is not text".to_owned()))
+            .and_then(|text| Url::parse(text).map_err(|fault| PolicyError::Url(fault.to_string())));
+        let mut url = url.map_err(denied)?;
+        url.set_fragment(None);
+        // Before anything is filled in for it: a refused origin shouldn't cost the templates.
+        policy::origin(&url, &resolved.origins).map_err(denied)?;
+
+        if request.headers.len() > policy::MAX_HEADERS {
+            let (found, allowed) = (request.headers.len(), policy::MAX_HEADERS);
+            return Err(HttpError::Denied(format!("{found} request headers, at most {allowed} allowed")));
+        }
+        let mut room = policy::MAX_HEADER_BYTES;
+        let mut headers = Vec::with_capacity(request.headers.len() + 1);
+        for (name, template) in &request.headers {
+            let name = policy::header_name(name).map_err(denied)?;
+            let filled = filler.header(name.as_str(), template, room).map_err(denied)?;
+            room = room.checked_sub(filled.bytes.len() + name.as_str().len()).ok_or_else(|| {
+                denied(TemplateError::TooLong { what: "header", allowed: policy::MAX_HEADER_BYTES })
+            })?;
+            headers.push(Field::new(name, filled)?);
+        }
+        if !headers.iter().any(|field| field.name == header::USER_AGENT) {
+            headers.push(Field {
+                name: header::USER_AGENT,
+                value: HeaderValue::from_static(USER_AGENT),
+                bound_to_origin: false,
+            });
+        }
+        let body = match &request.body {
+            Some(template) => Some(filler.body(template, limits::REQUEST_BYTES).map_err(denied)?),
+            None => None,
+        };
+        let derived = std::mem::take(&mut filler.derived);
+        if !derived.is_empty() {
+            exchange.remember(&derived);
+        }
+        let body_secret = body.as_ref().is_some_and(|body| body.secret);
+        Ok(Self { method, url, headers, body: body.map(|body| body.bytes.into()), body_secret })
+    }
+
+    /// Turns to the target of a redirect. What was meant for one origin stays there: another
+    /// allowed one gets no header and no body with a secret. The hop itself judges the URL.
+    fn redirect(&mut self, step: policy::Step, location: &HeaderValue) -> Result<(), HttpError> {
+        let malformed = || HttpError::Protocol("the redirect's location is no URL".to_owned());
+        let location = std::str::from_utf8(location.as_bytes()).map_err(|_| malformed())?;
+        if location.len() > URL_BYTES {
+            return Err(malformed());
+        }
+        let mut next = self.url.join(location).map_err(|_| malformed())?;
+        next.set_fragment(None);
+        self.method = step.method;
+        if !step.keeps_body {
+            self.body = None;
+            self.body_secret = false;
+            self.headers.retain(|field| !field.name.as_str().starts_with("content-"));
+        }
+        if !policy::same_origin(&self.url, &next) {
+            if self.body_secret {
+                return Err(HttpError::Denied(format!(
+                    "a redirect from {} to {} would take a body with a secret along",
+                    self.url.origin().ascii_serialization(),
+                    next.origin().ascii_serialization(),
+                )));
+            }
+            self.headers.retain(|field| !field.bound_to_origin);
+        }
+        self.url = next;
+        Ok(())
+    }
+}
+
+impl Field {
+    fn new(name: HeaderName, filled: Filled) -> Result<Self, HttpError> {
+        let authenticates = name == header::AUTHORIZATION;
+        if authenticates && policy::authenticates_connection(&filled.bytes) {
+            return Err(HttpError::Denied(
+                "NTLM and Negotiate authenticate a connection, which credentials share".to_owned(),
+            ));
+        }
+        let mut value = HeaderValue::from_maybe_shared(Bytes::from(filled.bytes))
+            .map_err(|_| denied(TemplateError::HeaderByte(name.as_str().to_owned())))?;
+        value.set_sensitive(filled.secret);
+        Ok(Self { name, value, bound_to_origin: filled.secret || authenticates })
+    }
+}
+
+fn check_headers(headers: &HeaderMap) -> Result<(), HttpError> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if headers.len() > limits::RESPONSE_HEADERS || bytes > RESPONSE_HEADER_BYTES {
+        return Err(HttpError::Protocol(format!(
+            "{} answer headers of {bytes} bytes, at most {} of {RESPONSE_HEADER_BYTES} allowed",
+            headers.len(),
+            limits::RESPONSE_HEADERS,
+        )));
+    }
+    Ok(())
+}
+
+/// Reads a body up to the cap, counted after decompression.
+async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, HttpError> {
+    // reqwest takes the header away where it decompresses. What is left couldn't be redacted.
+    if let Some(encoding) = response.headers().get(header::CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        return Err(HttpError::Protocol("the answer has a content encoding that wasn't asked for".to_owned()));
+    }
+    let announced = response.content_length().unwrap_or(0);
+    if announced > limits::RESPONSE_BYTES as u64 {
+        return Err(too_large());
+    }
+    // Announced lengths cost the service nothing: 64 KiB are taken on trust.
+    let mut body = Vec::with_capacity((announced as usize).min(64 << 10));
+    while let Some(chunk) = response.chunk().await.map_err(classify)? {
+        if body.len() + chunk.len() > limits::RESPONSE_BYTES {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn too_large() -> HttpError {
+    HttpError::TooLarge(limits::RESPONSE_BYTES as u64)
+}
+
+fn denied(error: impl std::fmt::Display) -> HttpError {
+    HttpError::Denied(error.to_string())
+}
+
+/// Messages may quote the service (an HTTP/2 peer's debug text, a redirect's host).
+fn redact_error(exchange: &Exchange, error: HttpError) -> HttpError {
+    let redact = |text: String| match super::redact_text(exchange, &text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(redacted) => redacted,
+    };
+    match error {
+        HttpError::Denied(text) => HttpError::Denied(redact(text)),
+        HttpError::Dns(text) => HttpError::Dns(redact(text)),
+        HttpError::Connect(text) => HttpError::Connect(redact(text)),
+        HttpError::Tls(text) => HttpError::Tls(redact(text)),
+        HttpError::Protocol(text) => HttpError::Protocol(redact(text)),
+        HttpError::Budget(text) => HttpError::Budget(redact(text)),
+        HttpError::Other(text) => HttpError::Other(redact(text)),
+        HttpError::Timeout | HttpError::TooLarge(_) => error,
+    }
+}
+
+/// Finds out what went wrong from the chain of causes; reqwest's own text names URLs.
+fn classify(error: reqwest::Error) -> HttpError {
+    let error = error.without_url();
+    let mut deepest = String::new();
+    let mut cause = error.source();
+    while let Some(current) = cause {
+        if let Some(refused) = current.downcast_ref::<PolicyError>() {
+            return denied(refused);
+        }
+        // An `io::Error` hides what it carries from `source`.
+        let carried = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = current
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| carried.and_then(|carried| carried.downcast_ref()));
+        if let Some(tls) = tls {
+            return HttpError::Tls(tls.to_string());
+        }
+        deepest = current.to_string();
+        cause = current.source();
+    }
+    if error.is_timeout() {
+        HttpError::Timeout
+    } else if error.is_dns() {
+        HttpError::Dns(deepest)
+    } else if error.is_connect() {
+        HttpError::Connect(deepest)
+    } else if error.is_builder() {
+        HttpError::Other("the request can't be built".to_owned())
+    } else {
+        HttpError::Protocol(deepest)
+    }
+}
+
+fn build_client(
+    reach: Reach,
+    lookup: &Arc<Lookup>,
+    extra: &[reqwest::Certificate],
+) -> Result<reqwest::Client, EgressError> {
+    #[expect(clippy::disallowed_methods, reason = "this is egress, the one place that may")]
+    let builder = || {
+        reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .dns_resolver(Checked { reach, lookup: lookup.clone() })
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(limits::PER_HOST_CONCURRENCY)
+            .http1_max_headers(limits::RESPONSE_HEADERS)
+    };
+    let built = builder().tls_certs_merge(extra.iter().cloned()).build();
+    match built {
+        Err(error) if extra.is_empty() => {
+            // A machine without CA certificates, like a bare container: plain http on
+            // loopback must still work, and https fails with its reason.
+            tracing::warn!(%error, "no system CA certificates, https will fail; hint: install ca-certificates");
+            builder().tls_certs_only([]).build().map_err(EgressError::Client)
+        }
+        built => built.map_err(EgressError::Client),
+    }
+}
+
+/// Resolves a name and lets through only what its reach allows. The connector dials exactly
+/// what this returned, so a name that answers differently the next time gains nothing.
+struct Checked {
+    reach: Reach,
+    lookup: Arc<Lookup>,
+}
+
+impl Resolve for Checked {
+    fn resolve(&self, name: Name) -> Resolving {
+        let reach = self.reach;
+        if reach == Reach::Loopback {
+            // RFC 6761: `localhost` is this machine, and no resolver is asked about it.
+            let both = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+            return Box::pin(async move { Ok(dialable(both.to_vec())) });
+        }
+        let looked = (self.lookup)(name.as_str().to_owned());
+        Box::pin(async move {
+            let found = looked.await?;
+            // One refused address refuses the name: a mix of public and private is either an
+            // attack or a setup whose operator should say what is meant.
+            for ip in &found {
+                let class = policy::classify(*ip);
+                if !reach.allows(class) {
+                    return Err(policy::refused(*ip, class).into());
+                }
+            }
+            Ok(dialable(found))
+        })
+    }
+}
+
+fn dialable(found: Vec<IpAddr>) -> Addrs {
+    // Port 0: the connector puts the URL's port in.
+    Box::new(found.into_iter().map(|ip| SocketAddr::new(ip, 0)))
+}
+
+/// Requests in flight to each host, over all credentials.
+#[derive(Default)]
+struct Gates {
+    by_host: Mutex<HashMap<Box<str>, Arc<Semaphore>>>,
+}
+
+impl Gates {
+    fn of(&self, host: &str) -> Arc<Semaphore> {
+        let mut by_host = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gate) = by_host.get(host) {
+            return gate.clone();
+        }
+        if by_host.len() >= IDLE_GATES {
+            // Held elsewhere means in use or about to be; permits hold their gate too.
+            by_host.retain(|_, gate| Arc::strong_count(gate) > 1);
+        }
+        let gate = Arc::new(Semaphore::new(limits::PER_HOST_CONCURRENCY));
+        by_host.insert(host.into(), gate.clone());
+        gate
+    }
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -1,0 +1,579 @@
+//! The plugin folder against what runs. A rescan takes no input: it looks at the folder, the
+//! database and what is active, and brings them together; whoever wakes it only says "look
+//! again". It compiles and describes plugins through the supervisor and never reads their
+//! code itself.
+
+pub mod cache;
+pub mod manifest;
+pub mod permissions;
+mod watcher;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::config::Home;
+use crate::db::queries::{ProviderRow, ReadError, Reader};
+use crate::db::writer::{PendingProvider, ProviderUpdate, WriteError, Writer};
+use crate::db::DbError;
+use crate::limits;
+use crate::protocol::PoolShape;
+use crate::provider::Manifest;
+use crate::supervisor::{Code, Supervisor};
+use crate::vault::Vault;
+use cache::{Cache, is_plugin_name};
+use permissions::{Permissions, difference};
+pub use watcher::watch;
+
+/// Plugins compiled at once: each compiler may take 2 GiB and a core.
+const AT_ONCE: usize = 2;
+
+/// A file changed this recently may still be copied; its error is not shown yet.
+const SETTLING: Duration = Duration::from_millis(500);
+
+/// A provider that may be asked: what the rotation engine knows of a plugin.
+#[derive(Debug)]
+pub struct ActiveProvider {
+    pub manifest: Manifest,
+    pub digest: String,
+    /// Keys whose bytes the operator lets the plugin see.
+    pub reveal: Vec<String>,
+    /// The operator's cadence for the whole service, in seconds.
+    pub validate_interval: Option<u32>,
+}
+
+/// The active providers, by service.
+#[derive(Debug, Default)]
+pub struct Providers(RwLock<BTreeMap<String, Arc<ActiveProvider>>>);
+
+impl Providers {
+    pub fn get(&self, service: &str) -> Option<Arc<ActiveProvider>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(service).cloned()
+    }
+
+    pub fn services(&self) -> Vec<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    fn set(&self, service: &str, provider: ActiveProvider) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(service.to_owned(), Arc::new(provider));
+    }
+
+    fn remove(&self, service: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(service);
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error("{path} can't be read")]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Open(#[from] DbError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("no plugin for `{0}`; hint: `keywheel plugin list` shows what there is")]
+    NoSuchService(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Where a plugin file stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PluginState {
+    /// It serves its service.
+    Active,
+    /// It asks for more than was granted; the approved one keeps working.
+    PendingApproval,
+    /// Another file serves the same service.
+    Conflict,
+    /// It is no usable plugin; `reason` says why.
+    Refused,
+}
+
+/// One file of the folder, as `plugin list` shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PluginStatus {
+    pub file: String,
+    pub state: PluginState,
+    pub service: Option<String>,
+    pub title: Option<String>,
+    pub version: Option<String>,
+    pub digest: Option<String>,
+    pub reason: Option<String>,
+    /// What it may do, or what a pending one asks for beyond that, a line each.
+    pub permissions: Vec<String>,
+}
+
+/// What a plugin file turned out to be.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub digest: String,
+    pub manifest: Manifest,
+    shape: PoolShape,
+}
+
+/// Size, time and identity of a file: while these stay, its bytes are not read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    modified: Option<SystemTime>,
+    inode: u64,
+    device: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Seen {
+    stamp: Stamp,
+    result: Result<Candidate, String>,
+}
+
+#[derive(Debug)]
+pub struct Registry {
+    home: Home,
+    cache: Cache,
+    supervisor: Supervisor,
+    vault: Arc<Vault>,
+    writer: Writer,
+    providers: Arc<Providers>,
+    /// Held during a rescan: two at once would compile everything twice.
+    seen: tokio::sync::Mutex<HashMap<PathBuf, Seen>>,
+    status: Mutex<Vec<PluginStatus>>,
+    /// Woken whenever the active set changed.
+    changed: tokio::sync::watch::Sender<u64>,
+}
+
+/// What granted permissions look like in the provider's row.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Grants {
+    /// What the accepted manifest asked for.
+    accepted: Permissions,
+    /// The keys the operator lets the plugin see.
+    reveal: Vec<String>,
+}
+
+impl Registry {
+    pub fn new(home: &Home, supervisor: Supervisor, vault: Arc<Vault>, writer: Writer, providers: Arc<Providers>) -> Arc<Self> {
+        Arc::new(Self {
+            home: home.clone(),
+            cache: Cache::new(home),
+            supervisor,
+            vault,
+            writer,
+            providers,
+            seen: tokio::sync::Mutex::default(),
+            status: Mutex::default(),
+            changed: tokio::sync::watch::channel(0).0,
+        })
+    }
+
+    pub fn status(&self) -> Vec<PluginStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn reader(&self) -> Result<Reader, RegistryError> {
+        Ok(Reader::open(&self.home.database())?)
+    }
+
+    /// Compares the folder with what is active. Returns whether a file looks half-written, so
+    /// that another look soon is worth it.
+    ///
+    /// # Errors
+    /// Where the folder or the database can't be used; what is active stays so.
+    pub async fn rescan(&self) -> Result<bool, RegistryError> {
+        let mut seen = self.seen.lock().await;
+        let files = list(&self.home.plugins())?;
+        let unread: Vec<_> = files
+            .iter()
+            .filter(|(path, stamp)| seen.get(*path).is_none_or(|old| old.stamp != **stamp))
+            .map(|(path, stamp)| (path.clone(), stamp.clone()))
+            .collect();
+        let looked: Vec<_> = stream::iter(unread)
+            .map(|(path, stamp)| async move {
+                let result = self.look(&path, &stamp).await;
+                (path, Seen { stamp, result })
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        seen.retain(|path, _| files.contains_key(path));
+        seen.extend(looked);
+
+        let settling = seen.values().any(|file| file.result.is_err() && is_settling(&file.stamp));
+        let rows: BTreeMap<String, ProviderRow> =
+            self.reader()?.providers()?.into_iter().map(|row| (row.service.clone(), row)).collect();
+        let mut claimed: BTreeMap<String, Vec<(PathBuf, Candidate)>> = BTreeMap::new();
+        let mut status = Vec::new();
+        let mut paths: Vec<_> = seen.iter().collect();
+        paths.sort_by(|a, b| a.0.cmp(b.0));
+        for (path, file) in paths {
+            match &file.result {
+                Ok(candidate) => {
+                    let service = candidate.manifest.service.clone();
+                    claimed.entry(service).or_default().push((path.clone(), candidate.clone()));
+                }
+                Err(why) if !is_settling(&file.stamp) => status.push(refused(path, why)),
+                Err(_) => {}
+            }
+        }
+        let served: HashSet<String> = claimed.keys().cloned().collect();
+        let mut changed = false;
+        for (service, candidates) in claimed {
+            changed |= self.settle(&service, candidates, rows.get(&service), &mut status).await?;
+        }
+        for service in self.providers.services() {
+            if !served.contains(&service) {
+                tracing::info!(service, "plugin removed");
+                self.supervisor.remove(&service);
+                self.providers.remove(&service);
+                changed = true;
+            }
+        }
+        status.sort_by(|a, b| a.file.cmp(&b.file));
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+        if changed {
+            self.changed.send_modify(|count| *count += 1);
+            self.prune(&rows);
+        }
+        Ok(settling)
+    }
+
+    /// One service: which of its files serves it, and what that one may do.
+    async fn settle(
+        &self,
+        service: &str,
+        mut candidates: Vec<(PathBuf, Candidate)>,
+        row: Option<&ProviderRow>,
+        status: &mut Vec<PluginStatus>,
+    ) -> Result<bool, RegistryError> {
+        // The approved one stays; among newcomers the first by name, so that a rescan decides
+        // the same again.
+        let chosen = row
+            .and_then(|row| candidates.iter().position(|(_, found)| found.digest == row.plugin_digest))
+            .unwrap_or(0);
+        let (path, candidate) = candidates.remove(chosen);
+        for (other, found) in candidates {
+            status.push(PluginStatus {
+                reason: Some(format!("`{service}` is served by {}; hint: remove one of the two", name_of(&path))),
+                state: PluginState::Conflict,
+                ..described(&other, &found)
+            });
+        }
+        let asked = Permissions::of(&candidate.manifest);
+        let granted = row.map(grants_of);
+        let has_credentials = match row {
+            Some(_) => !self.reader()?.credentials(Some(service))?.is_empty(),
+            None => false,
+        };
+        let same = row.is_some_and(|row| row.plugin_digest == candidate.digest);
+        if let (Some(row), Some(granted), false, true) = (row, &granted, same, has_credentials) {
+            let difference = difference(&granted.accepted, &asked);
+            if difference.is_wider() {
+                status.push(PluginStatus {
+                    reason: Some(format!("asks for more than was granted; hint: `keywheel plugin approve {service}`")),
+                    state: PluginState::PendingApproval,
+                    permissions: difference.lines(),
+                    ..described(&path, &candidate)
+                });
+                if row.pending.as_ref().is_none_or(|pending| pending.plugin_digest != candidate.digest) {
+                    let pending = PendingProvider {
+                        plugin_digest: candidate.digest.clone(),
+                        manifest: candidate.manifest.clone(),
+                    };
+                    self.writer.set_provider_pending(service, Some(pending)).await?;
+                }
+                return self.keep_approved(service, row, granted).await;
+            }
+        }
+        status.push(PluginStatus { permissions: asked.lines(), ..described(&path, &candidate) });
+        let reveal = granted
+            .map(|granted| granted.reveal.into_iter().filter(|key| asked.reveal.contains(key)).collect())
+            .unwrap_or_default();
+        let grants = Grants { accepted: asked, reveal };
+        if !same || row.is_some_and(|row| row.pending.is_some() || row.state != "active") {
+            self.writer.put_provider(update(&candidate, &grants)?).await?;
+        }
+        self.activate(service, &candidate, grants.reveal, row).await
+    }
+
+    /// The approved version runs from the store while a newer file waits.
+    async fn keep_approved(&self, service: &str, row: &ProviderRow, granted: &Grants) -> Result<bool, RegistryError> {
+        if self.providers.get(service).is_some_and(|active| active.digest == row.plugin_digest) {
+            return Ok(false);
+        }
+        match self.inspect(&row.plugin_digest).await {
+            Ok(candidate) => self.activate(service, &candidate, granted.reveal.clone(), Some(row)).await,
+            Err(why) => {
+                tracing::error!(service, why, "the approved plugin can't be run from the store");
+                Ok(false)
+            }
+        }
+    }
+
+    async fn activate(
+        &self,
+        service: &str,
+        candidate: &Candidate,
+        reveal: Vec<String>,
+        row: Option<&ProviderRow>,
+    ) -> Result<bool, RegistryError> {
+        let active = self.providers.get(service);
+        if active.is_some_and(|active| active.digest == candidate.digest && active.reveal == reveal) {
+            return Ok(false);
+        }
+        let code = self
+            .cache
+            .load(&candidate.digest, &self.vault, self.supervisor.spawner(), self.supervisor.require_sandbox())
+            .await
+            .map_err(|error| RegistryError::Refused(error.to_string()))?;
+        self.supervisor.set(service, Code { digest: candidate.digest.clone(), file: code, shape: Some(candidate.shape) });
+        self.providers.set(
+            service,
+            ActiveProvider {
+                manifest: candidate.manifest.clone(),
+                digest: candidate.digest.clone(),
+                reveal,
+                validate_interval: row.and_then(|row| row.operator_validate_interval_seconds),
+            },
+        );
+        tracing::info!(service, digest = &candidate.digest[..12], version = candidate.manifest.version, "plugin active");
+        Ok(true)
+    }
+
+    /// Reads a file once: what is hashed here is what will run.
+    async fn look(&self, path: &Path, stamp: &Stamp) -> Result<Candidate, String> {
+        if stamp.bytes > limits::PLUGIN_BYTES {
+            return Err(format!("{} bytes, at most {} are allowed", stamp.bytes, limits::PLUGIN_BYTES));
+        }
+        let bytes = read_capped(path).map_err(|error| format!("can't be read: {error}"))?;
+        let digest = hex::encode(Sha256::digest(&bytes));
+        self.cache.keep(&digest, &bytes).map_err(|error| format!("can't be stored: {error}"))?;
+        drop(bytes);
+        let found = self.inspect(&digest).await;
+        if found.is_err() {
+            // Nothing refers to it, and a folder of broken files must not fill the store.
+            let _ = fs::remove_file(self.cache.stored(&digest));
+        }
+        found
+    }
+
+    /// Compiles and describes a plugin of the store.
+    async fn inspect(&self, digest: &str) -> Result<Candidate, String> {
+        let code = self
+            .cache
+            .load(digest, &self.vault, self.supervisor.spawner(), self.supervisor.require_sandbox())
+            .await
+            .map_err(|error| error.to_string())?;
+        let (manifest, shape) = self.supervisor.describe(code).await.map_err(|error| error.to_string())?;
+        manifest::check(&manifest).map_err(|error| error.to_string())?;
+        Ok(Candidate { digest: digest.to_owned(), manifest, shape })
+    }
+
+    /// What a file would be allowed, without installing it.
+    ///
+    /// # Errors
+    /// Why it is no usable plugin.
+    pub async fn check(&self, path: &Path) -> Result<PluginStatus, RegistryError> {
+        let stamp = stamp_of(path).map_err(|source| RegistryError::Folder { path: path.to_owned(), source })?;
+        let candidate = self.look(path, &stamp).await.map_err(RegistryError::Refused)?;
+        let row = self.reader()?.provider(&candidate.manifest.service)?;
+        let asked = Permissions::of(&candidate.manifest);
+        let mut lines = asked.lines();
+        if let Some(row) = row.filter(|row| row.plugin_digest != candidate.digest) {
+            let difference = difference(&grants_of(&row).accepted, &asked);
+            lines.push(format!("against version {} in use:", row.version));
+            let changes = difference.lines();
+            if changes.is_empty() {
+                lines.push("  asks for the same".into());
+            }
+            lines.extend(changes.into_iter().map(|line| format!("  {line}")));
+        }
+        Ok(PluginStatus { permissions: lines, ..described(path, &candidate) })
+    }
+
+    /// Grants what the plugin asks for: its pending version, or the keys it wants to see.
+    ///
+    /// # Errors
+    /// Where there is no such service or nothing to approve.
+    pub async fn approve(&self, service: &str) -> Result<Vec<String>, RegistryError> {
+        let row = self.reader()?.provider(service)?.ok_or_else(|| RegistryError::NoSuchService(service.to_owned()))?;
+        let granted = grants_of(&row);
+        self.supervisor.unpark(service);
+        let (manifest, digest) = match &row.pending {
+            Some(pending) => (pending.manifest.clone(), pending.plugin_digest.clone()),
+            None => (row.manifest.clone(), row.plugin_digest.clone()),
+        };
+        let asked = Permissions::of(&manifest);
+        let before = Permissions { reveal: granted.reveal, ..granted.accepted };
+        let lines = difference(&before, &asked).lines();
+        let grants = Grants { reveal: asked.reveal.clone(), accepted: asked };
+        self.writer
+            .put_provider(ProviderUpdate {
+                manifest,
+                plugin_digest: digest,
+                permissions_json: to_json(&grants)?,
+                state: "active".into(),
+                pending: None,
+            })
+            .await?;
+        self.rescan().await?;
+        Ok(lines)
+    }
+
+    /// Copies a plugin into the folder, whole or not at all.
+    ///
+    /// # Errors
+    /// Why it is no usable plugin, or why it can't be copied.
+    pub async fn install(&self, path: &Path) -> Result<PluginStatus, RegistryError> {
+        let checked = self.check(path).await?;
+        let service = checked.service.clone().unwrap_or_default();
+        let bytes = read_capped(path).map_err(|source| RegistryError::Folder { path: path.to_owned(), source })?;
+        let target = self
+            .file_of(&service)
+            .unwrap_or_else(|| self.home.plugins().join(format!("{service}.wasm")));
+        crate::config::write_atomically(&target, &bytes)
+            .map_err(|source| RegistryError::Folder { path: target.clone(), source })?;
+        self.rescan().await?;
+        let name = name_of(&target);
+        self.status()
+            .into_iter()
+            .find(|status| status.file == name)
+            .ok_or_else(|| RegistryError::Refused(format!("{name} was changed while it was installed")))
+    }
+
+    /// Removes a service's file; its credentials and reports stay.
+    ///
+    /// # Errors
+    /// Where no file serves it.
+    pub async fn remove(&self, service: &str) -> Result<String, RegistryError> {
+        let path = self.file_of(service).ok_or_else(|| RegistryError::NoSuchService(service.to_owned()))?;
+        fs::remove_file(&path).map_err(|source| RegistryError::Folder { path: path.clone(), source })?;
+        self.rescan().await?;
+        Ok(name_of(&path))
+    }
+
+    fn file_of(&self, service: &str) -> Option<PathBuf> {
+        let status = self.status();
+        let of = |state| {
+            status.iter().find(|status| status.service.as_deref() == Some(service) && status.state == state)
+        };
+        of(PluginState::Active)
+            .or_else(|| of(PluginState::PendingApproval))
+            .map(|status| self.home.plugins().join(&status.file))
+    }
+
+    fn prune(&self, rows: &BTreeMap<String, ProviderRow>) {
+        let mut used: HashSet<String> = rows.values().map(|row| row.plugin_digest.clone()).collect();
+        used.extend(rows.values().filter_map(|row| row.pending.as_ref()).map(|pending| pending.plugin_digest.clone()));
+        used.extend(self.status().into_iter().filter_map(|status| status.digest));
+        self.cache.prune(|digest| used.contains(digest));
+    }
+}
+
+fn update(candidate: &Candidate, grants: &Grants) -> Result<ProviderUpdate, RegistryError> {
+    Ok(ProviderUpdate {
+        manifest: candidate.manifest.clone(),
+        plugin_digest: candidate.digest.clone(),
+        permissions_json: to_json(grants)?,
+        state: "active".into(),
+        pending: None,
+    })
+}
+
+fn to_json(grants: &Grants) -> Result<String, RegistryError> {
+    serde_json::to_string(grants).map_err(|error| RegistryError::Refused(error.to_string()))
+}
+
+/// A row whose grants can't be read grants nothing.
+fn grants_of(row: &ProviderRow) -> Grants {
+    serde_json::from_str(&row.permissions_json).unwrap_or_default()
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn refused(path: &Path, why: &str) -> PluginStatus {
+    PluginStatus {
+        file: name_of(path),
+        state: PluginState::Refused,
+        service: None,
+        title: None,
+        version: None,
+        digest: None,
+        reason: Some(why.to_owned()),
+        permissions: Vec::new(),
+    }
+}
+
+fn described(path: &Path, candidate: &Candidate) -> PluginStatus {
+    PluginStatus {
+        file: name_of(path),
+        state: PluginState::Active,
+        service: Some(candidate.manifest.service.clone()),
+        title: Some(candidate.manifest.title.clone()),
+        version: Some(candidate.manifest.version.clone()),
+        digest: Some(candidate.digest.clone()),
+        reason: None,
+        permissions: Vec::new(),
+    }
+}
+
+fn is_settling(stamp: &Stamp) -> bool {
+    stamp.modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age < SETTLING)
+}
+
+fn stamp_of(path: &Path) -> std::io::Result<Stamp> {
+    let found = fs::metadata(path)?;
+    if !found.is_file() {
+        return Err(std::io::Error::other("not a file"));
+    }
+    Ok(Stamp { bytes: found.len(), modified: found.modified().ok(), inode: found.ino(), device: found.dev() })
+}
+
+/// The plugin files of the folder. A link counts as what it points to: its bytes are hashed
+/// like any other's, so a link that is turned elsewhere is a changed plugin.
+fn list(folder: &Path) -> Result<HashMap<PathBuf, Stamp>, RegistryError> {
+    let failed = |source| RegistryError::Folder { path: folder.to_owned(), source };
+    let mut files = HashMap::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        // A file that vanished meanwhile is looked at by the next scan, as absent.
+        if is_plugin_name(&path)
+            && let Ok(stamp) = stamp_of(&path)
+        {
+            files.insert(path, stamp);
+        }
+    }
+    Ok(files)
+}
+
+/// Reads at most one byte more than allowed, whatever the file's size was a moment ago.
+fn read_capped(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limits::PLUGIN_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limits::PLUGIN_BYTES {
+        return Err(std::io::Error::other(format!("more than {} bytes", limits::PLUGIN_BYTES)));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,719 @@
+//! One attempt, from its claim to its report: drives the worker's call, sends its requests
+//! through the egress, stores what the service issued before the plugin hears of it, and ends
+//! in exactly one report. The rules it follows are `decide` and `schedule`; here is only the
+//! order of things.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::Rotation;
+use super::decide::{self, Claimed, Plan, Rejected};
+use super::schedule::{self, Facts, Standing};
+use crate::credential::{Jar, Key, Millis, now};
+use crate::db::writer::{Claim, Finish, GenerationChange, MonitorUpdate, WriteError};
+use crate::db::{Action, SealedGeneration, SealedKey};
+use crate::egress::{Exchange, KeyChange, redact_text};
+use crate::limits;
+use crate::protocol::{Answer, Call, Context, Fault, KeyState, LogLevel, Outcome, Reason, Verdict};
+use crate::provider::{CommitClass, Resolved, ResolvedMethod};
+use crate::registry::ActiveProvider;
+use crate::report::{Report, iso8601};
+use crate::supervisor::{CallError, CallEvent};
+use crate::vault::{Place, Vault, VaultError};
+
+/// Between two looks of which the first said "dead": long enough for a service that was
+/// restarting, short beside any interval.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
+
+/// What one worker call came to.
+enum Ended {
+    Answered(Answer),
+    Faulted(Fault),
+    /// The worker died, could not be started, or the call ran out of time: nobody knows how
+    /// far it came.
+    Lost(String),
+}
+
+/// What the whole attempt came to, before it is written down.
+struct Conclusion {
+    verdict: Verdict,
+    change: GenerationChange,
+    /// The jar in force afterwards.
+    jar: Jar,
+    /// A new generation is in force.
+    promoted: bool,
+}
+
+pub struct Attempt<'a> {
+    engine: &'a Rotation,
+    claim: &'a Claim,
+    provider: Arc<ActiveProvider>,
+    resolved: Arc<Resolved>,
+    /// As the attempt found it.
+    current: Jar,
+    /// What is stored as pending, by this attempt or an earlier one.
+    pending: Option<(u32, Jar)>,
+    expiry_updates: Vec<(String, Option<Millis>)>,
+    deadline: Instant,
+    requests: u32,
+    worker: Option<String>,
+    method: Option<ResolvedMethod>,
+    /// The steps taken, for `meta.path`.
+    path: Vec<&'static str>,
+}
+
+/// Runs a claimed attempt and ends it in its report.
+///
+/// # Errors
+/// Where the report can't be written; the claim's journal row then leads to its recovery.
+pub async fn run(engine: &Rotation, claim: Claim) -> Result<Report, WriteError> {
+    let prepared = Attempt::prepare(engine, &claim);
+    let (conclusion, attempt) = match prepared {
+        Ok(mut attempt) => (attempt.conclude().await, Some(attempt)),
+        Err(why) => (
+            // Nothing was asked, so nothing is known of the service.
+            Ok(Conclusion { verdict: unfit(why), change: kept(&claim), jar: Jar::default(), promoted: false }),
+            None,
+        ),
+    };
+    let conclusion = conclusion?;
+    finish(engine, &claim, attempt, conclusion).await
+}
+
+fn unfit(why: String) -> Verdict {
+    Verdict::NeedsHuman(Reason { message: why, ..Reason::default() })
+}
+
+fn unknown(message: impl Into<String>) -> Verdict {
+    Verdict::Unknown(Reason { message: message.into(), ..Reason::default() })
+}
+
+const fn kept(claim: &Claim) -> GenerationChange {
+    if claim.pending.is_some() { GenerationChange::Keep } else { GenerationChange::None }
+}
+
+impl<'a> Attempt<'a> {
+    fn prepare(engine: &'a Rotation, claim: &'a Claim) -> Result<Self, String> {
+        let provider = engine
+            .providers
+            .get(&claim.service)
+            .ok_or_else(|| format!("no plugin serves `{}`; hint: put its .wasm file into the plugins folder", claim.service))?;
+        let resolved = crate::registry::manifest::resolve(&provider.manifest, &claim.settings, &claim.private_hosts)
+            .map_err(|error| format!("the settings no longer fit the plugin: {error}"))?;
+        let open = |sealed: &SealedGeneration| {
+            open_jar(&engine.vault, &claim.token.credential_id, sealed).map_err(|error| error.to_string())
+        };
+        let current = claim.current.as_ref().map(open).transpose()?.unwrap_or_default();
+        let pending = match &claim.pending {
+            Some(sealed) => Some((sealed.generation, open(sealed)?)),
+            None => None,
+        };
+        let named = claim.interrupted.as_ref().and_then(|before| before.method.as_ref()).or(claim.method.as_ref());
+        let method = match named {
+            Some(name) => resolved.methods.iter().find(|method| method.name == *name).cloned(),
+            None => resolved.methods.first().cloned(),
+        };
+        Ok(Self {
+            engine,
+            claim,
+            provider,
+            resolved: Arc::new(resolved),
+            current,
+            pending,
+            expiry_updates: Vec::new(),
+            deadline: Instant::now() + limits::ATTEMPT_WALL,
+            requests: 0,
+            worker: None,
+            method,
+            path: Vec::new(),
+        })
+    }
+
+    fn class(&self) -> CommitClass {
+        // Without a method nothing was rotated, and the mildest rules are right.
+        self.method.as_ref().map_or(CommitClass::Sliding, |method| method.commit_class)
+    }
+
+    async fn conclude(&mut self) -> Result<Conclusion, WriteError> {
+        let interrupted = self.claim.interrupted.as_ref();
+        let plan = decide::plan(Claimed {
+            action: self.claim.action,
+            has_pending: self.pending.is_some(),
+            interrupted: interrupted
+                .map(|before| (before.phase, before.commit_class.unwrap_or(CommitClass::BurnOnIssue))),
+        });
+        if interrupted.is_some() {
+            self.path.push("recovered");
+        }
+        match plan {
+            Plan::TestPending => self.test_pending().await,
+            Plan::Validate => self.validate_current().await,
+            Plan::Rotate => self.rotate().await,
+            Plan::Repeat => {
+                self.path.push("repeat");
+                self.rotate().await
+            }
+            Plan::ProbeCurrent => self.probe_after_lost_answer("a rotation was interrupted").await,
+        }
+    }
+
+    /// The plain case: does the secret in force still live?
+    async fn validate_current(&mut self) -> Result<Conclusion, WriteError> {
+        self.path.push("validate-current");
+        let jar = self.current.clone();
+        let verdict = self.validate(jar).await?;
+        // The service may have issued a new secret while it was only asked.
+        if self.pending.is_some() {
+            return match verdict {
+                Verdict::Valid(_) => self.test_pending().await,
+                // A logged-out answer never overwrites what may still live.
+                other => Ok(self.drop_pending(other)),
+            };
+        }
+        Ok(self.unchanged(verdict))
+    }
+
+    async fn rotate(&mut self) -> Result<Conclusion, WriteError> {
+        let Some(method) = self.method.clone() else {
+            let known: Vec<_> = self.resolved.methods.iter().map(|method| method.name.as_str()).collect();
+            let verdict = if known.is_empty() {
+                self.path.push("validate-only");
+                return self.validate_current().await;
+            } else {
+                unfit(format!(
+                    "method `{}` is gone from the plugin; known: {}",
+                    self.claim.method.as_deref().unwrap_or_default(),
+                    known.join(", ")
+                ))
+            };
+            return Ok(self.unchanged(verdict));
+        };
+        let from = self.claim.current.as_ref().map_or(0, |generation| generation.generation);
+        // The intent is durable before any request can leave.
+        self.engine
+            .writer
+            .journal_rotation(&self.claim.token, &method.name, method.commit_class, from)
+            .await?;
+        self.path.push("rotate");
+        let context = self.context(&self.current);
+        let ended = self.call(Call::Rotate(context, method.name.clone()), self.current.clone()).await?;
+        let outcome = match ended {
+            Ended::Answered(Answer::Rotated(outcome)) => outcome,
+            Ended::Answered(_) => return self.without_answer("the plugin answered another call").await,
+            Ended::Faulted(fault) => return self.without_answer(&fault.to_string()).await,
+            Ended::Lost(why) => return self.without_answer(&why).await,
+        };
+        if self.pending.is_some() {
+            // Whatever the plugin made of it: the service issued something.
+            return self.test_pending().await;
+        }
+        match outcome {
+            Outcome::Rotated(evidence) | Outcome::Unchanged(evidence) => {
+                // Nothing new to lose; whether the session was extended, validate shows.
+                let asked = evidence.next;
+                let mut conclusion = self.validate_current().await?;
+                if let Verdict::Valid(found) = &mut conclusion.verdict {
+                    found.next = found.next.or(asked);
+                    found.expires = found.expires.or(evidence.expires);
+                }
+                Ok(conclusion)
+            }
+            Outcome::Invalid(reason) => {
+                self.path.push("refused");
+                let jar = self.current.clone();
+                match self.validate(jar).await? {
+                    Verdict::Valid(_) => Ok(self.unchanged(Verdict::NeedsHuman(Reason {
+                        message: format!("rotation was refused and the present secret still works: {}", reason.message),
+                        ..reason
+                    }))),
+                    Verdict::Invalid(_) => Ok(self.unchanged(Verdict::Invalid(reason))),
+                    other => Ok(self.unchanged(other)),
+                }
+            }
+            Outcome::NeedsHuman(reason) => Ok(self.unchanged(Verdict::NeedsHuman(reason))),
+            Outcome::Unknown(reason) => match decide::after_lost_answer(method.commit_class) {
+                Plan::ProbeCurrent => self.probe_after_lost_answer(&reason.message).await,
+                _ => Ok(self.unchanged(Verdict::Unknown(reason))),
+            },
+        }
+    }
+
+    /// The call ended without an answer: what was captured decides, then the commit class.
+    async fn without_answer(&mut self, why: &str) -> Result<Conclusion, WriteError> {
+        self.path.push("no-answer");
+        if self.pending.is_some() {
+            return self.test_pending().await;
+        }
+        match decide::after_lost_answer(self.class()) {
+            Plan::ProbeCurrent => self.probe_after_lost_answer(why).await,
+            // Repeated by the schedule, with its backoff.
+            _ => Ok(self.unchanged(unknown(why))),
+        }
+    }
+
+    async fn probe_after_lost_answer(&mut self, why: &str) -> Result<Conclusion, WriteError> {
+        self.path.push("probe-current");
+        let jar = self.current.clone();
+        let verdict = match self.validate(jar).await? {
+            // The old secret lives, so nothing was spent, and the schedule may repeat.
+            Verdict::Valid(_) => unknown(format!("{why}; the present secret still works, so rotation will be repeated")),
+            Verdict::Invalid(reason) => Verdict::NeedsHuman(Reason {
+                message: format!("{why}, and the present secret is dead: {}", reason.message),
+                ..reason
+            }),
+            other => other,
+        };
+        Ok(self.unchanged(verdict))
+    }
+
+    /// A pending generation becomes current only by the service's own word.
+    async fn test_pending(&mut self) -> Result<Conclusion, WriteError> {
+        self.path.push("validate-pending");
+        let Some((_, jar)) = self.pending.clone() else { return Ok(self.unchanged(unknown("nothing is pending"))) };
+        let lost = decide::lost_keys(&jar, &self.resolved.keys);
+        if !lost.is_empty() {
+            self.path.push("regressed");
+            let reason = Reason {
+                message: format!("the service's answer deleted the required key `{}`", lost.join("`, `")),
+                ..Reason::default()
+            };
+            return Ok(self.drop_pending(Verdict::Invalid(reason)));
+        }
+        let verdict = self.validate(jar).await?;
+        // Validating may have captured again; the newest jar is the one in force.
+        let Some((generation, jar)) = self.pending.clone() else { return Ok(self.unchanged(verdict)) };
+        match verdict {
+            Verdict::Valid(evidence) => {
+                let seen = evidence.identity.as_deref();
+                if decide::other_account(self.claim.identity.as_deref(), seen) {
+                    self.path.push("other-account");
+                    return Ok(self.drop_pending(unfit(format!(
+                        "the new secret belongs to account {}, this credential to {}",
+                        seen.unwrap_or_default(),
+                        self.claim.identity.as_deref().unwrap_or_default()
+                    ))));
+                }
+                self.path.push("promoted");
+                Ok(Conclusion {
+                    verdict: Verdict::Valid(evidence),
+                    change: GenerationChange::Promote(generation),
+                    jar,
+                    promoted: true,
+                })
+            }
+            Verdict::Invalid(reason) => match decide::rejected_pending(self.class()) {
+                Rejected::KeepForHuman => Ok(self.keep_pending(Verdict::NeedsHuman(Reason {
+                    message: format!("the new secret is refused and the old one died when it was issued: {}", reason.message),
+                    ..reason
+                }))),
+                Rejected::Drop => {
+                    self.path.push("dropped");
+                    self.pending = None;
+                    let current = self.current.clone();
+                    let verdict = match self.validate(current).await? {
+                        Verdict::Valid(_) => unknown(format!("the new secret was refused ({}); the old one still works", reason.message)),
+                        other => other,
+                    };
+                    Ok(Conclusion { change: GenerationChange::Drop(generation), ..self.unchanged(verdict) })
+                }
+            },
+            other => Ok(self.keep_pending(other)),
+        }
+    }
+
+    fn unchanged(&self, verdict: Verdict) -> Conclusion {
+        let change = if self.pending.is_some() { GenerationChange::Keep } else { GenerationChange::None };
+        Conclusion { verdict, change, jar: self.current.clone(), promoted: false }
+    }
+
+    fn keep_pending(&mut self, verdict: Verdict) -> Conclusion {
+        self.path.push("kept-pending");
+        self.unchanged(verdict)
+    }
+
+    fn drop_pending(&mut self, verdict: Verdict) -> Conclusion {
+        self.path.push("dropped");
+        let change = self.pending.take().map_or(GenerationChange::None, |(generation, _)| GenerationChange::Drop(generation));
+        Conclusion { verdict, change, jar: self.current.clone(), promoted: false }
+    }
+
+    /// Asks the plugin whether this jar lives; "dead" is believed only the second time.
+    async fn validate(&mut self, jar: Jar) -> Result<Verdict, WriteError> {
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            let context = self.context(&jar);
+            let verdict = match self.call(Call::Validate(context), jar.clone()).await? {
+                Ended::Answered(Answer::Validated(verdict)) => verdict,
+                Ended::Answered(_) => unfit("the plugin answered another call".into()),
+                // A plugin's own trouble says nothing of the credential.
+                Ended::Faulted(fault) => unfit(fault.to_string()),
+                Ended::Lost(why) => unknown(why),
+            };
+            match verdict {
+                Verdict::Invalid(_) if looks == 1 && Instant::now() + SECOND_LOOK < self.deadline => {
+                    self.path.push("second-look");
+                    tokio::time::sleep(SECOND_LOOK).await;
+                }
+                Verdict::Valid(evidence)
+                    if decide::other_account(self.claim.identity.as_deref(), evidence.identity.as_deref()) =>
+                {
+                    return Ok(unfit(format!(
+                        "the service says account {}, this credential was pinned to {}; hint: import the right account, or add this one as a credential of its own",
+                        evidence.identity.as_deref().unwrap_or_default(),
+                        self.claim.identity.as_deref().unwrap_or_default()
+                    )));
+                }
+                verdict => return Ok(verdict),
+            }
+        }
+    }
+
+    fn context(&self, jar: &Jar) -> Context {
+        let mut keys: Vec<KeyState> = self
+            .resolved
+            .keys
+            .iter()
+            .map(|spec| {
+                let key = jar.get(&spec.name);
+                KeyState {
+                    name: spec.name.clone(),
+                    present: key.is_some(),
+                    fingerprint: key.map(|key| key.fingerprint.clone()),
+                    expires: key.and_then(|key| key.expires),
+                }
+            })
+            .collect();
+        keys.sort_by(|a, b| a.name.cmp(&b.name));
+        Context {
+            credential_id: self.claim.token.credential_id.clone(),
+            profile_id: self.claim.profile_id.clone(),
+            settings: self.resolved.settings.clone(),
+            keys,
+            attempt: self.claim.attempt_number,
+            now: now(),
+            extras: Vec::new(),
+        }
+    }
+
+    /// Runs one call and serves what it asks for. Only a failure to write is an error here.
+    async fn call(&mut self, call: Call, jar: Jar) -> Result<Ended, WriteError> {
+        let deadline = self.deadline.min(Instant::now() + limits::CALL_WALL);
+        let supervisor = self.engine.supervisor.clone();
+        let started = tokio::time::timeout_at(deadline, supervisor.call(&self.claim.service, call)).await;
+        let mut running = match started {
+            Ok(Ok(running)) => running,
+            Ok(Err(error @ (CallError::Parked { .. } | CallError::NoPlugin(_) | CallError::Unfit(_)))) => {
+                return Ok(Ended::Faulted(Fault::Load(error.to_string())));
+            }
+            Ok(Err(error)) => return Ok(Ended::Lost(error.to_string())),
+            Err(_) => return Ok(Ended::Lost("no worker was free before the attempt's deadline".into())),
+        };
+        self.worker = Some(running.worker_id().to_owned());
+        let mut exchange = Exchange::new(Arc::clone(&self.resolved), jar, deadline);
+        loop {
+            let event = match tokio::time::timeout_at(deadline, running.next()).await {
+                Ok(Ok(event)) => event,
+                Ok(Err(error)) => return Ok(Ended::Lost(error.to_string())),
+                Err(_) => return Ok(Ended::Lost(format!("the call took over {} s", limits::CALL_WALL.as_secs()))),
+            };
+            match event {
+                CallEvent::Http(request) => {
+                    self.requests += 1;
+                    let result = self.engine.egress.send(&mut exchange, request).await;
+                    let (changes, result) = match result {
+                        Ok(exchanged) => (exchanged.changes, Ok(exchanged.response)),
+                        // A redirect may have set a cookie before a later hop failed.
+                        Err(error) => (exchange.take_changes(), Err(error)),
+                    };
+                    self.keep(&exchange, &changes).await?;
+                    running.http_done(result);
+                }
+                CallEvent::Reveal(key) => running.reveal_done(self.reveal(&exchange, &key)),
+                CallEvent::Log(level, line) => self.log(&exchange, level, &line),
+                CallEvent::Finished(Ok(answer)) => return Ok(Ended::Answered(self.redacted(&exchange, answer))),
+                CallEvent::Finished(Err(fault)) => {
+                    return Ok(Ended::Faulted(match fault {
+                        Fault::Guest(text) => Fault::Guest(clean(&exchange, &text)),
+                        Fault::Trap(text) => Fault::Trap(clean(&exchange, &text)),
+                        Fault::Limit(text) => Fault::Limit(text),
+                        Fault::Load(text) => Fault::Load(text),
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Stores what the service just issued, durably, before anybody else hears of it.
+    async fn keep(&mut self, exchange: &Exchange, changes: &[KeyChange]) -> Result<(), WriteError> {
+        let mut issued = false;
+        for change in changes {
+            match change {
+                KeyChange::Set(_) | KeyChange::Deleted(_) => issued = true,
+                KeyChange::Touched(key) => {
+                    self.expiry_updates.retain(|(name, _)| *name != key.name);
+                    self.expiry_updates.push((key.name.clone(), key.expires));
+                }
+            }
+        }
+        if !issued {
+            return Ok(());
+        }
+        let generation = self.claim.next_generation;
+        let jar = exchange.jar.clone();
+        let sealed = seal_jar(&self.engine.vault, &self.claim.token.credential_id, generation, &jar)
+            .map_err(|error| WriteError::Invalid(error.to_string()))?;
+        self.engine.writer.store_pending(&self.claim.token, generation, sealed).await?;
+        self.pending = Some((generation, jar));
+        Ok(())
+    }
+
+    fn reveal(&self, exchange: &Exchange, key: &str) -> Result<Vec<u8>, String> {
+        if !self.provider.reveal.iter().any(|granted| granted == key) {
+            return Err(format!(
+                "key `{key}` is not revealed to this plugin; hint: `keywheel plugin approve {}` shows what it asks for",
+                self.claim.service
+            ));
+        }
+        let found = exchange.jar.get(key).ok_or_else(|| format!("this credential has no key `{key}`"))?;
+        Ok(found.secret.expose().to_vec())
+    }
+
+    fn log(&self, exchange: &Exchange, level: LogLevel, line: &str) {
+        let line = redact_text(exchange, line);
+        let (service, credential) = (self.claim.service.as_str(), self.claim.token.credential_id.as_str());
+        match level {
+            LogLevel::Debug => tracing::debug!(target: "plugin", service, credential, "{line}"),
+            LogLevel::Info => tracing::info!(target: "plugin", service, credential, "{line}"),
+            LogLevel::Warn => tracing::warn!(target: "plugin", service, credential, "{line}"),
+            LogLevel::Error => tracing::error!(target: "plugin", service, credential, "{line}"),
+        }
+    }
+
+    /// A plugin's words end in reports and logs, so they are cleaned like a service's.
+    fn redacted(&self, exchange: &Exchange, answer: Answer) -> Answer {
+        let reason = |mut reason: Reason| {
+            reason.message = clean(exchange, &reason.message);
+            reason
+        };
+        let evidence = |mut evidence: crate::protocol::Evidence| {
+            evidence.note = evidence.note.map(|note| clean(exchange, &note));
+            evidence.identity = evidence.identity.map(|identity| clean(exchange, &identity));
+            evidence
+        };
+        match answer {
+            Answer::Validated(verdict) => Answer::Validated(match verdict {
+                Verdict::Valid(found) => Verdict::Valid(evidence(found)),
+                Verdict::Invalid(why) => Verdict::Invalid(reason(why)),
+                Verdict::Unknown(why) => Verdict::Unknown(reason(why)),
+                Verdict::NeedsHuman(why) => Verdict::NeedsHuman(reason(why)),
+            }),
+            Answer::Rotated(outcome) => Answer::Rotated(match outcome {
+                Outcome::Rotated(found) => Outcome::Rotated(evidence(found)),
+                Outcome::Unchanged(found) => Outcome::Unchanged(evidence(found)),
+                Outcome::Invalid(why) => Outcome::Invalid(reason(why)),
+                Outcome::Unknown(why) => Outcome::Unknown(reason(why)),
+                Outcome::NeedsHuman(why) => Outcome::NeedsHuman(reason(why)),
+            }),
+            Answer::Described(manifest) => Answer::Described(manifest),
+        }
+    }
+}
+
+/// Writes the report, the monitor row and the generation change in one transaction.
+async fn finish(
+    engine: &Rotation,
+    claim: &Claim,
+    attempt: Option<Attempt<'_>>,
+    conclusion: Conclusion,
+) -> Result<Report, WriteError> {
+    let Conclusion { verdict, change, jar, promoted } = conclusion;
+    let finished = now();
+    let standing = match &verdict {
+        Verdict::Valid(_) => Standing::Alive,
+        Verdict::Unknown(_) => Standing::Unclear,
+        Verdict::Invalid(_) | Verdict::NeedsHuman(_) => Standing::Dead,
+    };
+    let failures = if standing == Standing::Alive { 0 } else { claim.consecutive_failures.saturating_add(1) };
+    let empty = Vec::new();
+    let updates = attempt.as_ref().map_or(&empty, |attempt| &attempt.expiry_updates);
+    let expires = expiry(&verdict, &jar, updates, attempt.as_ref()).or_else(|| {
+        // An unclear answer changes nothing of what was known before.
+        if standing == Standing::Alive { None } else { claim.expires_at }
+    });
+    let (asked, message, identity) = match &verdict {
+        Verdict::Valid(found) => (found.next, found.note.clone(), found.identity.clone()),
+        Verdict::Invalid(why) | Verdict::Unknown(why) | Verdict::NeedsHuman(why) => {
+            (why.retry_after, Some(why.message.clone()), None)
+        }
+    };
+    let manifest = attempt.as_ref().map(|attempt| &attempt.provider.manifest);
+    let interval = claim
+        .validate_interval_override
+        .or_else(|| attempt.as_ref().and_then(|attempt| attempt.provider.validate_interval))
+        .or_else(|| manifest.map(|manifest| manifest.validate_interval))
+        .unwrap_or(3_600);
+    let (next_due, next_action) = schedule::next(&Facts {
+        now: finished,
+        standing,
+        action: claim.action,
+        interval: Millis::from(interval) * 1_000,
+        expires,
+        issued: if promoted { finished } else { claim.rotated_at },
+        max_age: manifest.and_then(|manifest| manifest.max_age).map(|age| Millis::from(age) * 1_000),
+        can_rotate: attempt.as_ref().is_some_and(|attempt| !attempt.resolved.methods.is_empty()),
+        consecutive_failures: failures,
+        asked: asked.map(|seconds| Millis::from(seconds) * 1_000),
+        spread: spread(&claim.token.credential_id, claim.attempt_number),
+    });
+    let report = Report {
+        cookie_id: claim.token.credential_id.clone(),
+        profile_id: claim.profile_id.clone(),
+        service: claim.service.clone(),
+        validate_url: attempt.as_ref().map(|attempt| attempt.resolved.validate_url.clone()).unwrap_or_default(),
+        cookie_keys: jar.keys.iter().map(|key| (key.name.clone(), key.fingerprint.clone())).collect(),
+        status: decide::status(&verdict),
+        message: message.map(|message| clipped(&message)),
+        started_at: iso8601(claim.started_at),
+        finished_at: iso8601(finished),
+        attempt_number: claim.attempt_number,
+        meta: meta(claim, attempt.as_ref(), &verdict, promoted, change),
+    };
+    let end = Finish {
+        token: claim.token.clone(),
+        report: report.clone(),
+        verdict: verdict.as_str().to_owned(),
+        monitor: MonitorUpdate {
+            consecutive_failures: failures,
+            expires_at: expires,
+            next_due_at: Some(next_due),
+            next_action,
+        },
+        generations: change,
+        expiry_updates: if promoted { Vec::new() } else { updates.clone() },
+        identity,
+    };
+    engine.writer.finish(end).await?;
+    let level_ok = standing == Standing::Alive;
+    if level_ok {
+        tracing::debug!(credential = report.cookie_id, service = report.service, attempt = report.attempt_number, rotated = promoted, "attempt succeeded");
+    } else {
+        tracing::warn!(credential = report.cookie_id, service = report.service, attempt = report.attempt_number, verdict = verdict.as_str(), message = report.message, "attempt did not succeed");
+    }
+    Ok(report)
+}
+
+fn meta(
+    claim: &Claim,
+    attempt: Option<&Attempt<'_>>,
+    verdict: &Verdict,
+    promoted: bool,
+    change: GenerationChange,
+) -> serde_json::Map<String, serde_json::Value> {
+    let mut meta = serde_json::Map::new();
+    meta.insert("verdict".into(), json!(verdict.as_str()));
+    meta.insert("action".into(), json!(claim.action.as_str()));
+    if promoted {
+        meta.insert("rotated".into(), json!(true));
+    }
+    if let GenerationChange::Promote(generation) = change {
+        meta.insert("generation".into(), json!(generation));
+    }
+    if let Some(attempt) = attempt {
+        meta.insert("path".into(), json!(attempt.path));
+        meta.insert("requests".into(), json!(attempt.requests));
+        meta.insert("worker".into(), json!(attempt.worker));
+        meta.insert("plugin".into(), json!(attempt.provider.digest));
+        if claim.action == Action::Rotate
+            && let Some(method) = &attempt.method
+        {
+            meta.insert("method".into(), json!(method.name));
+            meta.insert("commitClass".into(), json!(method.commit_class.as_str()));
+        }
+    }
+    meta
+}
+
+/// When the jar in force stops working: the plugin's word, or the first required key to go.
+fn expiry(
+    verdict: &Verdict,
+    jar: &Jar,
+    updates: &[(String, Option<Millis>)],
+    attempt: Option<&Attempt<'_>>,
+) -> Option<Millis> {
+    if let Verdict::Valid(found) = verdict
+        && let Some(expires) = found.expires
+    {
+        return Some(expires);
+    }
+    let keys = &attempt?.resolved.keys;
+    let expires_of = |key: &Key| {
+        updates.iter().find(|(name, _)| *name == key.name).map_or(key.expires, |(_, expires)| *expires)
+    };
+    jar.keys
+        .iter()
+        .filter(|key| keys.iter().any(|spec| spec.name == key.name))
+        .filter_map(expires_of)
+        .min()
+}
+
+fn clean(exchange: &Exchange, text: &str) -> String {
+    redact_text(exchange, text).into_owned()
+}
+
+/// A report's message is one readable line, whoever wrote it.
+fn clipped(message: &str) -> String {
+    const LONGEST: usize = 500;
+    let mut line: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
+    if message.chars().count() > LONGEST {
+        line.push('…');
+    }
+    line
+}
+
+/// Evenly spread and the same on every host: FNV-1a over the id and the attempt.
+fn spread(credential: &str, attempt: u32) -> u64 {
+    credential
+        .bytes()
+        .chain(attempt.to_le_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Opens every key of a stored generation.
+///
+/// # Errors
+/// Where a value was changed, moved or sealed with another master key.
+pub fn open_jar(vault: &Vault, credential: &str, sealed: &SealedGeneration) -> Result<Jar, VaultError> {
+    let open = |key: &SealedKey| {
+        let place = Place { credential, generation: sealed.generation, key: &key.name };
+        Ok(Key {
+            name: key.name.clone(),
+            secret: vault.open_sealed(place, &key.sealed)?,
+            fingerprint: key.fingerprint.clone(),
+            expires: key.expires,
+            cookie: key.cookie.clone(),
+        })
+    };
+    Ok(Jar { keys: sealed.keys.iter().map(open).collect::<Result<_, _>>()? })
+}
+
+/// Seals every key for the generation it is about to become.
+///
+/// # Errors
+/// Where the system gives no random bytes.
+pub fn seal_jar(vault: &Vault, credential: &str, generation: u32, jar: &Jar) -> Result<Vec<SealedKey>, VaultError> {
+    let seal = |key: &Key| {
+        let place = Place { credential, generation, key: &key.name };
+        Ok(SealedKey {
+            name: key.name.clone(),
+            sealed: vault.seal(place, &key.secret)?,
+            fingerprint: key.fingerprint.clone(),
+            expires: key.expires,
+            cookie: key.cookie.clone(),
+        })
+    };
+    jar.keys.iter().map(seal).collect()
+}

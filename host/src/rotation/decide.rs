@@ -1,0 +1,153 @@
+//! What a rotation's facts lead to: commit classes, promotion and recovery. Pure and small, so
+//! that every rule can be read in one place and tested as a table. It never does I/O.
+
+use crate::credential::Jar;
+use crate::db::{Action, Phase};
+use crate::protocol::Verdict;
+use crate::provider::{CommitClass, KeySpec};
+use crate::report::Status;
+
+/// How an attempt begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    Validate,
+    Rotate,
+    /// A pending generation waits for its verdict, from this attempt or an earlier one.
+    TestPending,
+    /// A rotation may have reached the service and left nothing: learn whether the old secret
+    /// still lives before anything is repeated.
+    ProbeCurrent,
+    /// A rotation may have reached the service, and repeating it harms nothing.
+    Repeat,
+}
+
+/// What is known when a credential is claimed.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimed {
+    pub action: Action,
+    pub has_pending: bool,
+    /// The attempt began before a crash, and came this far.
+    pub interrupted: Option<(Phase, CommitClass)>,
+}
+
+pub fn plan(claimed: Claimed) -> Plan {
+    if claimed.has_pending {
+        return Plan::TestPending;
+    }
+    match claimed.interrupted {
+        // The intent is written before the request, so without it none has left.
+        Some((Phase::Claimed, _)) | None => match claimed.action {
+            Action::Validate => Plan::Validate,
+            Action::Rotate => Plan::Rotate,
+        },
+        Some((Phase::Rotating | Phase::Captured, class)) => after_lost_answer(class),
+    }
+}
+
+/// A rotation request left and no answer is known.
+pub const fn after_lost_answer(class: CommitClass) -> Plan {
+    match class {
+        CommitClass::Sliding | CommitClass::Additive | CommitClass::CommitOnUse => Plan::Repeat,
+        CommitClass::Grace | CommitClass::BurnOnIssue => Plan::ProbeCurrent,
+    }
+}
+
+/// What becomes of a pending generation that the service calls invalid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejected {
+    /// The old secret is the better one.
+    Drop,
+    /// The old one died when this was issued: keep both, and call a human.
+    KeepForHuman,
+}
+
+pub const fn rejected_pending(class: CommitClass) -> Rejected {
+    match class {
+        CommitClass::BurnOnIssue => Rejected::KeepForHuman,
+        CommitClass::Sliding | CommitClass::Additive | CommitClass::CommitOnUse | CommitClass::Grace => {
+            Rejected::Drop
+        }
+    }
+}
+
+/// The required keys a jar lacks; with any, it is never promoted.
+pub fn lost_keys<'a>(jar: &Jar, keys: &'a [KeySpec]) -> Vec<&'a str> {
+    keys.iter()
+        .filter(|key| key.required && jar.get(&key.name).is_none())
+        .map(|key| key.name.as_str())
+        .collect()
+}
+
+/// Whether the account a service names is another than the pinned one.
+pub fn other_account(pinned: Option<&str>, seen: Option<&str>) -> bool {
+    matches!((pinned, seen), (Some(pinned), Some(seen)) if pinned != seen)
+}
+
+/// The contract's status of a verdict (DESIGN §6).
+pub const fn status(verdict: &Verdict) -> Status {
+    match verdict {
+        Verdict::Valid(_) => Status::Success,
+        Verdict::Invalid(_) => Status::ValidationFailed,
+        Verdict::Unknown(_) => Status::Unreachable,
+        Verdict::NeedsHuman(_) => Status::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claimed(action: Action, has_pending: bool, interrupted: Option<(Phase, CommitClass)>) -> Plan {
+        plan(Claimed { action, has_pending, interrupted })
+    }
+
+    #[test]
+    fn a_pending_generation_is_tested_before_anything_else() {
+        for action in [Action::Validate, Action::Rotate] {
+            for class in CommitClass::ALL {
+                for phase in [Phase::Claimed, Phase::Rotating, Phase::Captured] {
+                    assert_eq!(claimed(action, true, Some((phase, class))), Plan::TestPending);
+                }
+            }
+            assert_eq!(claimed(action, true, None), Plan::TestPending);
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_never_asked_the_service_just_starts_over() {
+        for class in CommitClass::ALL {
+            assert_eq!(claimed(Action::Rotate, false, Some((Phase::Claimed, class))), Plan::Rotate);
+            assert_eq!(claimed(Action::Validate, false, Some((Phase::Claimed, class))), Plan::Validate);
+        }
+    }
+
+    #[test]
+    fn only_classes_whose_old_secret_survives_are_repeated_after_a_lost_answer() {
+        let table = [
+            (CommitClass::Sliding, Plan::Repeat),
+            (CommitClass::Additive, Plan::Repeat),
+            (CommitClass::CommitOnUse, Plan::Repeat),
+            (CommitClass::Grace, Plan::ProbeCurrent),
+            (CommitClass::BurnOnIssue, Plan::ProbeCurrent),
+        ];
+        for (class, expected) in table {
+            assert_eq!(claimed(Action::Rotate, false, Some((Phase::Rotating, class))), expected, "{class}");
+        }
+    }
+
+    #[test]
+    fn a_rejected_secret_is_kept_only_where_the_old_one_is_dead() {
+        for class in CommitClass::ALL {
+            let keep = class == CommitClass::BurnOnIssue;
+            assert_eq!(rejected_pending(class) == Rejected::KeepForHuman, keep, "{class}");
+        }
+    }
+
+    #[test]
+    fn an_account_is_another_only_when_both_are_known_and_differ() {
+        assert!(other_account(Some("ann"), Some("bob")));
+        for (pinned, seen) in [(None, None), (None, Some("a")), (Some("a"), None), (Some("a"), Some("a"))] {
+            assert!(!other_account(pinned, seen));
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! `describe` panics.
+#![cfg_attr(target_family = "wasm", no_std)]
+
+use keywheel_guests::*;
+use keywheel_sdk::prelude::*;
+
+struct Guest;
+
+impl Provider for Guest {
+    fn describe() -> Manifest {
+        panic!("this guest panics in describe")
+    }
+
+    fn validate(cx: &Cx) -> Result<Verdict> {
+        check(cx)
+    }
+
+    fn rotate(cx: &Cx, _method: &str) -> Result<Outcome> {
+        refresh(cx)
+    }
+}
+
+keywheel_sdk::export!(Guest);
