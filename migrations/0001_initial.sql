@@ -48,7 +48,9 @@ CREATE TABLE credentials (
     private_hosts_json        TEXT    NOT NULL,
     -- The operator's pick; NULL: the provider's methods in their order.
     method                    TEXT,
+    -- The operator's cadence for this credential; NULL: the provider's.
     validate_interval_seconds INTEGER CHECK (validate_interval_seconds >= 1),
+    max_age_seconds           INTEGER CHECK (max_age_seconds >= 1),
     -- The account this credential is pinned to, as the service names it.
     identity                  TEXT,
     paused                    INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),

@@ -53,6 +53,7 @@ pub struct AddCredential {
     pub private_hosts: Vec<String>,
     pub method: Option<String>,
     pub validate_interval: Option<u32>,
+    pub max_age: Option<u32>,
     pub keys: Vec<KeyInput>,
 }
 
@@ -134,7 +135,9 @@ impl Refusal {
 impl From<WriteError> for Refusal {
     fn from(error: WriteError) -> Self {
         let kind = match &error {
-            WriteError::Duplicate { .. } | WriteError::Invalid(_) | WriteError::Stale { .. } => RefusalKind::BadInput,
+            WriteError::Duplicate { .. } | WriteError::Invalid(_) | WriteError::Stale { .. } => {
+                RefusalKind::BadInput
+            }
             WriteError::NotFound { .. } => RefusalKind::NotFound,
             WriteError::Busy { .. } | WriteError::Fenced { .. } => RefusalKind::Busy,
             _ => RefusalKind::Unavailable,
@@ -207,7 +210,9 @@ async fn answer(client: UnixStream, host: &Host) -> io::Result<()> {
     let outcome = match serde_json::from_slice::<Operation>(&line) {
         Ok(operation) => host.carry_out(operation).await,
         // The line may hold a secret, so the error doesn't quote it.
-        Err(error) => Err(Refusal::bad_input(format!("not an operation of this version (column {})", error.column()))),
+        Err(error) => {
+            Err(Refusal::bad_input(format!("not an operation of this version (column {})", error.column())))
+        }
     };
     let mut reply = serde_json::to_vec(&outcome).map_err(io::Error::other)?;
     reply.push(b'\n');
@@ -221,7 +226,9 @@ async fn answer(client: UnixStream, host: &Host) -> io::Result<()> {
 pub async fn ask(socket: &Path, operation: &Operation) -> io::Result<Option<Result<Outcome, Refusal>>> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     };
     let (from, mut to) = stream.into_split();

@@ -90,7 +90,10 @@ impl Host {
         let marker = writer.remember("vault_marker", vault.marker()?).await?;
         vault.check_marker(&marker)?;
         let extra_ca_pem = match &config.extra_ca_file {
-            Some(path) => Some(std::fs::read(path).map_err(|source| OpenError::Io { what: "extra_ca_file can't be read", source })?),
+            Some(path) => Some(
+                std::fs::read(path)
+                    .map_err(|source| OpenError::Io { what: "extra_ca_file can't be read", source })?,
+            ),
             None => None,
         };
         let of_egress = Arc::clone(&vault);
@@ -101,8 +104,13 @@ impl Host {
         let supervisor = Supervisor::new(options.executable, config.isolation == Isolation::Strict)
             .map_err(|source| OpenError::Io { what: "the spawner can't be started", source })?;
         let providers = Arc::new(Providers::default());
-        let registry =
-            Registry::new(&home, supervisor.clone(), Arc::clone(&vault), writer.clone(), Arc::clone(&providers));
+        let registry = Registry::new(
+            &home,
+            supervisor.clone(),
+            Arc::clone(&vault),
+            writer.clone(),
+            Arc::clone(&providers),
+        );
         let rotation = Rotation::new(
             supervisor.clone(),
             Arc::new(egress),
@@ -136,17 +144,30 @@ impl Host {
     /// A refusal in words, with its kind.
     pub async fn carry_out(&self, operation: Operation) -> Result<Outcome, Refusal> {
         match operation {
-            Operation::Status => Ok(Outcome::Status { workers: self.supervisor.status(), plugins: self.registry.status(), in_flight: self.rotation.in_flight() }),
+            Operation::Status => Ok(Outcome::Status {
+                workers: self.supervisor.status(),
+                plugins: self.registry.status(),
+                in_flight: self.rotation.in_flight(),
+            }),
             Operation::PluginList => {
-                self.registry.rescan().await?;
+                // A person who just copied a file wants its verdict, not "wait".
+                while self.registry.rescan().await? {
+                    tokio::time::sleep(registry::SETTLING / 4).await;
+                }
                 Ok(Outcome::Plugins(self.registry.status()))
             }
             Operation::PluginCheck { path } => Ok(Outcome::Plugins(vec![self.registry.check(&path).await?])),
-            Operation::PluginInstall { path } => Ok(Outcome::Plugins(vec![self.registry.install(&path).await?])),
-            Operation::PluginApprove { service } => Ok(Outcome::Lines(self.registry.approve(&service).await?)),
+            Operation::PluginInstall { path } => {
+                Ok(Outcome::Plugins(vec![self.registry.install(&path).await?]))
+            }
+            Operation::PluginApprove { service } => {
+                Ok(Outcome::Lines(self.registry.approve(&service).await?))
+            }
             Operation::PluginRemove { service } => {
                 let file = self.registry.remove(&service).await?;
-                Ok(Outcome::Lines(vec![format!("removed {file}; credentials and reports of `{service}` stay")]))
+                Ok(Outcome::Lines(vec![format!(
+                    "removed {file}; credentials and reports of `{service}` stay"
+                )]))
             }
             Operation::CredentialAdd(new) => {
                 self.add(*new).await?;
@@ -175,18 +196,23 @@ impl Host {
     }
 
     async fn add(&self, new: control::AddCredential) -> Result<(), Refusal> {
-        let provider = self
-            .rotation
-            .providers
-            .get(&new.service)
-            .ok_or_else(|| Refusal::not_found(format!("no plugin serves `{}`; hint: `keywheel plugin list` shows what there is", new.service)))?;
+        let provider = self.rotation.providers.get(&new.service).ok_or_else(|| {
+            Refusal::not_found(format!(
+                "no plugin serves `{}`; hint: `keywheel plugin list` shows what there is",
+                new.service
+            ))
+        })?;
         let resolved = registry::manifest::resolve(&provider.manifest, &new.settings, &new.private_hosts)
             .map_err(|error| Refusal::bad_input(error.to_string()))?;
         if let Some(method) = &new.method
             && !resolved.methods.iter().any(|known| known.name == *method)
         {
             let known: Vec<_> = resolved.methods.iter().map(|method| method.name.as_str()).collect();
-            return Err(Refusal::bad_input(format!("`{}` has no method `{method}`; known: {}", new.service, known.join(", "))));
+            return Err(Refusal::bad_input(format!(
+                "`{}` has no method `{method}`; known: {}",
+                new.service,
+                known.join(", ")
+            )));
         }
         let jar = self.jar(new.keys);
         let lost = crate::rotation::decide::lost_keys(&jar, &resolved.keys);
@@ -199,7 +225,8 @@ impl Host {
             .filter(|key| resolved.keys.iter().any(|spec| spec.name == key.name))
             .filter_map(|key| key.expires)
             .min();
-        let keys = seal_jar(&self.vault, &new.credential_id, 1, &jar).map_err(|error| Refusal::internal(error.to_string()))?;
+        let keys = seal_jar(&self.vault, &new.credential_id, 1, &jar)
+            .map_err(|error| Refusal::internal(error.to_string()))?;
         self.writer
             .add_credential(NewCredential {
                 credential_id: new.credential_id,
@@ -209,6 +236,7 @@ impl Host {
                 private_hosts: new.private_hosts,
                 method: new.method,
                 validate_interval: new.validate_interval,
+                max_age: new.max_age,
                 identity: None,
                 keys,
                 expires,
@@ -229,7 +257,8 @@ impl Host {
         let generation = row.last_generation + 1;
         let jar = self.jar(keys);
         let expires = jar.keys.iter().filter_map(|key| key.expires).min();
-        let keys = seal_jar(&self.vault, credential_id, generation, &jar).map_err(|error| Refusal::internal(error.to_string()))?;
+        let keys = seal_jar(&self.vault, credential_id, generation, &jar)
+            .map_err(|error| Refusal::internal(error.to_string()))?;
         self.writer
             .replace_generation(NewGeneration {
                 credential_id: credential_id.to_owned(),
@@ -249,7 +278,13 @@ impl Host {
             .into_iter()
             .map(|key| {
                 let secret = key.value.into_secret();
-                Key { fingerprint: self.vault.fingerprint(&secret), name: key.name, secret, expires: key.expires, cookie: key.cookie }
+                Key {
+                    fingerprint: self.vault.fingerprint(&secret),
+                    name: key.name,
+                    secret,
+                    expires: key.expires,
+                    cookie: key.cookie,
+                }
             })
             .collect();
         Jar { keys }
@@ -260,14 +295,23 @@ impl Host {
 ///
 /// # Errors
 /// Where the control socket can't be made.
-pub async fn serve(host: Host, stop: watch::Receiver<bool>, ready: impl FnOnce(&Host)) -> Result<(), OpenError> {
+pub async fn serve(
+    host: Host,
+    stop: watch::Receiver<bool>,
+    ready: impl FnOnce(&Host),
+) -> Result<(), OpenError> {
     let host = Arc::new(host);
     let listener = control::listen(&host.home.socket())
         .map_err(|source| OpenError::Io { what: "the control socket can't be made", source })?;
     // Before anything new is claimed: what an earlier host began is ended first.
     let interrupted = host.rotation.reclaim().await?;
-    let with_credentials: Vec<String> =
-        host.reader()?.due(now())?.into_iter().filter(|count| count.credentials > 0).map(|count| count.service).collect();
+    let with_credentials: Vec<String> = host
+        .reader()?
+        .due(now())?
+        .into_iter()
+        .filter(|count| count.credentials > 0)
+        .map(|count| count.service)
+        .collect();
     for service in with_credentials {
         let supervisor = host.supervisor.clone();
         // Every service with credentials gets its worker at once, so that each announces

@@ -211,12 +211,29 @@ pub type CallId = u32;
 pub enum ToWorker {
     /// First, and once. Without a pool the worker allocates on demand, for the one call that
     /// describes a plugin nobody knows yet.
-    Hello { worker_id: String, service: Option<String>, limits: CallLimits, pool: Option<PoolShape>, require_sandbox: bool },
-    Start { id: CallId, call: Call },
-    HttpDone { id: CallId, result: Result<HttpResponse, HttpError> },
-    RevealDone { id: CallId, result: Result<Vec<u8>, String> },
+    Hello {
+        worker_id: String,
+        service: Option<String>,
+        limits: CallLimits,
+        pool: Option<PoolShape>,
+        require_sandbox: bool,
+    },
+    Start {
+        id: CallId,
+        call: Call,
+    },
+    HttpDone {
+        id: CallId,
+        result: Result<HttpResponse, HttpError>,
+    },
+    RevealDone {
+        id: CallId,
+        result: Result<Vec<u8>, String>,
+    },
     /// Drop the call; nothing more will be answered for it.
-    Cancel { id: CallId },
+    Cancel {
+        id: CallId,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,11 +250,24 @@ pub enum FromWorker {
     },
     /// The worker could not get ready and ends.
     Unfit(String),
-    Http { id: CallId, request: HttpRequest },
-    Reveal { id: CallId, key: String },
-    Log { id: CallId, level: LogLevel, message: String },
+    Http {
+        id: CallId,
+        request: HttpRequest,
+    },
+    Reveal {
+        id: CallId,
+        key: String,
+    },
+    Log {
+        id: CallId,
+        level: LogLevel,
+        message: String,
+    },
     /// `worker-report`: a call's end.
-    Finished { id: CallId, result: Result<Answer, Fault> },
+    Finished {
+        id: CallId,
+        result: Result<Answer, Fault>,
+    },
 }
 
 /// One layer of the sandbox, as the process itself found it.

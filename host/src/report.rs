@@ -19,8 +19,7 @@ pub enum Status {
 }
 
 impl Status {
-    pub const ALL: [Status; 4] =
-        [Self::Success, Self::Failed, Self::ValidationFailed, Self::Unreachable];
+    pub const ALL: [Status; 4] = [Self::Success, Self::Failed, Self::ValidationFailed, Self::Unreachable];
 
     pub const fn as_str(self) -> &'static str {
         match self {

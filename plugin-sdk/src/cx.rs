@@ -40,11 +40,15 @@ impl Cx {
     /// settings and `{validate_url}` for the manifest's. A name that is no setting makes
     /// [`Request::send`] fail.
     pub fn request(&self, method: &str, url: &str) -> Request {
-        Request::new(method, self.fill(url), self.context.now)
+        Request::new(method, self.filled(url), self.context.now)
     }
 
     /// `pattern` with its settings filled in.
     pub fn fill(&self, pattern: &str) -> Result<String, Stop> {
+        self.filled(pattern).map_err(Stop::failed)
+    }
+
+    fn filled(&self, pattern: &str) -> Result<String, String> {
         let setting = |name: &str| self.find(name).map(String::from);
         let with_validate_url = |name: &str| {
             setting(name).or_else(|| match name {
@@ -52,7 +56,7 @@ impl Cx {
                 _ => None,
             })
         };
-        placeholders::fill(pattern, &with_validate_url).map_err(Stop::failed)
+        placeholders::fill(pattern, &with_validate_url)
     }
 
     /// The value or default of a setting; empty where it has neither.

@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn every_encoding_writes_what_its_standard_says() {
-        let cases: [(fn(&str) -> String, &str, &str); 14] = [
+        type Encode = fn(&str) -> String;
+        let cases: [(Encode, &str, &str); 14] = [
             (percent, "a-b._~/ é", "a-b._~%2F%20%C3%A9"),
             (percent, "", ""),
             (form, "a b*~&=+", "a+b*%7E%26%3D%2B"),

@@ -18,7 +18,7 @@ use crate::verdict::Stop;
 pub struct Request {
     method: String,
     /// The reason why there is none surfaces when the request is sent.
-    url: Result<Template, Stop>,
+    url: Result<Template, String>,
     headers: Vec<(String, Template)>,
     body: Option<Template>,
     cookies: bool,
@@ -54,7 +54,7 @@ impl Source {
 }
 
 impl Request {
-    pub(crate) fn new(method: &str, url: Result<String, Stop>, now: types::Timestamp) -> Self {
+    pub(crate) fn new(method: &str, url: Result<String, String>, now: types::Timestamp) -> Self {
         Self {
             method: method.into(),
             url: url.map(Template::from),
@@ -147,7 +147,7 @@ impl Request {
     /// Sends, and gives back every answer and every error as it is. For services whose 429 or
     /// 5xx say something; `?` on the error stops as [`Request::send`] would.
     pub fn send_any(self) -> Result<Response, SendError> {
-        let url = self.url.map_err(|stop| SendError::Malformed(format!("{stop}")))?;
+        let url = self.url.map_err(SendError::Malformed)?;
         let request = http::Request {
             method: self.method.clone(),
             url: url.into_parts(),

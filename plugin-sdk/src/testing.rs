@@ -180,7 +180,8 @@ impl Answer {
         self
     }
 
-    /// The service sets a cookie; the key mapping says whose it is.
+    /// The service sets a cookie; the key mapping says whose it is. `Max-Age` is understood, and
+    /// an empty value deletes.
     pub fn set_cookie(self, name: &str, value: &str) -> Self {
         self.header("set-cookie", &format!("{name}={value}"))
     }
@@ -617,13 +618,22 @@ pub(crate) mod stage {
         fn capture(&mut self, request: &http::Request, response: &mut http::Response) {
             let mut found: Vec<(String, Option<String>, Option<u64>)> = Vec::new();
             for (_, cookie) in response.headers.iter().filter(|(name, _)| name == "set-cookie") {
-                let (name, value) = cookie.split_once('=').unwrap_or((cookie, ""));
+                let mut attributes = cookie.split(';').map(str::trim);
+                let pair = attributes.next().unwrap_or_default();
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                let max_age: Option<i64> = attributes
+                    .filter_map(|attribute| attribute.split_once('='))
+                    .find(|(name, _)| name.eq_ignore_ascii_case("max-age"))
+                    .and_then(|(_, seconds)| seconds.parse().ok());
+                let lives = !value.is_empty() && max_age.is_none_or(|seconds| seconds > 0);
+                let expires = max_age.and_then(|seconds| self.now.checked_add_signed(seconds * 1_000));
                 let mapped = self.manifest.keys.iter().find(|spec| match &spec.location {
                     Location::Cookie(location) => self.fill(&location.name).as_deref() == Some(name),
                     Location::Token => false,
                 });
                 if let Some(spec) = mapped {
-                    found.push((spec.name.clone(), (!value.is_empty()).then(|| value.into()), None));
+                    let value = lives.then(|| value.to_string());
+                    found.push((spec.name.clone(), value, expires.filter(|_| lives)));
                 }
             }
             response.headers.retain(|(name, _)| name != "set-cookie");

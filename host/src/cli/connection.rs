@@ -21,7 +21,9 @@ impl Connection {
         match Host::open(home.clone(), Config::load(home)?, HostOptions::default()).await {
             Ok(host) => Ok(Self::Direct(Box::new(host))),
             // A daemon that started this instant holds the lock and is about to listen.
-            Err(OpenError::Db(DbError::Locked { .. })) if daemon_answers(home).await? => Ok(Self::Daemon(home.clone())),
+            Err(OpenError::Db(DbError::Locked { .. })) if daemon_answers(home).await? => {
+                Ok(Self::Daemon(home.clone()))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -56,7 +58,10 @@ pub async fn daemon_answers(home: &Home) -> Result<bool, Failure> {
     match tokio::net::UnixStream::connect(home.socket()).await {
         Ok(_) => Ok(true),
         Err(error)
-            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) =>
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+            ) =>
         {
             Ok(false)
         }

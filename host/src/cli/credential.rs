@@ -8,11 +8,11 @@ use clap::{Subcommand, ValueEnum};
 use comfy_table::Cell;
 use serde_json::json;
 
+use super::Failure;
 use super::connection::Connection;
 use super::formats;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
-use super::Failure;
 use crate::config::{Home, write_atomically};
 use crate::control::{AddCredential, KeyInput, Operation, Outcome, SecretInput};
 use crate::credential::now;
@@ -91,6 +91,9 @@ pub struct Add {
     /// How often to validate, such as 90s, 15m, 12h
     #[arg(long, value_name = "TIME")]
     every: Option<String>,
+    /// How old a secret may get before it is rotated, such as 30m, 7d
+    #[arg(long, value_name = "TIME")]
+    rotate_every: Option<String>,
     /// The secrets [default: key=value lines on standard input]
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
@@ -118,7 +121,9 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
         Command::Rotate { id } => run_now(&home, id, Action::Rotate, output).await,
         Command::Pause { id } => pause(&home, id, true, output).await,
         Command::Resume { id } => pause(&home, id, false, output).await,
-        Command::Export { id, format, url, output: file } => export(&home, &id, format, url.as_deref(), file.as_deref(), output),
+        Command::Export { id, format, url, output: file } => {
+            export(&home, &id, format, url.as_deref(), file.as_deref(), output)
+        }
         Command::Remove { id } => {
             let operation = Operation::CredentialRemove { credential_id: id.clone() };
             Connection::once(&home, operation).await?;
@@ -140,6 +145,7 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     let validate_interval = new.every.as_deref().map(seconds).transpose()?;
+    let max_age = new.rotate_every.as_deref().map(seconds).transpose()?;
     let connection = Connection::open(home).await?;
     let added = async {
         // So that a plugin dropped a moment ago is known.
@@ -157,6 +163,7 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
                 private_hosts: new.private_hosts,
                 method: new.method,
                 validate_interval,
+                max_age,
                 keys,
             })))
             .await
@@ -170,7 +177,13 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn import(home: &Home, id: &str, file: &Path, format: Option<formats::Format>, output: Output) -> Result<(), Failure> {
+async fn import(
+    home: &Home,
+    id: &str,
+    file: &Path,
+    format: Option<formats::Format>,
+    output: Output,
+) -> Result<(), Failure> {
     let row = find(home, id)?;
     let settings: Vec<_> = row.settings.into_iter().collect();
     let resolved = manifest::resolve(&manifest_of(home, &row.service)?, &settings, &row.private_hosts)
@@ -178,22 +191,31 @@ async fn import(home: &Home, id: &str, file: &Path, format: Option<formats::Form
     let keys = read_keys(Some(file), format, &resolved, output)?;
     let names: Vec<_> = keys.iter().map(|key| key.name.clone()).collect();
     Connection::once(home, Operation::CredentialImport { credential_id: id.to_owned(), keys }).await?;
-    output.value(&json!({ "imported": id, "keys": names }), || format!("imported {} into `{id}`", names.join(", ")));
+    output.value(&json!({ "imported": id, "keys": names }), || {
+        format!("imported {} into `{id}`", names.join(", "))
+    });
     Ok(())
 }
 
 /// Reads and sorts out secrets for what the provider's key mapping wants.
-fn read_keys(from: Option<&Path>, format: Option<formats::Format>, resolved: &Resolved, output: Output) -> Result<Vec<KeyInput>, Failure> {
+fn read_keys(
+    from: Option<&Path>,
+    format: Option<formats::Format>,
+    resolved: &Resolved,
+    output: Output,
+) -> Result<Vec<KeyInput>, Failure> {
     let format = format.or_else(|| from.is_none().then_some(formats::Format::KeyValue));
     let text = match from {
         Some(path) if path != Path::new("-") => {
-            let file = std::fs::File::open(path).map_err(Failure::io(format!("{} can't be read", path.display())))?;
+            let file = std::fs::File::open(path)
+                .map_err(Failure::io(format!("{} can't be read", path.display())))?;
             read_text(file, &path.display().to_string())?
         }
         _ => read_text(std::io::stdin(), "standard input")?,
     };
     let imported = formats::parse(&text, format).map_err(|error| Failure::BadInput(error.to_string()))?;
-    let selection = formats::select(imported, resolved, now()).map_err(|error| Failure::BadInput(error.to_string()))?;
+    let selection =
+        formats::select(imported, resolved, now()).map_err(|error| Failure::BadInput(error.to_string()))?;
     if !selection.skipped_foreign.is_empty() {
         output.say(&format!("left out, for other services: {}", selection.skipped_foreign.join(", ")));
     }
@@ -203,7 +225,12 @@ fn read_keys(from: Option<&Path>, format: Option<formats::Format>, resolved: &Re
     Ok(selection
         .keys
         .into_iter()
-        .map(|key| KeyInput { name: key.name, value: SecretInput::new(&key.secret), expires: key.expires, cookie: key.cookie })
+        .map(|key| KeyInput {
+            name: key.name,
+            value: SecretInput::new(&key.secret),
+            expires: key.expires,
+            cookie: key.cookie,
+        })
         .collect())
 }
 
@@ -226,14 +253,17 @@ fn list(home: &Home, service: Option<&str>, output: Output) -> Result<(), Failur
         &["credential", "service", "status", "last attempt", "expires", "next", "message"],
         |row| {
             let monitor = &row.monitor;
-            let status = if row.paused { "paused" } else { monitor.last_status.map_or("pending", Status::as_str) };
+            let status =
+                if row.paused { "paused" } else { monitor.last_status.map_or("pending", Status::as_str) };
             vec![
                 Cell::new(&row.credential_id),
                 Cell::new(&row.service),
                 coloured(status),
                 Cell::new(relative(monitor.last_attempt_at)),
                 Cell::new(relative(monitor.expires_at)),
-                Cell::new(monitor.next_due_at.map_or("–".into(), |at| format!("{} {}", monitor.next_action.as_str(), relative(Some(at))))),
+                Cell::new(monitor.next_due_at.map_or("–".into(), |at| {
+                    format!("{} {}", monitor.next_action.as_str(), relative(Some(at)))
+                })),
                 Cell::new(monitor.last_message.as_deref().unwrap_or("")),
             ]
         },
@@ -251,7 +281,9 @@ fn show(home: &Home, id: &str, output: Output) -> Result<(), Failure> {
 }
 
 async fn run_now(home: &Home, id: String, action: Action, output: Output) -> Result<(), Failure> {
-    let Outcome::Report(report) = Connection::once(home, Operation::CredentialRun { credential_id: id, action }).await? else {
+    let Outcome::Report(report) =
+        Connection::once(home, Operation::CredentialRun { credential_id: id, action }).await?
+    else {
         return Err(unexpected());
     };
     output.value(&report, || {
@@ -275,7 +307,14 @@ async fn pause(home: &Home, id: String, paused: bool, output: Output) -> Result<
     Ok(())
 }
 
-fn export(home: &Home, id: &str, format: ExportFormat, url: Option<&str>, file: Option<&Path>, output: Output) -> Result<(), Failure> {
+fn export(
+    home: &Home,
+    id: &str,
+    format: ExportFormat,
+    url: Option<&str>,
+    file: Option<&Path>,
+    output: Output,
+) -> Result<(), Failure> {
     find(home, id)?;
     let vault = Vault::open(&home.master_key())?;
     let sealed = Reader::open(&home.database())?
@@ -289,13 +328,16 @@ fn export(home: &Home, id: &str, format: ExportFormat, url: Option<&str>, file: 
         ExportFormat::Env => formats::to_env(&jar),
         ExportFormat::Json => formats::to_json(&jar),
         ExportFormat::Header => {
-            let url = url.ok_or_else(|| Failure::BadInput("a cookie header needs --url: which cookies are sent depends on it".into()))?;
+            let url = url.ok_or_else(|| {
+                Failure::BadInput("a cookie header needs --url: which cookies are sent depends on it".into())
+            })?;
             formats::to_cookie_header(&jar, url, now())
         }
     }
     .map_err(|error| Failure::BadInput(error.to_string()))?;
     match file {
-        Some(path) => write_atomically(path, text.expose()).map_err(Failure::io(format!("{} can't be written", path.display()))),
+        Some(path) => write_atomically(path, text.expose())
+            .map_err(Failure::io(format!("{} can't be written", path.display()))),
         None => output.secret(&text).map_err(Failure::io("standard output can't be written")),
     }
 }
@@ -309,8 +351,9 @@ fn find(home: &Home, id: &str) -> Result<CredentialRow, Failure> {
 
 fn manifest_of(home: &Home, service: &str) -> Result<Manifest, Failure> {
     let row = Reader::open(&home.database())?.provider(service)?;
-    row.map(|row| row.manifest)
-        .ok_or_else(|| Failure::NotFound(format!("no plugin serves `{service}`; hint: `keywheel plugin list`")))
+    row.map(|row| row.manifest).ok_or_else(|| {
+        Failure::NotFound(format!("no plugin serves `{service}`; hint: `keywheel plugin list`"))
+    })
 }
 
 /// An id ends in file names, logs and URLs.
@@ -340,4 +383,3 @@ fn seconds(text: &str) -> Result<u32, Failure> {
         .filter(|&seconds| seconds > 0)
         .ok_or_else(|| Failure::BadInput(format!("{text:?} is no time; allowed: 90s, 15m, 12h, 7d")))
 }
-

@@ -94,18 +94,9 @@ pub enum FormatError {
     )]
     Shape,
     #[error("line {line} has {found} fields; allowed: 7 between tabs{hint}")]
-    Fields {
-        line: usize,
-        found: usize,
-        hint: &'static str,
-    },
+    Fields { line: usize, found: usize, hint: &'static str },
     #[error("{place}: `{field}` is {found}; allowed: {allowed}")]
-    Field {
-        place: Place,
-        field: &'static str,
-        found: &'static str,
-        allowed: &'static str,
-    },
+    Field { place: Place, field: &'static str, found: &'static str, allowed: &'static str },
     #[error("line {line} has no `=`; allowed: key=value, empty lines and `#` comments")]
     Pair { line: usize },
     #[error(
@@ -122,9 +113,7 @@ pub enum FormatError {
 /// Lines with their numbers, without line ends. Only the line end goes: a value may begin or end
 /// in white space.
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text
-        .split('\n')
-        .map(|line| line.strip_suffix('\r').unwrap_or(line));
+    let lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
     lines.enumerate().map(|(index, line)| (index + 1, line))
 }
 
@@ -150,18 +139,10 @@ pub fn detect(text: &str) -> Result<Format, FormatError> {
         Some(b'{' | b'[') => return Ok(read_json(text)?.0),
         Some(_) => {}
     }
-    let header = numbered(text).any(|(_, line)| {
-        matches!(
-            line.trim_end(),
-            "# Netscape HTTP Cookie File" | "# HTTP Cookie File"
-        )
-    });
+    let header = numbered(text)
+        .any(|(_, line)| matches!(line.trim_end(), "# Netscape HTTP Cookie File" | "# HTTP Cookie File"));
     let Some((number, line)) = numbered(text).find(|(_, line)| !is_comment(line)) else {
-        return if header {
-            Ok(Format::Netscape)
-        } else {
-            Err(FormatError::Empty)
-        };
+        return if header { Ok(Format::Netscape) } else { Err(FormatError::Empty) };
     };
     let fields: Vec<&str> = line.split('\t').collect();
     if header || (fields.len() >= 4 && is_flag(fields[1])) {
@@ -185,10 +166,7 @@ const LOST_TABS: &str =
 /// Copying a cookies.txt through a terminal or a chat turns its tabs into spaces.
 fn lost_tabs(line: &str) -> bool {
     let fields: Vec<&str> = line.split_whitespace().collect();
-    !line.contains('\t')
-        && (6..=7).contains(&fields.len())
-        && is_flag(fields[1])
-        && is_flag(fields[3])
+    !line.contains('\t') && (6..=7).contains(&fields.len()) && is_flag(fields[1]) && is_flag(fields[3])
 }
 
 /// Reads a text as the format asked for, or as the one it looks like.
@@ -199,10 +177,7 @@ pub fn parse(text: &str, format: Option<Format>) -> Result<Imported, FormatError
             return Err(FormatError::WrongFormat { asked, found });
         }
         // Its own reader says more precisely what is wrong with the line.
-        (
-            Some(asked @ (Format::Netscape | Format::KeyValue)),
-            Err(FormatError::Unrecognised { .. }),
-        ) => asked,
+        (Some(asked @ (Format::Netscape | Format::KeyValue)), Err(FormatError::Unrecognised { .. })) => asked,
         (_, found) => found?,
     };
     let text = without_mark(text);
@@ -212,11 +187,7 @@ pub fn parse(text: &str, format: Option<Format>) -> Result<Imported, FormatError
         Format::StorageState | Format::BrowserJson => parse_json(text)?,
     };
     if imported.cookies.is_empty() && imported.pairs.is_empty() {
-        let what = if format == Format::KeyValue {
-            "pair"
-        } else {
-            "cookie"
-        };
+        let what = if format == Format::KeyValue { "pair" } else { "cookie" };
         return Err(FormatError::Nothing { format, what });
     }
     Ok(imported)
@@ -230,26 +201,17 @@ fn parse_netscape(text: &str) -> Result<Imported, FormatError> {
     for (line, content) in numbered(text).filter(|(_, line)| !is_comment(line)) {
         cookies.push(netscape_line(line, content)?);
     }
-    Ok(Imported {
-        cookies,
-        pairs: Vec::new(),
-    })
+    Ok(Imported { cookies, pairs: Vec::new() })
 }
 
 /// Where the fields of a line are shifted any of them may be the value, so errors name the field
 /// and show none.
 fn netscape_line(line: usize, content: &str) -> Result<ImportedCookie, FormatError> {
-    let (content, http_only) = content
-        .strip_prefix(HTTP_ONLY)
-        .map_or((content, false), |rest| (rest, true));
+    let (content, http_only) = content.strip_prefix(HTTP_ONLY).map_or((content, false), |rest| (rest, true));
     let fields: Vec<&str> = content.split('\t').collect();
     let [domain, subdomains, path, secure, expires, name, value] = fields.as_slice() else {
         let hint = if lost_tabs(content) { LOST_TABS } else { "" };
-        return Err(FormatError::Fields {
-            line,
-            found: fields.len(),
-            hint,
-        });
+        return Err(FormatError::Fields { line, found: fields.len(), hint });
     };
     let place = Place::Line(line);
     let flag = |field: &'static str, text: &str| {
@@ -257,12 +219,7 @@ fn netscape_line(line: usize, content: &str) -> Result<ImportedCookie, FormatErr
             return Ok(text.eq_ignore_ascii_case("TRUE"));
         }
         let (found, allowed) = ("neither", "TRUE or FALSE");
-        Err(FormatError::Field {
-            place,
-            field,
-            found,
-            allowed,
-        })
+        Err(FormatError::Field { place, field, found, allowed })
     };
     let expires = match expires.trim() {
         "" => None,
@@ -315,12 +272,7 @@ fn path_of(place: Place, text: &str) -> Result<String, FormatError> {
         return Ok(text.to_owned());
     }
     let (found, allowed) = ("not a path", "a path that begins with `/`");
-    Err(FormatError::Field {
-        place,
-        field: "path",
-        found,
-        allowed,
-    })
+    Err(FormatError::Field { place, field: "path", found, allowed })
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -356,15 +308,10 @@ impl Document {
 fn read_json(text: &str) -> Result<(Format, Document), FormatError> {
     // Into a `Value` first: its errors are about syntax alone and quote nothing, while those of
     // a typed parse quote the value they did not like.
-    let value = serde_json::from_str(text).map_err(|error| FormatError::Json {
-        problem: error.to_string(),
-    })?;
+    let value =
+        serde_json::from_str(text).map_err(|error| FormatError::Json { problem: error.to_string() })?;
     let mut document = Document(value);
-    let format = if document.0.is_array() {
-        Format::BrowserJson
-    } else {
-        Format::StorageState
-    };
+    let format = if document.0.is_array() { Format::BrowserJson } else { Format::StorageState };
     match document.cookies() {
         Some(cookies) if cookies.iter().all(Value::is_object) => Ok((format, document)),
         _ => Err(FormatError::Shape),
@@ -378,10 +325,7 @@ fn parse_json(text: &str) -> Result<Imported, FormatError> {
         let fields = cookie.as_object_mut().ok_or(FormatError::Shape)?;
         cookies.push(json_cookie(Place::Cookie(index + 1), fields)?);
     }
-    Ok(Imported {
-        cookies,
-        pairs: Vec::new(),
-    })
+    Ok(Imported { cookies, pairs: Vec::new() })
 }
 
 const fn json_kind(value: &Value) -> &'static str {
@@ -422,22 +366,14 @@ fn json_flag(
         Some(Value::Bool(flag)) => Ok(Some(*flag)),
         Some(other) => {
             let (found, allowed) = (json_kind(other), "true or false");
-            Err(FormatError::Field {
-                place,
-                field,
-                found,
-                allowed,
-            })
+            Err(FormatError::Field { place, field, found, allowed })
         }
     }
 }
 
 /// One cookie of either JSON form: storageState writes `expires` and marks a cookie for
 /// subdomains by a leading dot, extensions write `expirationDate`, `hostOnly` and `session`.
-fn json_cookie(
-    place: Place,
-    fields: &mut Map<String, Value>,
-) -> Result<ImportedCookie, FormatError> {
+fn json_cookie(place: Place, fields: &mut Map<String, Value>) -> Result<ImportedCookie, FormatError> {
     let domain = json_text(place, fields, "domain")?;
     let leading_dot = domain.trim_start().starts_with('.');
     let path = match fields.get("path") {
@@ -457,12 +393,7 @@ fn json_cookie(
             Some(Value::Number(number)) => expires = number.as_f64().and_then(moment),
             Some(other) => {
                 let (found, allowed) = (json_kind(other), "seconds since 1970");
-                return Err(FormatError::Field {
-                    place,
-                    field,
-                    found,
-                    allowed,
-                });
+                return Err(FormatError::Field { place, field, found, allowed });
             }
         }
     }
@@ -500,10 +431,7 @@ fn parse_pairs(text: &str) -> Result<Imported, FormatError> {
         }
         pairs.push((name.to_owned(), Secret::new(value)));
     }
-    Ok(Imported {
-        cookies: Vec::new(),
-        pairs,
-    })
+    Ok(Imported { cookies: Vec::new(), pairs })
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -532,46 +460,23 @@ pub struct Selection {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SelectError {
     #[error("no cookie is for this service: they are for {}; allowed: {}; hint: export the cookies while its page is open, or check the settings that name hosts", listed(.found), listed(.allowed))]
-    Foreign {
-        found: Vec<String>,
-        allowed: Vec<String>,
-    },
+    Foreign { found: Vec<String>, allowed: Vec<String> },
     #[error("cookie {} of key {} expired at {at}; hint: log in again and export a fresh one", shown(.cookie), shown(.key))]
-    Expired {
-        cookie: String,
-        key: String,
-        at: String,
-    },
+    Expired { cookie: String, key: String, at: String },
     #[error("required key {} is missing; it is {wanted}; found: {}", shown(.key), listed(.found))]
-    Missing {
-        key: String,
-        wanted: String,
-        found: Vec<String>,
-    },
+    Missing { key: String, wanted: String, found: Vec<String> },
     #[error("pair {position} names no key of the mapping; allowed: {}{}", listed(.known), did_you_mean(.nearest))]
-    UnknownPair {
-        position: usize,
-        known: Vec<String>,
-        nearest: Option<String>,
-    },
+    UnknownPair { position: usize, known: Vec<String>, nearest: Option<String> },
     #[error("key {} is given twice; hint: keep one", shown(.key))]
     Twice { key: String },
     #[error("key {} has an empty value; hint: leave the line out if there is none", shown(.key))]
     EmptyValue { key: String },
     #[error("key {} has {found} bytes; allowed: at most {allowed}", shown(.key))]
-    TooLong {
-        key: String,
-        found: usize,
-        allowed: usize,
-    },
+    TooLong { key: String, found: usize, allowed: usize },
     #[error("key {} can't be a cookie: its {what} holds a control character or a separator; allowed: text without line breaks and `;`", shown(.key))]
     Characters { key: String, what: &'static str },
     #[error("{found} cookies are for this service; allowed: at most {allowed}; hint: export fewer, the key mapping needs {}", listed(.mapped))]
-    TooMany {
-        found: usize,
-        allowed: usize,
-        mapped: Vec<String>,
-    },
+    TooMany { found: usize, allowed: usize, mapped: Vec<String> },
     #[error("nothing to import: every cookie for this service has expired: {}; hint: log in again and export fresh ones", listed(.expired))]
     AllExpired { expired: Vec<String> },
 }
@@ -583,8 +488,7 @@ fn is_sent_to(cookie: &CookieAttributes, host: &str) -> bool {
 
 /// An address has no subdomains, though `1.10.0.0.1` would end in one.
 fn is_subdomain(host: &str, domain: &str) -> bool {
-    host.strip_suffix(domain)
-        .is_some_and(|rest| rest.ends_with('.') && rest.len() > 1)
+    host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.') && rest.len() > 1)
         && matches!(Host::parse(host), Ok(Host::Domain(_)))
 }
 
@@ -608,36 +512,17 @@ fn fit(cookie: &CookieAttributes, wanted: &CookieLocation) -> Option<u8> {
 
 /// Chooses from an import what belongs to the credential. Whatever no allowed origin would ever
 /// get is left out, so that a whole browser's export stores nothing of other services.
-pub fn select(
-    imported: Imported,
-    resolved: &Resolved,
-    now: Millis,
-) -> Result<Selection, SelectError> {
-    let reaches = |cookie: &CookieAttributes| {
-        resolved
-            .origins
-            .iter()
-            .any(|origin| is_sent_to(cookie, &origin.host))
-    };
-    let (mut own, foreign): (Vec<_>, Vec<_>) = without_repeats(imported.cookies, now)
-        .into_iter()
-        .partition(|c| reaches(&c.attributes));
-    let foreign: BTreeSet<String> = foreign
-        .into_iter()
-        .map(|cookie| cookie.attributes.domain)
-        .collect();
-    let mut selection = Selection {
-        skipped_foreign: foreign.into_iter().collect(),
-        ..Selection::default()
-    };
+pub fn select(imported: Imported, resolved: &Resolved, now: Millis) -> Result<Selection, SelectError> {
+    let reaches =
+        |cookie: &CookieAttributes| resolved.origins.iter().any(|origin| is_sent_to(cookie, &origin.host));
+    let (mut own, foreign): (Vec<_>, Vec<_>) =
+        without_repeats(imported.cookies, now).into_iter().partition(|c| reaches(&c.attributes));
+    let foreign: BTreeSet<String> = foreign.into_iter().map(|cookie| cookie.attributes.domain).collect();
+    let mut selection = Selection { skipped_foreign: foreign.into_iter().collect(), ..Selection::default() };
     if own.is_empty() && imported.pairs.is_empty() && !selection.skipped_foreign.is_empty() {
         return Err(SelectError::Foreign {
             found: selection.skipped_foreign,
-            allowed: resolved
-                .origins
-                .iter()
-                .map(|origin| origin.host.clone())
-                .collect(),
+            allowed: resolved.origins.iter().map(|origin| origin.host.clone()).collect(),
         });
     }
     // Listed before they are taken out one by one.
@@ -645,26 +530,17 @@ pub fn select(
         .iter()
         .map(|cookie| cookie.attributes.name.clone())
         .chain(imported.pairs.iter().filter_map(|(name, _)| {
-            resolved
-                .keys
-                .iter()
-                .find(|key| key.name == *name)
-                .map(|key| key.name.clone())
+            resolved.keys.iter().find(|key| key.name == *name).map(|key| key.name.clone())
         }))
         .collect();
 
     let mut pairs = select_pairs(imported.pairs, resolved)?;
     for spec in &resolved.keys {
-        let pair = pairs
-            .iter()
-            .position(|key| key.name == spec.name)
-            .map(|at| pairs.remove(at));
+        let pair = pairs.iter().position(|key| key.name == spec.name).map(|at| pairs.remove(at));
         let cookie = take_mapped(&mut own, spec, now)?;
         match (pair, cookie) {
             (Some(_), Some(_)) => {
-                return Err(SelectError::Twice {
-                    key: spec.name.clone(),
-                });
+                return Err(SelectError::Twice { key: spec.name.clone() });
             }
             (Some(key), None) | (None, Some(key)) => selection.keys.push(key),
             (None, None) if spec.required => {
@@ -678,9 +554,7 @@ pub fn select(
         }
     }
     for cookie in own {
-        let CookieAttributes {
-            name, domain, path, ..
-        } = &cookie.attributes;
+        let CookieAttributes { name, domain, path, .. } = &cookie.attributes;
         if is_past(cookie.expires, now) {
             selection.skipped_expired.push(format!("{name}@{domain}"));
             continue;
@@ -689,9 +563,7 @@ pub fn select(
         selection.keys.push(selected(key, cookie));
     }
     if selection.keys.is_empty() {
-        return Err(SelectError::AllExpired {
-            expired: selection.skipped_expired,
-        });
+        return Err(SelectError::AllExpired { expired: selection.skipped_expired });
     }
     check_keys(&selection, resolved)?;
     Ok(selection)
@@ -704,9 +576,7 @@ fn without_repeats(cookies: Vec<ImportedCookie>, now: Millis) -> Vec<ImportedCoo
     let mut kept: Vec<ImportedCookie> = Vec::with_capacity(cookies.len());
     let mut places = HashMap::new();
     for cookie in cookies {
-        let CookieAttributes {
-            name, domain, path, ..
-        } = &cookie.attributes;
+        let CookieAttributes { name, domain, path, .. } = &cookie.attributes;
         match places.entry((name.clone(), domain.clone(), path.clone())) {
             Entry::Vacant(place) => {
                 place.insert(kept.len());
@@ -728,12 +598,7 @@ fn is_past(expires: Option<Millis>, now: Millis) -> bool {
 }
 
 fn selected(name: String, cookie: ImportedCookie) -> SelectedKey {
-    SelectedKey {
-        name,
-        secret: cookie.value,
-        expires: cookie.expires,
-        cookie: Some(cookie.attributes),
-    }
+    SelectedKey { name, secret: cookie.value, expires: cookie.expires, cookie: Some(cookie.attributes) }
 }
 
 /// Takes the best cookie for a key out of the list; a live one beats any that expired.
@@ -749,9 +614,7 @@ fn take_mapped(
         .iter()
         .enumerate()
         .filter_map(|(at, cookie)| Some((fit(&cookie.attributes, location)?, at, cookie)))
-        .max_by_key(|(fit, at, cookie)| {
-            (!is_past(cookie.expires, now), *fit, std::cmp::Reverse(*at))
-        })
+        .max_by_key(|(fit, at, cookie)| (!is_past(cookie.expires, now), *fit, std::cmp::Reverse(*at)))
         .map(|(_, at, _)| at);
     let Some(cookie) = best.map(|at| own.remove(at)) else {
         return Ok(None);
@@ -773,27 +636,21 @@ fn wanted(spec: &KeySpec) -> String {
         }
         Location::Token => format!("a token; hint: give `{}=…` on standard input", spec.name),
     };
-    if spec.help.is_empty() {
-        place
-    } else {
-        format!("{place} ({})", spec.help)
-    }
+    if spec.help.is_empty() { place } else { format!("{place} ({})", spec.help) }
 }
 
 /// What stands before a `=` may be the beginning of a secret that ends in one, as base64 does, so
 /// an unknown name is counted and not shown.
-fn select_pairs(
-    pairs: Vec<(String, Secret)>,
-    resolved: &Resolved,
-) -> Result<Vec<SelectedKey>, SelectError> {
+fn select_pairs(pairs: Vec<(String, Secret)>, resolved: &Resolved) -> Result<Vec<SelectedKey>, SelectError> {
     let mut keys: Vec<SelectedKey> = Vec::new();
     for (index, (name, secret)) in pairs.into_iter().enumerate() {
         let Some(spec) = resolved.keys.iter().find(|key| key.name == name) else {
             let known: Vec<String> = resolved.keys.iter().map(|key| key.name.clone()).collect();
             // Many will type the cookie's name, which the mapping may call otherwise.
-            let by_cookie = resolved.keys.iter().find(
-                |key| matches!(&key.location, Location::Cookie(cookie) if cookie.name == name),
-            );
+            let by_cookie = resolved
+                .keys
+                .iter()
+                .find(|key| matches!(&key.location, Location::Cookie(cookie) if cookie.name == name));
             return Err(SelectError::UnknownPair {
                 position: index + 1,
                 nearest: by_cookie
@@ -809,12 +666,7 @@ fn select_pairs(
             Location::Token => None,
             Location::Cookie(location) => Some(attributes(location, &resolved.origins)),
         };
-        keys.push(SelectedKey {
-            name,
-            secret,
-            expires: None,
-            cookie,
-        });
+        keys.push(SelectedKey { name, secret, expires: None, cookie });
     }
     Ok(keys)
 }
@@ -823,14 +675,8 @@ fn select_pairs(
 /// or the allowed hosts below it where the mapping's domain isn't one of them.
 fn attributes(location: &CookieLocation, origins: &[AllowedOrigin]) -> CookieAttributes {
     let exact = origins.iter().find(|origin| origin.host == location.domain);
-    let below = || {
-        origins
-            .iter()
-            .find(|origin| is_subdomain(&origin.host, &location.domain))
-    };
-    let secure = exact
-        .or_else(below)
-        .is_none_or(|origin| origin.scheme == "https");
+    let below = || origins.iter().find(|origin| is_subdomain(&origin.host, &location.domain));
+    let secure = exact.or_else(below).is_none_or(|origin| origin.scheme == "https");
     CookieAttributes {
         name: location.name.clone(),
         domain: location.domain.clone(),
@@ -843,34 +689,19 @@ fn attributes(location: &CookieLocation, origins: &[AllowedOrigin]) -> CookieAtt
 }
 
 fn check_keys(selection: &Selection, resolved: &Resolved) -> Result<(), SelectError> {
-    let cookies = selection
-        .keys
-        .iter()
-        .filter(|key| key.cookie.is_some())
-        .count();
+    let cookies = selection.keys.iter().filter(|key| key.cookie.is_some()).count();
     if cookies > limits::COOKIES {
         let mapped = resolved.keys.iter().map(|key| key.name.clone()).collect();
-        return Err(SelectError::TooMany {
-            found: cookies,
-            allowed: limits::COOKIES,
-            mapped,
-        });
+        return Err(SelectError::TooMany { found: cookies, allowed: limits::COOKIES, mapped });
     }
     for key in &selection.keys {
         let name = || key.name.clone();
         let bytes = key.secret.expose();
         if bytes.len() > limits::SECRET_BYTES {
             let (found, allowed) = (bytes.len(), limits::SECRET_BYTES);
-            return Err(SelectError::TooLong {
-                key: name(),
-                found,
-                allowed,
-            });
+            return Err(SelectError::TooLong { key: name(), found, allowed });
         }
-        let unfit = key
-            .cookie
-            .as_ref()
-            .and_then(|cookie| unfit_for_header(cookie, bytes));
+        let unfit = key.cookie.as_ref().and_then(|cookie| unfit_for_header(cookie, bytes));
         if let Some(what) = unfit {
             return Err(SelectError::Characters { key: name(), what });
         }
@@ -887,10 +718,7 @@ fn check_keys(selection: &Selection, resolved: &Resolved) -> Result<(), SelectEr
 fn unfit_for_header(cookie: &CookieAttributes, value: &[u8]) -> Option<&'static str> {
     let breaks = |b: &u8| b.is_ascii_control() || *b == b';';
     if cookie.name.is_empty()
-        || cookie
-            .name
-            .bytes()
-            .any(|b| breaks(&b) || b == b'=' || b.is_ascii_whitespace())
+        || cookie.name.bytes().any(|b| breaks(&b) || b == b'=' || b.is_ascii_whitespace())
     {
         Some("name")
     } else if value.iter().any(breaks) {
@@ -914,38 +742,20 @@ pub enum ExportError {
     #[error("{} is not a url with a host; allowed: `https://host/path`", shown(.found))]
     Url { found: String },
     #[error("key {} holds {what}, which {format} can't express; hint: export as JSON", shown(.key))]
-    Inexpressible {
-        key: String,
-        what: &'static str,
-        format: &'static str,
-    },
+    Inexpressible { key: String, what: &'static str, format: &'static str },
     #[error("key {} is not UTF-8 text, and no text form can express it", shown(.key))]
     NotText { key: String },
     #[error("keys {} and {} would both be the variable {variable}; hint: export as JSON", shown(.first), shown(.second))]
-    SameVariable {
-        first: String,
-        second: String,
-        variable: String,
-    },
+    SameVariable { first: String, second: String, variable: String },
 }
 
 fn text_of(key: &Key) -> Result<&str, ExportError> {
-    std::str::from_utf8(key.secret.expose()).map_err(|_| ExportError::NotText {
-        key: key.name.clone(),
-    })
+    std::str::from_utf8(key.secret.expose()).map_err(|_| ExportError::NotText { key: key.name.clone() })
 }
 
 fn cookies_of(jar: &Jar) -> Result<Vec<(&Key, &CookieAttributes)>, ExportError> {
-    let cookies: Vec<_> = jar
-        .keys
-        .iter()
-        .filter_map(|key| Some((key, key.cookie.as_ref()?)))
-        .collect();
-    if cookies.is_empty() {
-        Err(ExportError::NoCookies)
-    } else {
-        Ok(cookies)
-    }
+    let cookies: Vec<_> = jar.keys.iter().filter_map(|key| Some((key, key.cookie.as_ref()?))).collect();
+    if cookies.is_empty() { Err(ExportError::NoCookies) } else { Ok(cookies) }
 }
 
 fn dotted(cookie: &CookieAttributes) -> String {
@@ -962,11 +772,7 @@ pub fn to_netscape(jar: &Jar) -> Result<Secret, ExportError> {
         for text in [&cookie.name, &cookie.path, &cookie.domain, value] {
             if text.contains(['\t', '\n', '\r', '\0']) {
                 let (what, format) = ("a tab or line break", "cookies.txt");
-                return Err(ExportError::Inexpressible {
-                    key: key.name.clone(),
-                    what,
-                    format,
-                });
+                return Err(ExportError::Inexpressible { key: key.name.clone(), what, format });
             }
         }
         let flag = |on: bool| if on { "TRUE" } else { "FALSE" };
@@ -1027,13 +833,7 @@ pub fn to_storage_state(jar: &Jar) -> Result<Secret, ExportError> {
             same_site: cookie.same_site.as_deref().unwrap_or("Lax"),
         });
     }
-    Ok(json(
-        jar,
-        &State {
-            cookies,
-            origins: [],
-        },
-    ))
+    Ok(json(jar, &State { cookies, origins: [] }))
 }
 
 #[derive(Serialize)]
@@ -1089,14 +889,7 @@ pub fn to_json(jar: &Jar) -> Result<Secret, ExportError> {
     let mut keys = BTreeMap::new();
     for key in &jar.keys {
         let (value, expires) = (text_of(key)?, key.expires.map(iso8601));
-        keys.insert(
-            &key.name,
-            JsonKey {
-                value,
-                expires,
-                cookie: key.cookie.as_ref(),
-            },
-        );
+        keys.insert(&key.name, JsonKey { value, expires, cookie: key.cookie.as_ref() });
     }
     Ok(json(jar, &keys))
 }
@@ -1108,14 +901,8 @@ pub fn to_cookie_header(jar: &Jar, url: &str, now: Millis) -> Result<Secret, Exp
     let Some(url) = parsed else {
         // A URL may hold a secret in its query.
         let found = url.split(['?', '#']).next().unwrap_or_default();
-        let found = if found.contains('@') {
-            "…@…"
-        } else {
-            found
-        };
-        return Err(ExportError::Url {
-            found: found.to_owned(),
-        });
+        let found = if found.contains('@') { "…@…" } else { found };
+        return Err(ExportError::Url { found: found.to_owned() });
     };
     let host = url.host_str().unwrap_or_default();
     let cookies = cookies_of(jar)?;
@@ -1131,10 +918,7 @@ pub fn to_cookie_header(jar: &Jar, url: &str, now: Millis) -> Result<Secret, Exp
     if sent.is_empty() {
         let domains: BTreeSet<String> = cookies.iter().map(|(_, c)| c.domain.clone()).collect();
         let domains = domains.into_iter().collect();
-        return Err(ExportError::NoneFor {
-            host: host.to_owned(),
-            domains,
-        });
+        return Err(ExportError::NoneFor { host: host.to_owned(), domains });
     }
     // A stable sort, so cookies of one path keep the jar's order.
     sent.sort_by_key(|(_, cookie)| std::cmp::Reverse(cookie.path.len()));
@@ -1143,11 +927,7 @@ pub fn to_cookie_header(jar: &Jar, url: &str, now: Millis) -> Result<Secret, Exp
         let value = text_of(key)?;
         if unfit_for_header(cookie, value.as_bytes()).is_some() {
             let (what, format) = ("a control character or a separator", "a header");
-            return Err(ExportError::Inexpressible {
-                key: key.name.clone(),
-                what,
-                format,
-            });
+            return Err(ExportError::Inexpressible { key: key.name.clone(), what, format });
         }
         out.push(if index == 0 { "Cookie: " } else { "; " });
         out.push(&cookie.name);
@@ -1172,20 +952,12 @@ pub fn to_env(jar: &Jar) -> Result<Secret, ExportError> {
         let variable = variable(&key.name);
         if let Some(first) = seen.insert(variable.clone(), &key.name) {
             let (first, second) = (first.to_owned(), key.name.clone());
-            return Err(ExportError::SameVariable {
-                first,
-                second,
-                variable,
-            });
+            return Err(ExportError::SameVariable { first, second, variable });
         }
         let value = text_of(key)?;
         if value.contains('\0') {
             let (what, format) = ("a zero byte", "a shell variable");
-            return Err(ExportError::Inexpressible {
-                key: key.name.clone(),
-                what,
-                format,
-            });
+            return Err(ExportError::Inexpressible { key: key.name.clone(), what, format });
         }
         out.push(&variable);
         out.push("='");
@@ -1204,13 +976,11 @@ fn variable(name: &str) -> String {
     if name.starts_with(|c: char| c.is_ascii_digit()) {
         variable.push('_');
     }
-    variable.extend(name.chars().map(|c| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_uppercase()
-        } else {
-            '_'
-        }
-    }));
+    variable.extend(name.chars().map(
+        |c| {
+            if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }
+        },
+    ));
     variable
 }
 
@@ -1261,11 +1031,7 @@ mod tests {
     const NOW: Millis = 1_700_000_000_000;
 
     fn netscape(domain: &str, expires: &str, name: &str) -> String {
-        let tail = if domain.starts_with('.') {
-            "TRUE"
-        } else {
-            "FALSE"
-        };
+        let tail = if domain.starts_with('.') { "TRUE" } else { "FALSE" };
         format!("{domain}\t{tail}\t/\tTRUE\t{expires}\t{name}\t{VALUE}\n")
     }
 
@@ -1287,13 +1053,7 @@ mod tests {
                 path: String::from("/"),
             }),
         };
-        KeySpec {
-            name: name.to_owned(),
-            location,
-            required,
-            reveal: false,
-            help: String::new(),
-        }
+        KeySpec { name: name.to_owned(), location, required, reveal: false, help: String::new() }
     }
 
     /// A required cookie, an optional cookie, an optional token; one origin.
@@ -1326,38 +1086,17 @@ mod tests {
             ("# Netscape HTTP Cookie File\n", Ok(Format::Netscape)),
             ("\u{feff}# HTTP Cookie File\r\n\r\n", Ok(Format::Netscape)),
             ("a.example\tFALSE\t/\tTRUE\t0\tn\tv=w", Ok(Format::Netscape)),
-            (
-                "#HttpOnly_a.example\tFALSE\t/\tTRUE\t0\tn\tv",
-                Ok(Format::Netscape),
-            ),
-            (
-                " {\"cookies\": [], \"origins\": []}",
-                Ok(Format::StorageState),
-            ),
+            ("#HttpOnly_a.example\tFALSE\t/\tTRUE\t0\tn\tv", Ok(Format::Netscape)),
+            (" {\"cookies\": [], \"origins\": []}", Ok(Format::StorageState)),
             ("[]", Ok(Format::BrowserJson)),
             ("session=abc", Ok(Format::KeyValue)),
             ("# mine\n\nsession=a\tb\tc\td\te", Ok(Format::KeyValue)),
             ("", Err(FormatError::Empty)),
             (" \r\n\t", Err(FormatError::Empty)),
             ("# only a comment", Err(FormatError::Empty)),
-            (
-                "\n\nhello",
-                Err(FormatError::Unrecognised { line: 3, hint: "" }),
-            ),
-            (
-                "<html a=b>",
-                Err(FormatError::Unrecognised {
-                    line: 1,
-                    hint: "; hint: this looks like HTML",
-                }),
-            ),
-            (
-                "a.example TRUE / FALSE 0 n v=w",
-                Err(FormatError::Unrecognised {
-                    line: 1,
-                    hint: LOST_TABS,
-                }),
-            ),
+            ("\n\nhello", Err(FormatError::Unrecognised { line: 3, hint: "" })),
+            ("<html a=b>", Err(FormatError::Unrecognised { line: 1, hint: "; hint: this looks like HTML" })),
+            ("a.example TRUE / FALSE 0 n v=w", Err(FormatError::Unrecognised { line: 1, hint: LOST_TABS })),
             ("{\"a\": 1}", Err(FormatError::Shape)),
             ("[1]", Err(FormatError::Shape)),
             ("{\"cookies\": {}}", Err(FormatError::Shape)),
@@ -1380,17 +1119,10 @@ mod tests {
             (file.as_str(), Format::StorageState, Format::Netscape),
             ("a=b", Format::Netscape, Format::KeyValue),
         ] {
-            assert_eq!(
-                parse(text, Some(asked)),
-                Err(FormatError::WrongFormat { asked, found })
-            );
+            assert_eq!(parse(text, Some(asked)), Err(FormatError::WrongFormat { asked, found }));
         }
         assert_eq!(
-            FormatError::WrongFormat {
-                asked: Format::Netscape,
-                found: Format::StorageState
-            }
-            .to_string(),
+            FormatError::WrongFormat { asked: Format::Netscape, found: Format::StorageState }.to_string(),
             "found a Playwright storageState where a Netscape cookies.txt was asked for; hint: name the format that it is, or none"
         );
     }
@@ -1454,10 +1186,7 @@ mod tests {
         let cookies = import(text).cookies;
         assert_eq!(cookies[0].expires, Some(1_800_000_000_123));
         assert_eq!(cookies[0].attributes.same_site.as_deref(), Some("None"));
-        assert_eq!(
-            (cookies[1].expires, &cookies[1].attributes.same_site),
-            (None, &None)
-        );
+        assert_eq!((cookies[1].expires, &cookies[1].attributes.same_site), (None, &None));
         assert!(cookies[1].attributes.host_only && !cookies[2].attributes.host_only);
         assert_eq!(cookies[2].attributes.path, "/");
     }
@@ -1475,65 +1204,38 @@ mod tests {
     fn a_text_that_is_wrong_says_where_and_never_what_the_value_was() {
         let good = netscape("a.example", "0", "n");
         let row = |fields: [&str; 7]| good.clone() + &fields.join("\t");
-        let cookie = |fields: &str| {
-            format!(r#"[{{"name":"n","value":"v","domain":"a.example"}}, {{{fields}}}]"#)
-        };
+        let cookie =
+            |fields: &str| format!(r#"[{{"name":"n","value":"v","domain":"a.example"}}, {{{fields}}}]"#);
         let table = [
             (
                 row(["a.example", "YES", "/", "TRUE", "0", "n", VALUE]),
                 "line 2: `include subdomains` is neither; allowed: TRUE or FALSE",
             ),
-            (
-                row(["a.example", "TRUE", "/", VALUE, "0", "n", "v"]),
-                "line 2: `secure` is neither",
-            ),
+            (row(["a.example", "TRUE", "/", VALUE, "0", "n", "v"]), "line 2: `secure` is neither"),
             (
                 row(["a.example", "TRUE", "/", "TRUE", VALUE, "n", "v"]),
                 "line 2: `expiry` is not a number; allowed: seconds since 1970, or 0",
             ),
-            (
-                row(["a.example", "TRUE", "/", "TRUE", "nan", "n", VALUE]),
-                "line 2: `expiry` is not a number",
-            ),
-            (
-                row(["a.example", "TRUE", VALUE, "TRUE", "0", "n", "v"]),
-                "line 2: `path` is not a path",
-            ),
-            (
-                row(["", "TRUE", "/", "TRUE", "0", "n", VALUE]),
-                "line 2: `domain` is not a host",
-            ),
+            (row(["a.example", "TRUE", "/", "TRUE", "nan", "n", VALUE]), "line 2: `expiry` is not a number"),
+            (row(["a.example", "TRUE", VALUE, "TRUE", "0", "n", "v"]), "line 2: `path` is not a path"),
+            (row(["", "TRUE", "/", "TRUE", "0", "n", VALUE]), "line 2: `domain` is not a host"),
             (
                 good.clone() + "a.example\tTRUE\t/\tTRUE\t0\t" + VALUE,
                 "line 2 has 6 fields; allowed: 7 between tabs",
             ),
-            (
-                good.clone() + &good.trim_end().replace(VALUE, "a\tb"),
-                "line 2 has 8 fields",
-            ),
+            (good.clone() + &good.trim_end().replace(VALUE, "a\tb"), "line 2 has 8 fields"),
             (
                 good.clone() + &good.replace('\t', " "),
                 "line 2 has 1 fields; allowed: 7 between tabs; hint: this looks like a cookies.txt whose tabs became spaces",
             ),
             (good.clone() + VALUE, "line 2 has 1 fields"),
             (format!("a=b\n{VALUE}"), "line 2 has no `=`"),
-            (
-                format!("a=b\n={VALUE}"),
-                "line 2 has no key name before its `=`",
-            ),
-            (
-                format!("Cookie: a={VALUE}; b={VALUE}"),
-                "line 1 has no key name before its `=`",
-            ),
-            (
-                format!("[{{\"value\": \"{VALUE}\""),
-                "not valid JSON: EOF while parsing an object at line 1",
-            ),
+            (format!("a=b\n={VALUE}"), "line 2 has no key name before its `=`"),
+            (format!("Cookie: a={VALUE}; b={VALUE}"), "line 1 has no key name before its `=`"),
+            (format!("[{{\"value\": \"{VALUE}\""), "not valid JSON: EOF while parsing an object at line 1"),
             (format!("[\"{VALUE}\"]"), "JSON, but not of cookies"),
             (
-                cookie(&format!(
-                    r#""name":"n","value":["{VALUE}"],"domain":"a.example""#
-                )),
+                cookie(&format!(r#""name":"n","value":["{VALUE}"],"domain":"a.example""#)),
                 "cookie 2 of the list: `value` is a list; allowed: a string",
             ),
             (
@@ -1549,27 +1251,18 @@ mod tests {
                 "cookie 2 of the list: `domain` is not a host",
             ),
             (
-                cookie(&format!(
-                    r#""name":"n","value":"v","domain":"a.example","path":"{VALUE}""#
-                )),
+                cookie(&format!(r#""name":"n","value":"v","domain":"a.example","path":"{VALUE}""#)),
                 "cookie 2 of the list: `path` is not a path",
             ),
             (
-                cookie(&format!(
-                    r#""name":"n","value":"v","domain":"a.example","expires":"{VALUE}""#
-                )),
+                cookie(&format!(r#""name":"n","value":"v","domain":"a.example","expires":"{VALUE}""#)),
                 "cookie 2 of the list: `expires` is a string; allowed: seconds since 1970",
             ),
             (
-                cookie(&format!(
-                    r#""name":"n","value":"v","domain":"a.example","secure":"{VALUE}""#
-                )),
+                cookie(&format!(r#""name":"n","value":"v","domain":"a.example","secure":"{VALUE}""#)),
                 "cookie 2 of the list: `secure` is a string; allowed: true or false",
             ),
-            (
-                String::from("[]"),
-                "a browser extension's cookie list (JSON) without any cookie in it",
-            ),
+            (String::from("[]"), "a browser extension's cookie list (JSON) without any cookie in it"),
             (
                 String::from("# Netscape HTTP Cookie File\n"),
                 "a Netscape cookies.txt without any cookie in it",
@@ -1608,10 +1301,7 @@ mod tests {
         let selection = select(import(&text), &resolved(), NOW).expect("selects");
         assert_eq!(names(&selection), ["session", "cookie:theme@example.com/"]);
         assert_eq!(selection.keys[0].expires, Some(1_800_000_000_000));
-        assert_eq!(
-            selection.skipped_foreign,
-            ["bank.example", "example.com", "notexample.com"]
-        );
+        assert_eq!(selection.skipped_foreign, ["bank.example", "example.com", "notexample.com"]);
         assert_eq!(selection.skipped_expired, ["old@app.example.com"]);
     }
 
@@ -1646,10 +1336,7 @@ mod tests {
         let selection = select(import(&text), &resolved, NOW).expect("selects");
         assert_eq!(names(&selection), ["session"]);
         let text = netscape("other.example.com", "0", "sessionid");
-        assert!(matches!(
-            select(import(&text), &resolved, NOW),
-            Err(SelectError::Foreign { .. })
-        ));
+        assert!(matches!(select(import(&text), &resolved, NOW), Err(SelectError::Foreign { .. })));
     }
 
     #[test]
@@ -1681,50 +1368,24 @@ mod tests {
                 netscape("app.example.com", "0", "theme"),
                 r#"required key "session" is missing; it is cookie "sessionid" of "app.example.com"; found: "theme""#,
             ),
-            (
-                format!("csrf_token={VALUE}"),
-                r#"required key "session" is missing"#,
-            ),
-            (
-                format!("session={VALUE}\nsession={VALUE}"),
-                r#"key "session" is given twice"#,
-            ),
+            (format!("csrf_token={VALUE}"), r#"required key "session" is missing"#),
+            (format!("session={VALUE}\nsession={VALUE}"), r#"key "session" is given twice"#),
             (
                 format!("session={VALUE}\ncsrf-token={VALUE}"),
                 r#"pair 2 names no key of the mapping; allowed: "session", "remember", "csrf_token"; hint: did you mean "csrf_token"?"#,
             ),
-            (
-                format!("sessionid={VALUE}"),
-                r#"hint: did you mean "session"?"#,
-            ),
-            (
-                format!("{VALUE}=="),
-                r#"pair 1 names no key of the mapping"#,
-            ),
-            (
-                String::from("session="),
-                r#"key "session" has an empty value"#,
-            ),
-            (
-                format!("session={VALUE}\ncsrf_token="),
-                r#"key "csrf_token" has an empty value"#,
-            ),
-            (
-                format!("session={VALUE}; admin=1"),
-                r#"key "session" can't be a cookie: its value holds"#,
-            ),
-            (
-                format!("session={VALUE}\x07"),
-                r#"key "session" can't be a cookie: its value holds"#,
-            ),
+            (format!("sessionid={VALUE}"), r#"hint: did you mean "session"?"#),
+            (format!("{VALUE}=="), r#"pair 1 names no key of the mapping"#),
+            (String::from("session="), r#"key "session" has an empty value"#),
+            (format!("session={VALUE}\ncsrf_token="), r#"key "csrf_token" has an empty value"#),
+            (format!("session={VALUE}; admin=1"), r#"key "session" can't be a cookie: its value holds"#),
+            (format!("session={VALUE}\x07"), r#"key "session" can't be a cookie: its value holds"#),
             (
                 format!("session={}", VALUE.repeat(5_000)),
                 r#"key "session" has 90000 bytes; allowed: at most 65536"#,
             ),
             (
-                (0..181)
-                    .map(|n| netscape("app.example.com", "0", &format!("c{n}")))
-                    .collect::<String>()
+                (0..181).map(|n| netscape("app.example.com", "0", &format!("c{n}"))).collect::<String>()
                     + &netscape("app.example.com", "0", "sessionid"),
                 r#"182 cookies are for this service; allowed: at most 180"#,
             ),
@@ -1739,12 +1400,7 @@ mod tests {
         optional.keys[0].required = false;
         let text = netscape("app.example.com", "1600000000", "old");
         let error = select(import(&text), &optional, NOW).expect_err("expired");
-        assert_eq!(
-            error,
-            SelectError::AllExpired {
-                expired: vec!["old@app.example.com".into()]
-            }
-        );
+        assert_eq!(error, SelectError::AllExpired { expired: vec!["old@app.example.com".into()] });
     }
 
     #[test]
@@ -1753,9 +1409,7 @@ mod tests {
         resolved.keys[2].required = true;
         resolved.keys[2].help = String::from("Settings, then Tokens");
         let text = netscape("app.example.com", "0", "sessionid");
-        let said = select(import(&text), &resolved, NOW)
-            .expect_err("missing")
-            .to_string();
+        let said = select(import(&text), &resolved, NOW).expect_err("missing").to_string();
         assert_eq!(
             said,
             "required key \"csrf_token\" is missing; it is a token; hint: give `csrf_token=…` on standard input (Settings, then Tokens); found: \"sessionid\""
@@ -1766,24 +1420,9 @@ mod tests {
     fn a_pair_for_a_cookie_gets_the_narrowest_attributes_that_reach_the_service() {
         type Origins = &'static [(&'static str, &'static str)];
         let table: [(&str, Origins, bool, bool); 4] = [
-            (
-                "app.example.com",
-                &[("https", "app.example.com")],
-                true,
-                true,
-            ),
-            (
-                "app.example.com",
-                &[("http", "app.example.com")],
-                true,
-                false,
-            ),
-            (
-                "example.com",
-                &[("https", "example.com"), ("https", "app.example.com")],
-                true,
-                true,
-            ),
+            ("app.example.com", &[("https", "app.example.com")], true, true),
+            ("app.example.com", &[("http", "app.example.com")], true, false),
+            ("example.com", &[("https", "example.com"), ("https", "app.example.com")], true, true),
             ("example.com", &[("https", "app.example.com")], false, true),
         ];
         for (domain, origins, host_only, secure) in table {
@@ -1792,18 +1431,9 @@ mod tests {
             resolved.origins = origins.iter().map(|(s, h)| origin(s, h)).collect();
             let selection = select(import("session=x"), &resolved, NOW).expect("selects");
             let cookie = selection.keys[0].cookie.as_ref().expect("a cookie");
-            assert_eq!(
-                (cookie.host_only, cookie.secure),
-                (host_only, secure),
-                "{domain}"
-            );
+            assert_eq!((cookie.host_only, cookie.secure), (host_only, secure), "{domain}");
             assert_eq!((cookie.name.as_str(), cookie.path.as_str()), ("sid", "/"));
-            assert!(
-                resolved
-                    .origins
-                    .iter()
-                    .any(|origin| is_sent_to(cookie, &origin.host))
-            );
+            assert!(resolved.origins.iter().any(|origin| is_sent_to(cookie, &origin.host)));
         }
         let selection = select(import("session=x\ncsrf_token=a=b;c"), &resolved(), NOW);
         let selection = selection.expect("selects");
@@ -1811,12 +1441,7 @@ mod tests {
         assert_eq!(selection.keys[1].secret, Secret::new("a=b;c"));
     }
 
-    fn key(
-        name: &str,
-        value: &str,
-        expires: Option<Millis>,
-        cookie: Option<CookieAttributes>,
-    ) -> Key {
+    fn key(name: &str, value: &str, expires: Option<Millis>, cookie: Option<CookieAttributes>) -> Key {
         Key {
             name: name.to_owned(),
             secret: Secret::new(value),
@@ -1851,8 +1476,7 @@ mod tests {
                     same_site: Some(String::from("Strict")),
                     ..cookie(&name, "app.example.com", "/a b")
                 };
-                let expires =
-                    (bits & 8 == 0).then_some(1_800_000_000_000 + u64::from(bits) * 1_000);
+                let expires = (bits & 8 == 0).then_some(1_800_000_000_000 + u64::from(bits) * 1_000);
                 jar.put(key(&name, value, expires, Some(attributes)));
             }
         }
@@ -1905,12 +1529,7 @@ mod tests {
     #[test]
     fn the_json_forms_keep_milliseconds_and_line_breaks() {
         let mut jar = Jar::default();
-        jar.put(key(
-            "a",
-            "x\ty\nz",
-            Some(1_800_000_000_123),
-            Some(cookie("a", "a.example", "/")),
-        ));
+        jar.put(key("a", "x\ty\nz", Some(1_800_000_000_123), Some(cookie("a", "a.example", "/"))));
         for export in [to_storage_state, to_browser_json] {
             let imported = import(&text(&export(&jar).expect("exports")));
             assert_eq!(imported.cookies[0].expires, Some(1_800_000_000_123));
@@ -1922,12 +1541,7 @@ mod tests {
     fn json_has_every_key_by_name() {
         let mut jar = Jar::default();
         jar.put(key("token", "x\"y", Some(1_000), None));
-        jar.put(key(
-            "session",
-            "s",
-            None,
-            Some(cookie("sid", "a.example", "/")),
-        ));
+        jar.put(key("session", "s", None, Some(cookie("sid", "a.example", "/"))));
         let out = to_json(&jar).expect("exports");
         let value: Value = serde_json::from_slice(out.expose()).expect("parses");
         assert_eq!(value["token"]["value"], "x\"y");
@@ -2003,71 +1617,30 @@ mod tests {
             c
         };
         let mut jar = Jar::default();
-        jar.put(key(
-            "a",
-            "1",
-            None,
-            Some(open(cookie("a", "app.example.com", "/"))),
-        ));
-        jar.put(key(
-            "b",
-            "2",
-            None,
-            Some(cookie("b", "app.example.com", "/")),
-        ));
-        jar.put(key(
-            "c",
-            "3",
-            None,
-            Some(open(cookie("c", "app.example.com", "/api"))),
-        ));
-        jar.put(key(
-            "d",
-            "4",
-            None,
-            Some(open(domain(cookie("d", "example.com", "/")))),
-        ));
-        jar.put(key(
-            "e",
-            "5",
-            None,
-            Some(open(cookie("e", "example.com", "/"))),
-        ));
-        jar.put(key(
-            "f",
-            "6",
-            Some(NOW),
-            Some(open(cookie("f", "app.example.com", "/"))),
-        ));
+        jar.put(key("a", "1", None, Some(open(cookie("a", "app.example.com", "/")))));
+        jar.put(key("b", "2", None, Some(cookie("b", "app.example.com", "/"))));
+        jar.put(key("c", "3", None, Some(open(cookie("c", "app.example.com", "/api")))));
+        jar.put(key("d", "4", None, Some(open(domain(cookie("d", "example.com", "/"))))));
+        jar.put(key("e", "5", None, Some(open(cookie("e", "example.com", "/")))));
+        jar.put(key("f", "6", Some(NOW), Some(open(cookie("f", "app.example.com", "/")))));
         jar.put(key("t", "7", None, None));
         for (url, wanted) in [
             ("https://app.example.com/", Some("Cookie: a=1; b=2; d=4")),
             ("http://app.example.com:8080/x", Some("Cookie: a=1; d=4")),
-            (
-                "https://APP.example.com/api/me",
-                Some("Cookie: c=3; a=1; b=2; d=4"),
-            ),
-            (
-                "https://app.example.com/apiary",
-                Some("Cookie: a=1; b=2; d=4"),
-            ),
+            ("https://APP.example.com/api/me", Some("Cookie: c=3; a=1; b=2; d=4")),
+            ("https://app.example.com/apiary", Some("Cookie: a=1; b=2; d=4")),
             ("https://example.com/", Some("Cookie: d=4; e=5")),
             ("https://notexample.com/", None),
         ] {
             let header = to_cookie_header(&jar, url, NOW);
             assert_eq!(header.as_ref().ok().map(text).as_deref(), wanted, "{url}");
         }
-        let said = to_cookie_header(&jar, "https://x.example/", NOW)
-            .expect_err("none")
-            .to_string();
+        let said = to_cookie_header(&jar, "https://x.example/", NOW).expect_err("none").to_string();
         assert_eq!(
             said,
             "no cookie of the credential is sent to \"x.example\"; it has cookies for \"app.example.com\", \"example.com\""
         );
-        assert!(matches!(
-            to_cookie_header(&jar, "x.example", NOW),
-            Err(ExportError::Url { .. })
-        ));
+        assert!(matches!(to_cookie_header(&jar, "x.example", NOW), Err(ExportError::Url { .. })));
     }
 
     #[test]
@@ -2084,12 +1657,8 @@ mod tests {
                 ..key("session", "", None, Some(cookie("sid", "a.example", "/")))
             }],
         };
-        let tokens = Jar {
-            keys: vec![key("token", VALUE, None, None)],
-        };
-        let same = Jar {
-            keys: vec![key("a-b", VALUE, None, None), key("a_b", VALUE, None, None)],
-        };
+        let tokens = Jar { keys: vec![key("token", VALUE, None, None)] };
+        let same = Jar { keys: vec![key("a-b", VALUE, None, None), key("a_b", VALUE, None, None)] };
         let binary = [VALUE.as_bytes(), &[0xff]].concat();
         let table: [(Export, Jar, &str); 12] = [
             (
@@ -2097,23 +1666,11 @@ mod tests {
                 one(tab.as_bytes()),
                 "key \"session\" holds a tab or line break, which cookies.txt can't express; hint: export as JSON",
             ),
-            (
-                to_netscape,
-                one(line.as_bytes()),
-                "cookies.txt can't express",
-            ),
+            (to_netscape, one(line.as_bytes()), "cookies.txt can't express"),
             (header, one(line.as_bytes()), "a header can't express"),
             (header, one(semicolon.as_bytes()), "a header can't express"),
-            (
-                to_env,
-                one(zero.as_bytes()),
-                "a shell variable can't express",
-            ),
-            (
-                to_env,
-                same,
-                "keys \"a-b\" and \"a_b\" would both be the variable A_B",
-            ),
+            (to_env, one(zero.as_bytes()), "a shell variable can't express"),
+            (to_env, same, "keys \"a-b\" and \"a_b\" would both be the variable A_B"),
             (
                 to_netscape,
                 tokens.clone(),
@@ -2136,19 +1693,8 @@ mod tests {
     #[test]
     fn an_export_takes_the_room_it_needs_at_once() {
         let mut jar = jar(VALUES);
-        jar.put(key(
-            "hard",
-            &"\u{1}\"'".repeat(2_000),
-            None,
-            Some(cookie("h", "a.example", "/")),
-        ));
-        for export in [
-            to_netscape,
-            to_storage_state,
-            to_browser_json,
-            to_json,
-            to_env,
-        ] {
+        jar.put(key("hard", &"\u{1}\"'".repeat(2_000), None, Some(cookie("h", "a.example", "/"))));
+        for export in [to_netscape, to_storage_state, to_browser_json, to_json, to_env] {
             assert!(export(&jar).expect("exports").expose().len() <= room(&jar));
         }
     }

@@ -27,7 +27,8 @@ pub fn make(home: &Home) -> Result<(), Failure> {
     home.make_folders()?;
     // The key comes last of what marks a home, so that a half-made one isn't taken for whole.
     if !home.config().exists() {
-        write_atomically(&home.config(), TEMPLATE.as_bytes()).map_err(Failure::io("config.toml can't be written"))?;
+        write_atomically(&home.config(), TEMPLATE.as_bytes())
+            .map_err(Failure::io("config.toml can't be written"))?;
     }
     if home.exists() {
         return Err(Failure::BadInput(format!(

@@ -26,7 +26,13 @@ impl Output {
     }
 
     /// Many values, as a JSON array or as a table.
-    pub fn table<T: Serialize>(self, rows: &[T], header: &[&str], cells: impl Fn(&T) -> Vec<Cell>, empty: &str) {
+    pub fn table<T: Serialize>(
+        self,
+        rows: &[T],
+        header: &[&str],
+        cells: impl Fn(&T) -> Vec<Cell>,
+        empty: &str,
+    ) {
         if self.json {
             self.json_line(&rows, true);
         } else if rows.is_empty() {
@@ -102,8 +108,12 @@ pub fn coloured(word: &str) -> Cell {
     let cell = Cell::new(word);
     match word {
         "success" | "valid" | "active" | "running" | "on" => cell.fg(Color::Green),
-        "unreachable" | "unknown" | "pending-approval" | "conflict" | "idle" | "paused" => cell.fg(Color::Yellow),
-        "failed" | "validation_failed" | "invalid" | "needs-human" | "refused" | "parked" => cell.fg(Color::Red),
+        "unreachable" | "unknown" | "pending-approval" | "conflict" | "idle" | "paused" => {
+            cell.fg(Color::Yellow)
+        }
+        "failed" | "validation_failed" | "invalid" | "needs-human" | "refused" | "parked" => {
+            cell.fg(Color::Red)
+        }
         _ => cell,
     }
 }

@@ -52,11 +52,17 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
             );
             Ok(())
         }
-        Command::Check { file } => show(&home, Operation::PluginCheck { path: absolute(file)? }, output).await,
-        Command::Install { file } => show(&home, Operation::PluginInstall { path: absolute(file)? }, output).await,
+        Command::Check { file } => {
+            show(&home, Operation::PluginCheck { path: absolute(file)? }, output).await
+        }
+        Command::Install { file } => {
+            show(&home, Operation::PluginInstall { path: absolute(file)? }, output).await
+        }
         Command::Approve { service } => {
             let operation = Operation::PluginApprove { service: service.clone() };
-            let Outcome::Lines(lines) = Connection::once(&home, operation).await? else { return Err(unexpected()) };
+            let Outcome::Lines(lines) = Connection::once(&home, operation).await? else {
+                return Err(unexpected());
+            };
             output.value(&lines, || {
                 if lines.is_empty() {
                     format!("`{service}` had everything it asks for already")
@@ -67,7 +73,8 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
             Ok(())
         }
         Command::Remove { service } => {
-            let Outcome::Lines(lines) = Connection::once(&home, Operation::PluginRemove { service }).await? else {
+            let Outcome::Lines(lines) = Connection::once(&home, Operation::PluginRemove { service }).await?
+            else {
                 return Err(unexpected());
             };
             output.value(&lines, || lines.join("\n"));
@@ -77,7 +84,9 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
 }
 
 async fn show(home: &Home, operation: Operation, output: Output) -> Result<(), Failure> {
-    let Outcome::Plugins(plugins) = Connection::once(home, operation).await? else { return Err(unexpected()) };
+    let Outcome::Plugins(plugins) = Connection::once(home, operation).await? else {
+        return Err(unexpected());
+    };
     for plugin in &plugins {
         output.value(plugin, || {
             let mut text = format!(
@@ -100,7 +109,10 @@ async fn show(home: &Home, operation: Operation, output: Output) -> Result<(), F
 }
 
 fn state(plugin: &PluginStatus) -> String {
-    serde_json::to_value(plugin.state).ok().and_then(|state| state.as_str().map(str::to_owned)).unwrap_or_default()
+    serde_json::to_value(plugin.state)
+        .ok()
+        .and_then(|state| state.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 pub fn unexpected() -> Failure {

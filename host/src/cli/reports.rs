@@ -58,11 +58,20 @@ impl Filter {
             .since
             .map(|text| {
                 parse_iso8601(&text).ok_or_else(|| {
-                    Failure::BadInput(format!("`{text}` is no moment; allowed: ISO 8601, such as 2026-01-31T12:00:00Z"))
+                    Failure::BadInput(format!(
+                        "`{text}` is no moment; allowed: ISO 8601, such as 2026-01-31T12:00:00Z"
+                    ))
                 })
             })
             .transpose()?;
-        Ok(ReportFilter { credential_id: self.credential, service: self.service, status, since, limit: self.limit, ..ReportFilter::default() })
+        Ok(ReportFilter {
+            credential_id: self.credential,
+            service: self.service,
+            status,
+            since,
+            limit: self.limit,
+            ..ReportFilter::default()
+        })
     }
 }
 
@@ -91,7 +100,9 @@ pub async fn run(home: &Home, command: Command, output: Output) -> Result<(), Fa
             Ok(())
         }
         Command::Show { id } => {
-            let row = reader.report(id)?.ok_or_else(|| Failure::NotFound(format!("no report {id}; hint: `keywheel reports list`")))?;
+            let row = reader
+                .report(id)?
+                .ok_or_else(|| Failure::NotFound(format!("no report {id}; hint: `keywheel reports list`")))?;
             // A report has no better form for a person than its own fields.
             output.json_line(&row, true);
             Ok(())

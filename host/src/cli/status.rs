@@ -38,16 +38,20 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         plugins: Vec::new(),
     };
     if daemon_answers(home).await? {
-        let answer = control::ask(&home.socket(), &Operation::Status).await.map_err(Failure::io("the daemon can't be asked"))?;
+        let answer = control::ask(&home.socket(), &Operation::Status)
+            .await
+            .map_err(Failure::io("the daemon can't be asked"))?;
         if let Some(Ok(Outcome::Status { workers, plugins, in_flight })) = answer {
-            (status.daemon, status.workers, status.plugins, status.in_flight) = (true, workers, plugins, in_flight);
+            (status.daemon, status.workers, status.plugins, status.in_flight) =
+                (true, workers, plugins, in_flight);
         }
     }
     if output.json {
         output.json_line(&status, true);
         return Ok(());
     }
-    let by_status: Vec<_> = status.counts.by_status.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let by_status: Vec<_> =
+        status.counts.by_status.iter().map(|(name, count)| format!("{count} {name}")).collect();
     output.say(&format!(
         "{}  {}\n{} credentials ({}), {} reports\n",
         status.home,
@@ -56,7 +60,8 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         if by_status.is_empty() { "none yet".to_owned() } else { by_status.join(", ") },
         status.counts.reports,
     ));
-    let troubled: Vec<_> = status.plugins.iter().filter(|plugin| plugin.state != PluginState::Active).collect();
+    let troubled: Vec<_> =
+        status.plugins.iter().filter(|plugin| plugin.state != PluginState::Active).collect();
     for plugin in troubled {
         output.say(&format!("{}: {}", plugin.file, plugin.reason.as_deref().unwrap_or("not active")));
     }

@@ -138,9 +138,9 @@ pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -
     let inserted = db
         .prepare_cached(
             "INSERT INTO credentials (credential_id, profile_id, service, settings_json,
-                 private_hosts_json, method, validate_interval_seconds, identity,
+                 private_hosts_json, method, validate_interval_seconds, max_age_seconds, identity,
                  current_generation, last_generation, rotated_at, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, 1, ?9, ?9)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, 1, ?10, ?10)
              ON CONFLICT (credential_id) DO NOTHING",
         )?
         .execute(params![
@@ -151,6 +151,7 @@ pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -
             json(&new.private_hosts)?,
             new.method,
             new.validate_interval,
+            new.max_age,
             new.identity,
             millis(at),
         ])?;
@@ -398,7 +399,7 @@ fn read_claim(db: &Connection, credential: i64, interrupted: bool) -> Written<Cl
                     j.action, c.current_generation, c.pending_generation, c.last_generation,
                     c.rotated_at, c.validate_interval_seconds, m.consecutive_failures,
                     m.last_verdict, m.expires_at, j.phase, j.method, j.commit_class,
-                    j.from_generation
+                    j.from_generation, c.max_age_seconds
              FROM credentials c
              JOIN journal j ON j.credential = c.id
              JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
@@ -436,6 +437,7 @@ fn claim_from(
         next_generation: row.get::<_, u32>(13)? + 1,
         rotated_at: read_millis(row, 14)?,
         validate_interval_override: row.get(15)?,
+        max_age_override: row.get(23)?,
         consecutive_failures: row.get(16)?,
         last_verdict: row.get(17)?,
         expires_at: read_optional_millis(row, 18)?,

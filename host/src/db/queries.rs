@@ -87,6 +87,7 @@ pub struct CredentialRow {
     pub private_hosts: Vec<String>,
     pub method: Option<String>,
     pub validate_interval_seconds: Option<u32>,
+    pub max_age_seconds: Option<u32>,
     pub identity: Option<String>,
     pub paused: bool,
     pub attempt_number: u32,
@@ -218,7 +219,7 @@ const CREDENTIAL_COLUMNS: &str = "
            c.created_at, m.last_status, m.last_verdict, m.last_message, m.last_attempt_at,
            m.last_success_at, m.consecutive_failures, m.expires_at, m.next_due_at,
            m.next_action, m.last_report_id, j.attempt_number, j.action, j.phase, j.method,
-           j.started_at, j.lease_until
+           j.started_at, j.lease_until, c.max_age_seconds
     FROM credentials c
     JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
     LEFT JOIN journal j ON j.credential = c.id";
@@ -467,6 +468,7 @@ fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
         private_hosts: read_json(row, 4)?,
         method: row.get(5)?,
         validate_interval_seconds: row.get(6)?,
+        max_age_seconds: row.get(31)?,
         identity: row.get(7)?,
         paused: row.get(8)?,
         attempt_number: row.get(9)?,

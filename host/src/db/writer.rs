@@ -85,6 +85,8 @@ pub struct Claim {
     pub rotated_at: Millis,
     /// Seconds.
     pub validate_interval_override: Option<u32>,
+    /// Seconds.
+    pub max_age_override: Option<u32>,
     pub consecutive_failures: u32,
     pub last_verdict: Option<String>,
     pub expires_at: Option<Millis>,
@@ -148,6 +150,8 @@ pub struct NewCredential {
     pub method: Option<String>,
     /// Seconds.
     pub validate_interval: Option<u32>,
+    /// Seconds.
+    pub max_age: Option<u32>,
     pub identity: Option<String>,
     pub keys: Vec<SealedKey>,
     pub expires: Option<Millis>,

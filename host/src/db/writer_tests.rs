@@ -110,6 +110,7 @@ fn credential(id: &str, service: &str) -> NewCredential {
         private_hosts: vec![String::from("shop.internal")],
         method: None,
         validate_interval: Some(90),
+        max_age: None,
         identity: None,
         keys: vec![
             SealedKey {

@@ -20,7 +20,9 @@ const MAX_LIFETIME_SECONDS: f64 = 3_155_760_000.0;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaptureError {
-    #[error("capture of `{key}`: not a key with location token; such keys: {known}; hint: mapped cookies are captured without a rule")]
+    #[error(
+        "capture of `{key}`: not a key with location token; such keys: {known}; hint: mapped cookies are captured without a rule"
+    )]
     NotAToken { key: String, known: String },
     #[error("`{0}` is captured twice")]
     Twice(String),
@@ -119,7 +121,9 @@ pub fn harvest(rules: &[Capture], headers: &mut HeaderMap, body: &mut Vec<u8>, n
             // Text of at least FLOOR ASCII characters is found by value wherever it stands. A
             // number must be blanked as a JSON value to leave JSON behind, a short value is
             // not looked for, and other writers' escapes of non-ASCII text are many.
-            Source::JsonPointer(pointer) if value.number || value.text.len() < FLOOR || !value.text.is_ascii() => {
+            Source::JsonPointer(pointer)
+                if value.number || value.text.len() < FLOOR || !value.text.is_ascii() =>
+            {
                 blank_pointers.push(pointer.as_str());
             }
             Source::JsonPointer(_) => {}

@@ -28,12 +28,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
-use url::Url;
+use url::{Host, Url};
 
 use super::policy::{self, PolicyError, Reach};
 use super::template::{Filled, Filler, TemplateError};
-use super::{EgressError, EgressOptions, Exchange, Exchanged, Fingerprint, KeyChange, capture, cookies, newest_of_each};
-use crate::credential::{self, Key, Millis, Secret};
+use super::{
+    EgressError, EgressOptions, Exchange, Exchanged, Fingerprint, KeyChange, capture, cookies, newest_of_each,
+};
+use crate::credential::{self, Key, Millis};
 use crate::limits;
 use crate::protocol::{Captured, HttpError, HttpRequest, HttpResponse};
 
@@ -160,7 +162,9 @@ impl Egress {
         if start >= exchange.deadline {
             return Err(HttpError::Budget("the call's time is over".to_owned()));
         }
-        let wanted = request.timeout.map_or(limits::REQUEST_WALL, |seconds| Duration::from_secs(seconds.max(1).into()));
+        let wanted = request
+            .timeout
+            .map_or(limits::REQUEST_WALL, |seconds| Duration::from_secs(seconds.max(1).into()));
         let deadline = exchange.deadline.min(start + wanted.min(limits::REQUEST_WALL));
 
         capture::check(&request.capture, &exchange.resolved).map_err(denied)?;
@@ -182,8 +186,9 @@ impl Egress {
                 outgoing.redirect(step, location)?;
                 continue;
             }
-            let exchanged =
-                self.finish(exchange, response, &request, &outgoing.url, now, deadline, captured, ignored).await?;
+            let exchanged = self
+                .finish(exchange, response, &request, &outgoing.url, now, deadline, captured, ignored)
+                .await?;
             drop(permit);
             keep_changes(exchange, keep.as_mut()).await?;
             return Ok(Exchanged { response: exchanged, changes: exchange.take_changes() });
@@ -201,22 +206,26 @@ impl Egress {
     ) -> Result<(reqwest::Response, OwnedSemaphorePermit), HttpError> {
         let resolved = &exchange.resolved;
         let origin = policy::origin(&outgoing.url, &resolved.origins).map_err(denied)?;
-        if let Some(ip) = policy::literal(&origin.host) {
+        let literal = match outgoing.url.host() {
+            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
+            Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
+            _ => None,
+        };
+        if let Some(ip) = literal {
             policy::allowed_address(ip, origin, &resolved.private_hosts).map_err(denied)?;
         }
         let reach = policy::reach(origin, &resolved.private_hosts);
         exchange.requests_left = exchange.requests_left.checked_sub(1).ok_or_else(|| {
-            HttpError::Budget(format!("a call may make {} requests, redirects included", limits::REQUESTS_PER_CALL))
+            HttpError::Budget(format!(
+                "a call may make {} requests, redirects included",
+                limits::REQUESTS_PER_CALL
+            ))
         })?;
 
         let mut request = reqwest::Request::new(outgoing.method.clone(), outgoing.url.clone());
-        *request.headers_mut() = outgoing.headers.iter().map(|field| (field.name.clone(), field.value.clone())).collect();
-        if outgoing.headers.len() != request.headers().len() {
-            // Collecting replaces; a name given twice is rare and must be sent twice.
-            request.headers_mut().clear();
-            for field in &outgoing.headers {
-                request.headers_mut().append(field.name.clone(), field.value.clone());
-            }
+        for field in &outgoing.headers {
+            // A name given twice is sent twice.
+            request.headers_mut().append(field.name.clone(), field.value.clone());
         }
         if with_cookies {
             let line = cookies::header(&exchange.jar, &outgoing.url, now).map_err(|key| {
@@ -228,7 +237,10 @@ impl Egress {
         }
         if let Some(body) = &outgoing.body {
             *request.body_mut() = Some(body.clone().into());
-        } else if outgoing.method == Method::POST || outgoing.method == Method::PUT || outgoing.method == Method::PATCH {
+        } else if outgoing.method == Method::POST
+            || outgoing.method == Method::PUT
+            || outgoing.method == Method::PATCH
+        {
             // Without it some servers answer 411.
             request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
@@ -236,7 +248,8 @@ impl Egress {
         let client = &self.clients[reach as usize];
         let gate = self.gates.of(&origin.host);
         let answered = timeout_at(deadline, async move {
-            let permit = gate.acquire_owned().await.map_err(|_| HttpError::Other("shutting down".to_owned()))?;
+            let permit =
+                gate.acquire_owned().await.map_err(|_| HttpError::Other("shutting down".to_owned()))?;
             let response = client.execute(request).await.map_err(classify)?;
             Ok((response, permit))
         });
@@ -279,11 +292,14 @@ impl Egress {
         ignored
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the state of one request; a struct for one call would only rename it")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the state of one request; a struct for one call would only rename it"
+    )]
     async fn finish(
         &self,
         exchange: &mut Exchange,
-        response: reqwest::Response,
+        mut response: reqwest::Response,
         request: &HttpRequest,
         url: &Url,
         now: Millis,
@@ -292,7 +308,15 @@ impl Egress {
         ignored: usize,
     ) -> Result<HttpResponse, HttpError> {
         let status = response.status();
-        let mut headers = response.headers().clone();
+        // reqwest takes the header away where it decompresses. What is left couldn't be redacted.
+        if let Some(encoding) = response.headers().get(header::CONTENT_ENCODING)
+            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+        {
+            return Err(HttpError::Protocol(
+                "the answer has a content encoding that wasn't asked for".to_owned(),
+            ));
+        }
+        let mut headers = std::mem::take(response.headers_mut());
         let mut body = timeout_at(deadline, read_body(response)).await.map_err(|_| HttpError::Timeout)??;
         let mut extras = Vec::new();
         if status.is_success() {
@@ -495,12 +519,6 @@ fn check_headers(headers: &HeaderMap) -> Result<(), HttpError> {
 
 /// Reads a body up to the cap, counted after decompression.
 async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, HttpError> {
-    // reqwest takes the header away where it decompresses. What is left couldn't be redacted.
-    if let Some(encoding) = response.headers().get(header::CONTENT_ENCODING)
-        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
-        return Err(HttpError::Protocol("the answer has a content encoding that wasn't asked for".to_owned()));
-    }
     let announced = response.content_length().unwrap_or(0);
     if announced > limits::RESPONSE_BYTES as u64 {
         return Err(too_large());
@@ -551,12 +569,7 @@ fn classify(error: reqwest::Error) -> HttpError {
         if let Some(refused) = current.downcast_ref::<PolicyError>() {
             return denied(refused);
         }
-        // An `io::Error` hides what it carries from `source`.
-        let carried = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = current
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| carried.and_then(|carried| carried.downcast_ref()));
-        if let Some(tls) = tls {
+        if let Some(tls) = tls_error(current) {
             return HttpError::Tls(tls.to_string());
         }
         deepest = current.to_string();
@@ -573,6 +586,14 @@ fn classify(error: reqwest::Error) -> HttpError {
     } else {
         HttpError::Protocol(deepest)
     }
+}
+
+/// An `io::Error` hides what it carries from `source`, and TLS errors come in two of them.
+fn tls_error<'e>(mut error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    while let Some(carried) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        error = carried;
+    }
+    error.downcast_ref()
 }
 
 fn build_client(
@@ -592,6 +613,8 @@ fn build_client(
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(limits::PER_HOST_CONCURRENCY)
             .http1_max_headers(limits::RESPONSE_HEADERS)
+            // It fits a u32 by far; hyper's own 16 KiB are too few for cookies with claims.
+            .http2_max_header_list_size(RESPONSE_HEADER_BYTES as u32)
     };
     let built = builder().tls_certs_merge(extra.iter().cloned()).build();
     match built {
@@ -664,5 +687,4 @@ impl Gates {
 }
 
 #[cfg(test)]
-#[path = "client_tests.rs"]
 mod tests;

@@ -78,9 +78,8 @@ pub fn receive(line: &[u8], url: &Url, now: Millis) -> Result<Received, Ignored>
     if secure && !trusted {
         return Err(Ignored::Insecure);
     }
-    let has_prefix = |prefix: &str| {
-        name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix))
-    };
+    let has_prefix =
+        |prefix: &str| name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
     if has_prefix("__Secure-") && !secure {
         return Err(Ignored::Prefix);
     }
@@ -146,9 +145,7 @@ pub fn domain_matches(host: &str, domain: &str) -> bool {
 /// RFC 6265 section 5.1.4.
 pub fn path_matches(request: &str, cookie: &str) -> bool {
     request == cookie
-        || request
-            .strip_prefix(cookie)
-            .is_some_and(|rest| cookie.ends_with('/') || rest.starts_with('/'))
+        || request.strip_prefix(cookie).is_some_and(|rest| cookie.ends_with('/') || rest.starts_with('/'))
 }
 
 fn default_path(request: &str) -> &str {
@@ -250,8 +247,9 @@ pub fn place(received: &Received, resolved: &Resolved, jar: &Jar, trusted: bool)
     let extra = || extra_cookie_key(&cookie.name, &cookie.domain, &cookie.path);
     let place = match mapped {
         Some((_, name)) if received.deletes => {
-            let is_current = current(name)
-                .is_none_or(|own| own.name == cookie.name && own.domain == cookie.domain && own.path == cookie.path);
+            let is_current = current(name).is_none_or(|own| {
+                own.name == cookie.name && own.domain == cookie.domain && own.path == cookie.path
+            });
             if is_current { Place::Mapped(name.to_owned()) } else { Place::Extra(extra()) }
         }
         Some((_, name)) => Place::Mapped(name.to_owned()),
@@ -413,7 +411,11 @@ mod tests {
             ("s=v; Domain=127.0.0.1", "http://127.0.0.1:1/", Ok(("127.0.0.1", "/", true))),
             ("s=v; Domain=0.0.1", "http://127.0.0.1:1/", Err(ForeignDomain)),
             ("s=v; Domain=[::1]", "http://[::1]:1/", Ok(("[::1]", "/", true))),
-            ("s=v; Domain=bücher.example", "https://www.bücher.example/", Ok(("xn--bcher-kva.example", "/", false))),
+            (
+                "s=v; Domain=bücher.example",
+                "https://www.bücher.example/",
+                Ok(("xn--bcher-kva.example", "/", false)),
+            ),
             ("s=v; Secure", https, Ok(("www.shop.example.com", "/a", true))),
             ("s=v; Secure", "http://intranet/", Err(Insecure)),
             ("s=v; Secure", "http://127.0.0.1/", Ok(("127.0.0.1", "/", true))),
@@ -524,8 +526,16 @@ mod tests {
             ("site=n; Path=/", "https://cdn.a.example/", extra("cookie:site@cdn.a.example/")),
             // Deletions are of the very cookie.
             ("sid=; Path=/; Max-Age=0", "https://www.a.example/", mapped("session")),
-            ("sid=; Path=/; Max-Age=0; Domain=a.example", "https://www.a.example/", extra("cookie:sid@a.example/")),
-            ("sid=; Path=/other; Max-Age=0", "https://www.a.example/", extra("cookie:sid@www.a.example/other")),
+            (
+                "sid=; Path=/; Max-Age=0; Domain=a.example",
+                "https://www.a.example/",
+                extra("cookie:sid@a.example/"),
+            ),
+            (
+                "sid=; Path=/other; Max-Age=0",
+                "https://www.a.example/",
+                extra("cookie:sid@www.a.example/other"),
+            ),
         ] {
             let received = receive(line.as_bytes(), &url(from), NOW).unwrap();
             assert_eq!(place(&received, &resolved, &jar, true), want, "{line} from {from}");
@@ -559,7 +569,9 @@ mod tests {
         assert_eq!(receive(format!("sid={huge}").as_bytes(), &from, NOW), Err(Ignored::TooLong));
 
         let keys = (0..limits::COOKIES)
-            .map(|n| cookie_key(&format!("cookie:c{n}@a.example/"), &format!("c{n}"), "v", "a.example", "/", true))
+            .map(|n| {
+                cookie_key(&format!("cookie:c{n}@a.example/"), &format!("c{n}"), "v", "a.example", "/", true)
+            })
             .collect();
         let full = Jar { keys };
         let one_more = receive(b"more=v", &from, NOW).unwrap();

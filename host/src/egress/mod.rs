@@ -40,7 +40,9 @@ pub struct EgressOptions {
 
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
-    #[error("the extra CA file holds no usable certificate; hint: it must be PEM with at least one CERTIFICATE block")]
+    #[error(
+        "the extra CA file holds no usable certificate; hint: it must be PEM with at least one CERTIFICATE block"
+    )]
     ExtraCa(#[source] Option<reqwest::Error>),
     #[error("the HTTP client can't be set up")]
     Client(#[source] reqwest::Error),
@@ -116,8 +118,7 @@ impl Exchange {
     }
 
     fn redactor(&self) -> &Redactor {
-        self.redactor
-            .get_or_init(|| Redactor::new(self.jar.keys.iter().map(|key| key.secret.expose())))
+        self.redactor.get_or_init(|| Redactor::new(self.jar.keys.iter().map(|key| key.secret.expose())))
     }
 
     /// Makes redaction know more values: fresh ones, and what templates computed.
@@ -286,7 +287,8 @@ mod tests {
 
     #[test]
     fn only_the_newest_capture_of_a_key_is_told() {
-        let entry = |key: &str, expires| Captured { key: key.into(), fingerprint: None, changed: true, expires };
+        let entry =
+            |key: &str, expires| Captured { key: key.into(), fingerprint: None, changed: true, expires };
         let got = newest_of_each(vec![entry("a", Some(1)), entry("b", None), entry("a", Some(2))]);
         assert_eq!(got, [entry("b", None), entry("a", Some(2))]);
     }

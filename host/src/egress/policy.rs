@@ -35,7 +35,9 @@ pub enum PolicyError {
     UserInfo,
     #[error("scheme `{0}` is not allowed; allowed: https, or http where the operator named the origin")]
     Scheme(String),
-    #[error("origin {found} is not allowed; allowed: {allowed}; hint: `origins` of the manifest, or a url setting, must name it")]
+    #[error(
+        "origin {found} is not allowed; allowed: {allowed}; hint: `origins` of the manifest, or a url setting, must name it"
+    )]
     Origin { found: String, allowed: String },
     #[error("plain http to {0} is allowed only where the operator named that origin in a setting")]
     PlainHttp(String),
@@ -310,7 +312,11 @@ pub fn reach(origin: &AllowedOrigin, private_hosts: &[String]) -> Reach {
 
 /// Whether a connection for this origin may go to this address. Literals need no resolver,
 /// and hyper asks none for them, so they are judged here before anything is sent.
-pub fn allowed_address(ip: IpAddr, origin: &AllowedOrigin, private_hosts: &[String]) -> Result<(), PolicyError> {
+pub fn allowed_address(
+    ip: IpAddr,
+    origin: &AllowedOrigin,
+    private_hosts: &[String],
+) -> Result<(), PolicyError> {
     let class = classify(ip);
     let by_name = reach(origin, private_hosts).allows(class);
     let by_literal = origin.operator_named
@@ -409,7 +415,10 @@ mod tests {
     fn a_refused_origin_names_what_is_allowed() {
         let list = [allowed("https", "api.example.com", 443, false)];
         let error = origin(&Url::parse("https://evil.test/a?b=c").unwrap(), &list).unwrap_err().to_string();
-        assert!(error.contains("https://evil.test is not allowed; allowed: https://api.example.com"), "{error}");
+        assert!(
+            error.contains("https://evil.test is not allowed; allowed: https://api.example.com"),
+            "{error}"
+        );
         assert!(!error.contains("b=c"));
     }
 
@@ -421,9 +430,31 @@ mod tests {
     #[test]
     fn headers_of_the_host_and_malformed_names_are_refused() {
         for bad in [
-            "Host", "cookie", "COOKIE2", "Content-Length", "transfer-encoding", "Connection", "Keep-Alive", "TE",
-            "Trailer", "Upgrade", "Proxy-Authorization", "proxy-connection", "Expect", "HTTP2-Settings",
-            "Accept-Encoding", "Range", "If-Range", "Set-Cookie", "", "a b", "a:b", ":authority", "x\r\ny", "x\0", "ä",
+            "Host",
+            "cookie",
+            "COOKIE2",
+            "Content-Length",
+            "transfer-encoding",
+            "Connection",
+            "Keep-Alive",
+            "TE",
+            "Trailer",
+            "Upgrade",
+            "Proxy-Authorization",
+            "proxy-connection",
+            "Expect",
+            "HTTP2-Settings",
+            "Accept-Encoding",
+            "Range",
+            "If-Range",
+            "Set-Cookie",
+            "",
+            "a b",
+            "a:b",
+            ":authority",
+            "x\r\ny",
+            "x\0",
+            "ä",
         ] {
             assert!(header_name(bad).is_err(), "{bad:?}");
         }
@@ -435,8 +466,12 @@ mod tests {
     #[test]
     fn connection_bound_authentication_is_recognised() {
         for (value, bound) in [
-            ("NTLM abc", true), (" negotiate abc", true), ("Negotiate", true),
-            ("Bearer ntlm", false), ("Basic x", false), ("", false),
+            ("NTLM abc", true),
+            (" negotiate abc", true),
+            ("Negotiate", true),
+            ("Bearer ntlm", false),
+            ("Basic x", false),
+            ("", false),
         ] {
             assert_eq!(authenticates_connection(value.as_bytes()), bound, "{value}");
         }
@@ -459,7 +494,11 @@ mod tests {
             (200, "GET", None, false),
         ] {
             let got = step(StatusCode::from_u16(status).unwrap(), &method(from).unwrap());
-            assert_eq!(got, to.map(|to| Step { method: method(to).unwrap(), keeps_body: keeps }), "{status} {from}");
+            assert_eq!(
+                got,
+                to.map(|to| Step { method: method(to).unwrap(), keeps_body: keeps }),
+                "{status} {from}"
+            );
         }
     }
 

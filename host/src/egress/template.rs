@@ -201,7 +201,10 @@ impl<'a> Filler<'a> {
                     .filter(|spec| self.jar.get(&spec.name).is_some())
                     .map(|spec| spec.name.clone())
                     .collect();
-                Err(TemplateError::Absent { key: key.to_owned(), present: policy::listed(present.into_iter()) })
+                Err(TemplateError::Absent {
+                    key: key.to_owned(),
+                    present: policy::listed(present.into_iter()),
+                })
             }
         }
     }
@@ -343,7 +346,8 @@ mod tests {
 
     #[test]
     fn basic_authentication_is_base64_over_user_and_secret() {
-        let (resolved, jar) = (resolved(&["user", "pass"]), jar(&[("user", "Aladdin"), ("pass", "open sesame")]));
+        let (resolved, jar) =
+            (resolved(&["user", "pass"]), jar(&[("user", "Aladdin"), ("pass", "open sesame")]));
         let template = [
             text("Basic "),
             Part::Encoded {
@@ -362,14 +366,16 @@ mod tests {
     #[test]
     fn text_is_never_searched_for_references() {
         let (resolved, jar) = (resolved(&["k"]), jar(&[("k", "{k}")]));
-        let filled = Filler::new(&resolved, &jar).body(&[text("{k}"), secret("k", Encoding::Raw)], 99).unwrap();
+        let filled =
+            Filler::new(&resolved, &jar).body(&[text("{k}"), secret("k", Encoding::Raw)], 99).unwrap();
         assert_eq!(filled.bytes, b"{k}{k}");
     }
 
     #[test]
     fn a_key_outside_the_mapping_is_refused_even_if_the_jar_has_it() {
         let (resolved, jar) = (resolved(&["a", "b"]), jar(&[("a", "1"), ("cookie:x@y/", "v")]));
-        let unknown = Filler::new(&resolved, &jar).body(&[secret("cookie:x@y/", Encoding::Raw)], 9).err().unwrap();
+        let unknown =
+            Filler::new(&resolved, &jar).body(&[secret("cookie:x@y/", Encoding::Raw)], 9).err().unwrap();
         assert_eq!(unknown.to_string(), "key `cookie:x@y/` is not in the key mapping; known: a, b");
         let absent = Filler::new(&resolved, &jar).body(&[secret("b", Encoding::Raw)], 9).err().unwrap();
         assert_eq!(absent.to_string(), "the credential has no value for key `b`; present: a");
@@ -378,9 +384,15 @@ mod tests {
     #[test]
     fn a_header_refuses_what_could_end_its_line() {
         let resolved = resolved(&["k"]);
-        for (value, passes) in
-            [("abc", true), ("a b", true), ("a\r\nx: y", false), ("a\n", false), ("a\0", false), ("é", false), ("\x7f", false)]
-        {
+        for (value, passes) in [
+            ("abc", true),
+            ("a b", true),
+            ("a\r\nx: y", false),
+            ("a\n", false),
+            ("a\0", false),
+            ("é", false),
+            ("\x7f", false),
+        ] {
             let jar = jar(&[("k", value)]);
             for part in [secret("k", Encoding::Raw), text(value)] {
                 let got = Filler::new(&resolved, &jar).header("x", &[part], 99);
@@ -429,12 +441,14 @@ mod tests {
             ("??>", Encoding::Base64Url, "https://a.example/Pz8-"),
         ] {
             let jar = jar(&[("k", value)]);
-            let filled =
-                Filler::new(&resolved, &jar).url(&[text("https://a.example/"), secret("k", encoding)], 999).unwrap();
+            let filled = Filler::new(&resolved, &jar)
+                .url(&[text("https://a.example/"), secret("k", encoding)], 999)
+                .unwrap();
             assert_eq!(String::from_utf8(filled.bytes).unwrap(), want);
         }
         let jar = jar(&[("k", "..")]);
-        let got = Filler::new(&resolved, &jar).url(&[text("https://a.example/x/"), secret("k", Encoding::Raw)], 999);
+        let got = Filler::new(&resolved, &jar)
+            .url(&[text("https://a.example/x/"), secret("k", Encoding::Raw)], 999);
         assert_eq!(got.err(), Some(TemplateError::DotSegment("k".into())));
     }
 
@@ -449,7 +463,8 @@ mod tests {
     #[test]
     fn errors_hold_no_value() {
         let (resolved, jar) = (resolved(&["k"]), jar(&[("k", "value-\n-value")]));
-        let error = Filler::new(&resolved, &jar).header("x-y", &[secret("k", Encoding::Raw)], 99).err().unwrap();
+        let error =
+            Filler::new(&resolved, &jar).header("x-y", &[secret("k", Encoding::Raw)], 99).err().unwrap();
         assert!(!format!("{error} {error:?}").contains("value-"));
     }
 }

@@ -57,7 +57,13 @@ impl Cache {
     ///
     /// # Errors
     /// Why the file is no plugin, or what the compiler ran into.
-    pub async fn load(&self, digest: &str, vault: &Vault, spawner: &Spawner, require_sandbox: bool) -> Result<File, CacheError> {
+    pub async fn load(
+        &self,
+        digest: &str,
+        vault: &Vault,
+        spawner: &Spawner,
+        require_sandbox: bool,
+    ) -> Result<File, CacheError> {
         if let Some(file) = self.verified(digest, vault) {
             return Ok(file);
         }
@@ -87,13 +93,20 @@ impl Cache {
         format!("{digest}/{}/", self.engine)
     }
 
-    async fn compile(&self, digest: &str, vault: &Vault, spawner: &Spawner, require_sandbox: bool) -> Result<(), CacheError> {
+    async fn compile(
+        &self,
+        digest: &str,
+        vault: &Vault,
+        spawner: &Spawner,
+        require_sandbox: bool,
+    ) -> Result<(), CacheError> {
         let plugin = OwnedFd::from(File::open(self.stored(digest))?);
         let path = self.native(digest);
         let temporary = self.folder.join(format!(".{digest}-{}.tmp", std::process::id()));
         // A leftover of a crash would make `create_new` fail for ever.
         let _ = fs::remove_file(&temporary);
-        let output = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let output =
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
         let task = Task::Compiler { plugin, output: output.try_clone()?.into(), require_sandbox };
         let result = async {
             let Spawned { mut child, mut socket } = spawner.spawn(task).await?;
@@ -116,13 +129,17 @@ impl Cache {
                         limits::COMPILE_ADDRESS_SPACE >> 20
                     )))
                 }
-                Err(_) => Err(CacheError::Compiler(format!("took over {} s and was ended", limits::COMPILE_WALL.as_secs()))),
+                Err(_) => Err(CacheError::Compiler(format!(
+                    "took over {} s and was ended",
+                    limits::COMPILE_WALL.as_secs()
+                ))),
             }
         }
         .await;
         let finished = result.and_then(|()| {
             output.sync_all()?;
-            let tag = vault.tag_reader(Read::chain(self.bound(digest).as_bytes(), File::open(&temporary)?))?;
+            let tag =
+                vault.tag_reader(Read::chain(self.bound(digest).as_bytes(), File::open(&temporary)?))?;
             crate::config::write_atomically(&path.with_extension("tag"), &tag)?;
             fs::rename(&temporary, &path)?;
             File::open(&self.folder)?.sync_all()?;

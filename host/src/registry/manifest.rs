@@ -11,8 +11,8 @@ use thiserror::Error;
 use url::{Host, Url};
 
 use crate::provider::{
-    AllowedOrigin, CommitClass, CookieLocation, KeySpec, Location, Manifest, Resolved,
-    ResolvedMethod, SettingKind, SettingSpec,
+    AllowedOrigin, CommitClass, CookieLocation, KeySpec, Location, Manifest, Resolved, ResolvedMethod,
+    SettingKind, SettingSpec,
 };
 
 /// A name of a service, key, setting or method; the contract says so.
@@ -38,18 +38,10 @@ const SHOWN: usize = 80;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ManifestError {
     #[error("{what} {} is not allowed; allowed: 1 to 64 of {allowed}", shown(.found))]
-    Name {
-        what: &'static str,
-        found: String,
-        allowed: &'static str,
-    },
+    Name { what: &'static str, found: String, allowed: &'static str },
 
     #[error("{field} has {found} bytes; allowed: at most {allowed}")]
-    TooLong {
-        field: String,
-        found: usize,
-        allowed: usize,
-    },
+    TooLong { field: String, found: usize, allowed: usize },
 
     #[error("{field} is empty; allowed: one line of text")]
     Empty { field: String },
@@ -58,18 +50,10 @@ pub enum ManifestError {
         "{field} holds the character U+{:04X} at byte {at}; allowed: text of one line without control or direction characters",
         u32::from(*.found)
     )]
-    Character {
-        field: String,
-        found: char,
-        at: usize,
-    },
+    Character { field: String, found: char, at: usize },
 
     #[error("{found} {what}; allowed: at most {allowed}")]
-    TooMany {
-        what: String,
-        found: usize,
-        allowed: usize,
-    },
+    TooMany { what: String, found: usize, allowed: usize },
 
     #[error("version {} is not a semantic version; allowed: for example `1.2.0` or `1.2.0-beta.1`", shown(.found))]
     Version { found: String },
@@ -81,27 +65,16 @@ pub enum ManifestError {
     Duplicate { what: &'static str, name: String },
 
     #[error("{field} {}: {problem}", shown(.found))]
-    Placeholder {
-        field: String,
-        found: String,
-        problem: PlaceholderProblem,
-    },
+    Placeholder { field: String, found: String, problem: PlaceholderProblem },
 
     #[error("origin {}: {problem}", shown(.found))]
-    Origin {
-        found: String,
-        problem: OriginProblem,
-    },
+    Origin { found: String, problem: OriginProblem },
 
     #[error(
         "origin {} with its default {} filled in: {problem}; hint: leave the default out, and the operator names the host",
         shown(.found), shown(.filled)
     )]
-    DefaultOrigin {
-        found: String,
-        filled: String,
-        problem: OriginProblem,
-    },
+    DefaultOrigin { found: String, filled: String, problem: OriginProblem },
 
     #[error("no origins, yet validate url {}; hint: list its origin, for nothing else may be reached", shown(.validate_url))]
     NoOrigins { validate_url: String },
@@ -119,28 +92,16 @@ pub enum ManifestError {
     StrayChoices { setting: String, kind: SettingKind },
 
     #[error("default of setting {}: {problem}", shown(.setting))]
-    Default {
-        setting: String,
-        problem: ValueProblem,
-    },
+    Default { setting: String, problem: ValueProblem },
 
     #[error("method {} takes its commit class from setting {}, which {problem}; allowed: a choice among {}", shown(.method), shown(.setting), commit_classes())]
-    CommitClassSetting {
-        method: String,
-        setting: String,
-        problem: String,
-    },
+    CommitClassSetting { method: String, setting: String, problem: String },
 
     #[error("{field} is 0 seconds; allowed: 1 or more")]
     Zero { field: &'static str },
 
     #[error("cookie {field} {} of key {}: {problem}", shown(.found), shown(.key))]
-    Cookie {
-        key: String,
-        field: &'static str,
-        found: String,
-        problem: CookieProblem,
-    },
+    Cookie { key: String, field: &'static str, found: String, problem: CookieProblem },
 
     #[error("keys {} and {} are the same cookie; hint: a cookie belongs to one key", shown(.first), shown(.second))]
     SameCookie { first: String, second: String },
@@ -150,11 +111,7 @@ pub enum ManifestError {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SettingsError {
     #[error("unknown setting {}; known: {}{}", shown(.name), listed(.known), did_you_mean(.nearest))]
-    Unknown {
-        name: String,
-        known: Vec<String>,
-        nearest: Option<String>,
-    },
+    Unknown { name: String, known: Vec<String>, nearest: Option<String> },
 
     #[error("setting {} is given twice; hint: keep one", shown(.name))]
     Twice { name: String },
@@ -163,16 +120,10 @@ pub enum SettingsError {
     Missing { names: Vec<String>, help: String },
 
     #[error("setting {}: {problem}", shown(.setting))]
-    Value {
-        setting: String,
-        problem: ValueProblem,
-    },
+    Value { setting: String, problem: ValueProblem },
 
     #[error("origin {} with the settings filled in: {problem}", shown(.template))]
-    Origin {
-        template: String,
-        problem: OriginProblem,
-    },
+    Origin { template: String, problem: OriginProblem },
 
     #[error("validate url {} with the settings filled in: {problem}", shown(.template))]
     ValidateUrl { template: String, problem: String },
@@ -181,22 +132,13 @@ pub enum SettingsError {
         "validate url {} with the settings filled in is on {found}, where the plugin may not go; allowed: {}; hint: check the settings that name hosts",
         shown(.template), listed(.allowed)
     )]
-    ValidateOutside {
-        template: String,
-        found: String,
-        allowed: Vec<String>,
-    },
+    ValidateOutside { template: String, found: String, allowed: Vec<String> },
 
     #[error("key {} needs setting {} for its cookie; hint: give it a value", shown(.key), shown(.setting))]
     NeededByKey { key: String, setting: String },
 
     #[error("cookie {field} of key {} is {} with the settings filled in: {problem}", shown(.key), shown(.found))]
-    Cookie {
-        key: String,
-        field: &'static str,
-        found: String,
-        problem: CookieProblem,
-    },
+    Cookie { key: String, field: &'static str, found: String, problem: CookieProblem },
 
     #[error("private host {} is not a host; allowed: a name or an address, without scheme, port or path", shown(.found))]
     PrivateHost { found: String },
@@ -211,19 +153,11 @@ pub enum PlaceholderProblem {
     #[error("unbalanced braces; allowed: `{{setting}}`, `{{setting.host}}`, `{{setting.origin}}`")]
     Unbalanced,
     #[error("no setting is called {}; known: {}{}", shown(.name), listed(.known), did_you_mean(.nearest))]
-    UnknownSetting {
-        name: String,
-        known: Vec<String>,
-        nearest: Option<String>,
-    },
+    UnknownSetting { name: String, known: Vec<String>, nearest: Option<String> },
     #[error("a setting has no part {}; allowed: `host` and `origin`, of a setting of kind url", shown(.part))]
     UnknownPart { part: String },
     #[error("setting {} is of kind {} and has no part `{part}`; hint: make it a setting of kind url", shown(.name), kind_name(*.kind))]
-    NotUrl {
-        name: String,
-        part: &'static str,
-        kind: SettingKind,
-    },
+    NotUrl { name: String, part: &'static str, kind: SettingKind },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -287,11 +221,7 @@ pub enum ValueProblem {
     #[error("{} is not a duration; allowed: whole seconds or a number with s, m, h or d, up to {} seconds, for example `90`, `15m`, `12h`, `7d`", shown(.found), u32::MAX)]
     Duration { found: String },
     #[error("{} is not among the choices; allowed: {}{}", shown(.found), listed(.choices), did_you_mean(.nearest))]
-    Choice {
-        found: String,
-        choices: Vec<String>,
-        nearest: Option<String>,
-    },
+    Choice { found: String, choices: Vec<String>, nearest: Option<String> },
     #[error("{found} bytes; allowed: at most {allowed}")]
     TooLong { found: usize, allowed: usize },
     #[error("holds the control character U+{:04X}; allowed: text of one line", u32::from(*.found))]
@@ -314,12 +244,7 @@ pub(crate) fn listed(names: &[String]) -> String {
     if names.is_empty() {
         return String::from("none");
     }
-    let mut text = names
-        .iter()
-        .take(MOST)
-        .map(|name| shown(name))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let mut text = names.iter().take(MOST).map(|name| shown(name)).collect::<Vec<_>>().join(", ");
     if names.len() > MOST {
         let _ = write!(text, " and {} more", names.len() - MOST);
     }
@@ -327,16 +252,11 @@ pub(crate) fn listed(names: &[String]) -> String {
 }
 
 pub(crate) fn did_you_mean(nearest: &Option<String>) -> String {
-    nearest.as_ref().map_or_else(String::new, |name| {
-        format!("; hint: did you mean {}?", shown(name))
-    })
+    nearest.as_ref().map_or_else(String::new, |name| format!("; hint: did you mean {}?", shown(name)))
 }
 
 /// The candidate that was probably meant: at most a third of its letters differ.
-pub(crate) fn nearest<'a>(
-    typed: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<String> {
+pub(crate) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     candidates
         .into_iter()
         .map(|candidate| (edit_distance(typed, candidate), candidate))
@@ -407,12 +327,8 @@ fn pieces(template: &str) -> Result<Vec<Piece<'_>>, PlaceholderProblem> {
         if !text.is_empty() {
             found.push(Piece::Text(text));
         }
-        let inside = tail
-            .strip_prefix('{')
-            .ok_or(PlaceholderProblem::Unbalanced)?;
-        let (inside, after) = inside
-            .split_once('}')
-            .ok_or(PlaceholderProblem::Unbalanced)?;
+        let inside = tail.strip_prefix('{').ok_or(PlaceholderProblem::Unbalanced)?;
+        let (inside, after) = inside.split_once('}').ok_or(PlaceholderProblem::Unbalanced)?;
         if inside.contains('{') {
             return Err(PlaceholderProblem::Unbalanced);
         }
@@ -421,9 +337,7 @@ fn pieces(template: &str) -> Result<Vec<Piece<'_>>, PlaceholderProblem> {
             Some((name, "host")) => (name, Part::Host),
             Some((name, "origin")) => (name, Part::Origin),
             Some((_, part)) => {
-                return Err(PlaceholderProblem::UnknownPart {
-                    part: part.to_owned(),
-                });
+                return Err(PlaceholderProblem::UnknownPart { part: part.to_owned() });
             }
         };
         found.push(Piece::Setting { name, part });
@@ -448,21 +362,12 @@ struct Value<'a> {
 
 impl<'a> Value<'a> {
     fn new(spec: &'a SettingSpec, text: &str, given: bool) -> Result<Self, ValueProblem> {
-        let text = if text.is_empty() {
-            String::new()
-        } else {
-            normalise(spec, text)?
-        };
+        let text = if text.is_empty() { String::new() } else { normalise(spec, text)? };
         let url = match spec.kind {
             SettingKind::Url => Url::parse(&text).ok(),
             _ => None,
         };
-        Ok(Self {
-            spec,
-            text,
-            url,
-            given,
-        })
+        Ok(Self { spec, text, url, given })
     }
 
     /// Empty where the setting has no value.
@@ -470,45 +375,27 @@ impl<'a> Value<'a> {
         let (name, kind) = (self.spec.name.clone(), self.spec.kind);
         match (part, kind) {
             (Part::Whole, _) => Ok(self.text.clone()),
-            (Part::Host, SettingKind::Url) => Ok(self
-                .url
-                .as_ref()
-                .and_then(Url::host_str)
-                .unwrap_or_default()
-                .to_owned()),
-            (Part::Origin, SettingKind::Url) => Ok(self
-                .url
-                .as_ref()
-                .map_or_else(String::new, |url| url.origin().ascii_serialization())),
-            (Part::Host, _) => Err(PlaceholderProblem::NotUrl {
-                name,
-                part: "host",
-                kind,
-            }),
-            (Part::Origin, _) => Err(PlaceholderProblem::NotUrl {
-                name,
-                part: "origin",
-                kind,
-            }),
+            (Part::Host, SettingKind::Url) => {
+                Ok(self.url.as_ref().and_then(Url::host_str).unwrap_or_default().to_owned())
+            }
+            (Part::Origin, SettingKind::Url) => {
+                Ok(self.url.as_ref().map_or_else(String::new, |url| url.origin().ascii_serialization()))
+            }
+            (Part::Host, _) => Err(PlaceholderProblem::NotUrl { name, part: "host", kind }),
+            (Part::Origin, _) => Err(PlaceholderProblem::NotUrl { name, part: "origin", kind }),
         }
     }
 }
 
-fn value_of<'v, 'a>(
-    values: &'v [Value<'a>],
-    name: &str,
-) -> Result<&'v Value<'a>, PlaceholderProblem> {
-    values
-        .iter()
-        .find(|value| value.spec.name == name)
-        .ok_or_else(|| {
-            let known: Vec<String> = values.iter().map(|value| value.spec.name.clone()).collect();
-            PlaceholderProblem::UnknownSetting {
-                name: name.to_owned(),
-                nearest: nearest(name, known.iter().map(String::as_str)),
-                known,
-            }
-        })
+fn value_of<'v, 'a>(values: &'v [Value<'a>], name: &str) -> Result<&'v Value<'a>, PlaceholderProblem> {
+    values.iter().find(|value| value.spec.name == name).ok_or_else(|| {
+        let known: Vec<String> = values.iter().map(|value| value.spec.name.clone()).collect();
+        PlaceholderProblem::UnknownSetting {
+            name: name.to_owned(),
+            nearest: nearest(name, known.iter().map(String::as_str)),
+            known,
+        }
+    })
 }
 
 /// What a template comes to.
@@ -534,10 +421,7 @@ fn expand(template: &str, values: &[Value<'_>]) -> Result<Expanded, PlaceholderP
                 if text.is_empty() {
                     without.get_or_insert_with(|| name.to_owned());
                 }
-                (
-                    text,
-                    value.spec.kind == SettingKind::Url && part != Part::Host,
-                )
+                (text, value.spec.kind == SettingKind::Url && part != Part::Host)
             }
         };
         if after_url && !text.is_empty() && !text.starts_with(['?', '#']) {
@@ -578,10 +462,7 @@ fn with_defaults(template: &str, values: &[Value<'_>]) -> Result<String, Placeho
 /// The normal form of a value, or what is wrong with it.
 fn normalise(spec: &SettingSpec, text: &str) -> Result<String, ValueProblem> {
     if text.len() > SETTING_VALUE {
-        return Err(ValueProblem::TooLong {
-            found: text.len(),
-            allowed: SETTING_VALUE,
-        });
+        return Err(ValueProblem::TooLong { found: text.len(), allowed: SETTING_VALUE });
     }
     if let Some(found) = text.chars().find(|c| c.is_control()) {
         return Err(ValueProblem::Character { found });
@@ -593,9 +474,7 @@ fn normalise(spec: &SettingSpec, text: &str) -> Result<String, ValueProblem> {
         SettingKind::Integer => {
             // `parse` would take a plus sign, which no plugin expects to read.
             let number = text.parse::<i64>().ok().filter(|_| !text.starts_with('+'));
-            number
-                .map(|n| n.to_string())
-                .ok_or_else(|| ValueProblem::Integer { found: found() })
+            number.map(|n| n.to_string()).ok_or_else(|| ValueProblem::Integer { found: found() })
         }
         SettingKind::Boolean => match text {
             "true" | "false" => Ok(text.to_owned()),
@@ -624,16 +503,11 @@ fn normalise_url(text: &str) -> Result<String, ValueProblem> {
     // A value with an `@` may hold a password and one with a query a token: neither is echoed.
     let before = text.split(['?', '#']).next().unwrap_or_default();
     let quotable = || {
-        if before.contains('@') {
-            String::from("…@…")
-        } else {
-            before.to_owned()
-        }
+        if before.contains('@') { String::from("…@…") } else { before.to_owned() }
     };
     let url = Url::parse(text).map_err(|_| ValueProblem::Url { found: quotable() })?;
-    let written_in_full = text
-        .split_once("://")
-        .is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '\\']));
+    let written_in_full =
+        text.split_once("://").is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '\\']));
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !written_in_full {
         return Err(ValueProblem::Url { found: quotable() });
     }
@@ -681,13 +555,8 @@ fn literal_origin(text: &str, private_hosts: &[String]) -> Result<AllowedOrigin,
     if lower.starts_with("http://") {
         return Err(OriginProblem::PlainHttp);
     }
-    let rest = lower
-        .strip_prefix("https://")
-        .ok_or(OriginProblem::Scheme)?;
-    if let Some(found) = rest
-        .chars()
-        .find(|c| matches!(c, '@' | '/' | '\\' | '?' | '#'))
-    {
+    let rest = lower.strip_prefix("https://").ok_or(OriginProblem::Scheme)?;
+    if let Some(found) = rest.chars().find(|c| matches!(c, '@' | '/' | '\\' | '?' | '#')) {
         return Err(match found {
             '@' => OriginProblem::User,
             '/' | '\\' => OriginProblem::Path,
@@ -698,15 +567,12 @@ fn literal_origin(text: &str, private_hosts: &[String]) -> Result<AllowedOrigin,
         return Err(OriginProblem::Malformed(String::from("white space")));
     }
     let url = Url::parse(&lower).map_err(|error| OriginProblem::Malformed(error.to_string()))?;
-    let origin =
-        origin_of(&url, false).ok_or_else(|| OriginProblem::Malformed(String::from("no host")))?;
+    let origin = origin_of(&url, false).ok_or_else(|| OriginProblem::Malformed(String::from("no host")))?;
     if origin.host.ends_with('.') {
         return Err(OriginProblem::TrailingDot);
     }
     if !is_plain_host(&origin.host) {
-        return Err(OriginProblem::Malformed(String::from(
-            "odd characters in the host",
-        )));
+        return Err(OriginProblem::Malformed(String::from("odd characters in the host")));
     }
     let allowed = private_hosts.contains(&origin.host);
     if is_private(&url) && !allowed {
@@ -717,10 +583,7 @@ fn literal_origin(text: &str, private_hosts: &[String]) -> Result<AllowedOrigin,
 
 /// The `url` crate lets quotes, braces and more stand in a host; no real one has them.
 fn is_plain_host(host: &str) -> bool {
-    !host.ends_with('.')
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b))
+    !host.ends_with('.') && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b))
 }
 
 fn origin_of(url: &Url, operator_named: bool) -> Option<AllowedOrigin> {
@@ -785,12 +648,7 @@ fn whole_setting<'v, 'a>(
     values: &'v [Value<'a>],
 ) -> Result<Option<&'v Value<'a>>, PlaceholderProblem> {
     match pieces(template)?.as_slice() {
-        [
-            Piece::Setting {
-                name,
-                part: Part::Whole | Part::Origin,
-            },
-        ] => value_of(values, name).map(Some),
+        [Piece::Setting { name, part: Part::Whole | Part::Origin }] => value_of(values, name).map(Some),
         _ => Ok(None),
     }
 }
@@ -821,10 +679,7 @@ fn expand_origin(
 ) -> Result<Option<AllowedOrigin>, OriginError> {
     if let Some(value) = whole_setting(template, values)? {
         if value.spec.kind != SettingKind::Url {
-            return Err(OriginProblem::KindOfWhole {
-                kind: value.spec.kind,
-            }
-            .into());
+            return Err(OriginProblem::KindOfWhole { kind: value.spec.kind }.into());
         }
         let Some(url) = &value.url else {
             return Ok(None);
@@ -832,19 +687,15 @@ fn expand_origin(
         if value.given {
             return Ok(origin_of(url, true));
         }
-        return Ok(Some(literal_origin(
-            &url.origin().ascii_serialization(),
-            private_hosts,
-        )?));
+        return Ok(Some(literal_origin(&url.origin().ascii_serialization(), private_hosts)?));
     }
     for (index, piece) in pieces(template)?.into_iter().enumerate() {
         match piece {
             // The scheme has to be the manifest's own word.
             Piece::Setting { .. } if index == 0 => return Err(OriginProblem::Scheme.into()),
-            Piece::Setting {
-                name,
-                part: Part::Whole | Part::Origin,
-            } if value_of(values, name)?.spec.kind == SettingKind::Url => {
+            Piece::Setting { name, part: Part::Whole | Part::Origin }
+                if value_of(values, name)?.spec.kind == SettingKind::Url =>
+            {
                 return Err(OriginProblem::UrlInside.into());
             }
             _ => {}
@@ -864,10 +715,8 @@ pub(super) fn origin_templates(manifest: &Manifest) -> Vec<String> {
     let mut templates = Vec::new();
     for template in &manifest.origins {
         let canonical = |text: &str| {
-            literal_origin(text, &[]).map_or_else(
-                |_| text.replace(".origin}", "}"),
-                |origin| origin.to_string(),
-            )
+            literal_origin(text, &[])
+                .map_or_else(|_| text.replace(".origin}", "}"), |origin| origin.to_string())
         };
         let whole = whole_setting(template, &values).ok().flatten();
         templates.push(canonical(template));
@@ -906,10 +755,7 @@ fn default_values(manifest: &Manifest) -> Vec<Value<'_>> {
 
 /// Browsers and servers take more than the RFC's token; what they can't take is a separator.
 fn is_cookie_name(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && !matches!(b, b'=' | b';' | b','))
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'=' | b';' | b','))
 }
 
 /// The host in lower case and without a leading dot.
@@ -933,14 +779,10 @@ pub fn check(manifest: &Manifest) -> Result<(), ManifestError> {
     check_texts(manifest)?;
     check_names(manifest)?;
     if !is_semver(&manifest.version) {
-        return Err(ManifestError::Version {
-            found: manifest.version.clone(),
-        });
+        return Err(ManifestError::Version { found: manifest.version.clone() });
     }
     if manifest.validate_interval == 0 {
-        return Err(ManifestError::Zero {
-            field: "validate interval",
-        });
+        return Err(ManifestError::Zero { field: "validate interval" });
     }
     if manifest.max_age == Some(0) {
         return Err(ManifestError::Zero { field: "max age" });
@@ -960,20 +802,9 @@ fn check_counts(manifest: &Manifest) -> Result<(), ManifestError> {
         ("methods", manifest.methods.len(), METHODS),
         ("extras", manifest.extras.len(), ENTRIES),
     ];
-    let choices = manifest
-        .settings
-        .iter()
-        .map(|s| ("choices", s.choices.len(), ENTRIES));
-    match counts
-        .into_iter()
-        .chain(choices)
-        .find(|(_, found, allowed)| found > allowed)
-    {
-        Some((what, found, allowed)) => Err(ManifestError::TooMany {
-            what: what.to_owned(),
-            found,
-            allowed,
-        }),
+    let choices = manifest.settings.iter().map(|s| ("choices", s.choices.len(), ENTRIES));
+    match counts.into_iter().chain(choices).find(|(_, found, allowed)| found > allowed) {
+        Some((what, found, allowed)) => Err(ManifestError::TooMany { what: what.to_owned(), found, allowed }),
         None if manifest.keys.is_empty() => Err(ManifestError::NoKeys),
         None => Ok(()),
     }
@@ -981,9 +812,7 @@ fn check_counts(manifest: &Manifest) -> Result<(), ManifestError> {
 
 fn check_texts(manifest: &Manifest) -> Result<(), ManifestError> {
     if manifest.title.is_empty() {
-        return Err(ManifestError::Empty {
-            field: String::from("title"),
-        });
+        return Err(ManifestError::Empty { field: String::from("title") });
     }
     check_text("service name", &manifest.service, TEXT)?;
     check_text("title", &manifest.title, TITLE)?;
@@ -1030,18 +859,10 @@ fn check_texts(manifest: &Manifest) -> Result<(), ManifestError> {
 
 fn check_text(field: impl Into<String>, text: &str, allowed: usize) -> Result<(), ManifestError> {
     if text.len() > allowed {
-        return Err(ManifestError::TooLong {
-            field: field.into(),
-            found: text.len(),
-            allowed,
-        });
+        return Err(ManifestError::TooLong { field: field.into(), found: text.len(), allowed });
     }
     match text.char_indices().find(|(_, c)| is_deceptive(*c)) {
-        Some((at, found)) => Err(ManifestError::Character {
-            field: field.into(),
-            found,
-            at,
-        }),
+        Some((at, found)) => Err(ManifestError::Character { field: field.into(), found, at }),
         None => Ok(()),
     }
 }
@@ -1061,13 +882,7 @@ fn check_names(manifest: &Manifest) -> Result<(), ManifestError> {
     let keys = manifest.keys.iter().map(|key| &key.name);
     check_set("key", "key name", keys, "a-z, 0-9, `_` and `-`", b"_-")?;
     let settings = manifest.settings.iter().map(|setting| &setting.name);
-    check_set(
-        "setting",
-        "setting name",
-        settings,
-        "a-z, 0-9 and `_`",
-        b"_",
-    )?;
+    check_set("setting", "setting name", settings, "a-z, 0-9 and `_`", b"_")?;
     let methods = manifest.methods.iter().map(|method| &method.name);
     check_set("method", "method name", methods, DASHED, b"-")
 }
@@ -1083,10 +898,7 @@ fn check_set<'a>(
     for name in names {
         check_name(what_name, name, allowed, marks)?;
         if !seen.insert(name) {
-            return Err(ManifestError::Duplicate {
-                what,
-                name: name.clone(),
-            });
+            return Err(ManifestError::Duplicate { what, name: name.clone() });
         }
     }
     Ok(())
@@ -1099,38 +911,20 @@ fn check_name(
     marks: &[u8],
 ) -> Result<(), ManifestError> {
     let fits = (1..=NAME).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || marks.contains(&b));
-    if fits {
-        Ok(())
-    } else {
-        Err(ManifestError::Name {
-            what,
-            found: name.to_owned(),
-            allowed,
-        })
-    }
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || marks.contains(&b));
+    if fits { Ok(()) } else { Err(ManifestError::Name { what, found: name.to_owned(), allowed }) }
 }
 
 /// Semantic Versioning 2.0.0, items 2, 9 and 10.
 fn is_semver(version: &str) -> bool {
     let digits = |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
     let number = |id: &str| digits(id) && (id == "0" || !id.starts_with('0'));
-    let label =
-        |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let (rest, build) = version
-        .split_once('+')
-        .map_or((version, None), |(r, b)| (r, Some(b)));
-    let (core, pre) = rest
-        .split_once('-')
-        .map_or((rest, None), |(c, p)| (c, Some(p)));
+    let label = |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let (rest, build) = version.split_once('+').map_or((version, None), |(r, b)| (r, Some(b)));
+    let (core, pre) = rest.split_once('-').map_or((rest, None), |(c, p)| (c, Some(p)));
     core.split('.').count() == 3
         && core.split('.').all(number)
-        && pre.is_none_or(|pre| {
-            pre.split('.')
-                .all(|id| label(id) && (!digits(id) || number(id)))
-        })
+        && pre.is_none_or(|pre| pre.split('.').all(|id| label(id) && (!digits(id) || number(id))))
         && build.is_none_or(|build| build.split('.').all(label))
 }
 
@@ -1144,9 +938,7 @@ fn check_settings(manifest: &Manifest) -> Result<(), ManifestError> {
         }
         // An empty choice would be the same as no value.
         if spec.choices.iter().any(String::is_empty) {
-            return Err(ManifestError::Empty {
-                field: format!("a choice of setting {setting}"),
-            });
+            return Err(ManifestError::Empty { field: format!("a choice of setting {setting}") });
         }
         if let Some(Err(problem)) = spec.default.as_ref().map(|text| normalise(spec, text)) {
             return Err(ManifestError::Default { setting, problem });
@@ -1162,11 +954,7 @@ fn check_methods(manifest: &Manifest) -> Result<(), ManifestError> {
         };
         let refuse = |problem: String| {
             let (method, setting) = (method.name.clone(), name.clone());
-            Err(ManifestError::CommitClassSetting {
-                method,
-                setting,
-                problem,
-            })
+            Err(ManifestError::CommitClassSetting { method, setting, problem })
         };
         let Some(spec) = manifest.settings.iter().find(|spec| spec.name == *name) else {
             return refuse(String::from("does not exist"));
@@ -1174,11 +962,7 @@ fn check_methods(manifest: &Manifest) -> Result<(), ManifestError> {
         if spec.kind != SettingKind::Choice {
             return refuse(format!("is of kind {}", kind_name(spec.kind)));
         }
-        if let Some(odd) = spec
-            .choices
-            .iter()
-            .find(|c| CommitClass::parse(c).is_none())
-        {
+        if let Some(odd) = spec.choices.iter().find(|c| CommitClass::parse(c).is_none()) {
             return refuse(format!("offers {}", shown(odd)));
         }
     }
@@ -1202,12 +986,7 @@ fn stand_ins(manifest: &Manifest) -> Vec<Value<'_>> {
         .settings
         .iter()
         .zip(texts)
-        .map(|(spec, text)| Value {
-            spec,
-            url: Url::parse(&text).ok(),
-            text,
-            given: false,
-        })
+        .map(|(spec, text)| Value { spec, url: Url::parse(&text).ok(), text, given: false })
         .collect()
 }
 
@@ -1227,12 +1006,7 @@ fn check_keys(manifest: &Manifest, stand_ins: &[Value<'_>]) -> Result<(), Manife
         };
         let refuse = |field: &'static str, found: &String, problem: CookieProblem| {
             let (key, found) = (key.name.clone(), found.clone());
-            Err(ManifestError::Cookie {
-                key,
-                field,
-                found,
-                problem,
-            })
+            Err(ManifestError::Cookie { key, field, found, problem })
         };
         let name = fill("name", &cookie.name)?;
         if !is_cookie_name(&name) {
@@ -1263,10 +1037,7 @@ fn check_origins(manifest: &Manifest, stand_ins: &[Value<'_>]) -> Result<(), Man
         let found = template.clone();
         // A wildcard is what authors try first; say so before anything else is wrong with it.
         if template.contains('*') {
-            return Err(ManifestError::Origin {
-                found,
-                problem: OriginProblem::Wildcard,
-            });
+            return Err(ManifestError::Origin { found, problem: OriginProblem::Wildcard });
         }
         match expand_origin(template, stand_ins, &[]) {
             Ok(origin) => allowed.extend(origin),
@@ -1275,20 +1046,12 @@ fn check_origins(manifest: &Manifest, stand_ins: &[Value<'_>]) -> Result<(), Man
             }
             Err(OriginError::Placeholder(problem)) => {
                 let field = String::from("origin");
-                return Err(ManifestError::Placeholder {
-                    field,
-                    found,
-                    problem,
-                });
+                return Err(ManifestError::Placeholder { field, found, problem });
             }
         }
         if let Err(OriginError::Origin(problem)) = expand_origin(template, &defaults, &[]) {
             let filled = with_defaults(template, &defaults).unwrap_or_default();
-            return Err(ManifestError::DefaultOrigin {
-                found,
-                filled,
-                problem,
-            });
+            return Err(ManifestError::DefaultOrigin { found, filled, problem });
         }
     }
 
@@ -1297,40 +1060,29 @@ fn check_origins(manifest: &Manifest, stand_ins: &[Value<'_>]) -> Result<(), Man
         return Ok(());
     }
     if manifest.origins.is_empty() {
-        return Err(ManifestError::NoOrigins {
-            validate_url: found,
-        });
+        return Err(ManifestError::NoOrigins { validate_url: found });
     }
     let text = match expand(&found, stand_ins) {
         Ok(Expanded::Text(text) | Expanded::Without(text)) => text,
         Err(problem) => {
             let field = String::from("validate url");
-            return Err(ManifestError::Placeholder {
-                field,
-                found,
-                problem,
-            });
+            return Err(ManifestError::Placeholder { field, found, problem });
         }
     };
     match absolute_url(&text) {
         Err(problem) => Err(ManifestError::ValidateUrl { found, problem }),
         Ok(url) if is_among(&url, &allowed) => Ok(()),
-        Ok(url) if url.scheme() == "http" => Err(ManifestError::ValidateUrl {
-            found,
-            problem: OriginProblem::PlainHttp.to_string(),
-        }),
-        Ok(_) => Err(ManifestError::ValidateOutside {
-            found,
-            origins: manifest.origins.clone(),
-        }),
+        Ok(url) if url.scheme() == "http" => {
+            Err(ManifestError::ValidateUrl { found, problem: OriginProblem::PlainHttp.to_string() })
+        }
+        Ok(_) => Err(ManifestError::ValidateOutside { found, origins: manifest.origins.clone() }),
     }
 }
 
 fn is_among(url: &Url, origins: &[AllowedOrigin]) -> bool {
     origin_of(url, false).is_some_and(|wanted| {
         origins.iter().any(|origin| {
-            (&origin.scheme, &origin.host, origin.port)
-                == (&wanted.scheme, &wanted.host, wanted.port)
+            (&origin.scheme, &origin.host, origin.port) == (&wanted.scheme, &wanted.host, wanted.port)
         })
     })
 }
@@ -1369,10 +1121,7 @@ pub fn resolve(
     private_hosts: &[String],
 ) -> Result<Resolved, SettingsError> {
     let values = values(manifest, settings)?;
-    let private_hosts = private_hosts
-        .iter()
-        .map(|host| private_host(host))
-        .collect::<Result<Vec<_>, _>>()?;
+    let private_hosts = private_hosts.iter().map(|host| private_host(host)).collect::<Result<Vec<_>, _>>()?;
     let origins = resolve_origins(manifest, &values, &private_hosts)?;
     Ok(Resolved {
         validate_url: resolve_validate_url(manifest, &values, &origins)?,
@@ -1388,16 +1137,10 @@ pub fn resolve(
                     CommitClass::parse(&value.text)
                 });
                 let commit_class = chosen.unwrap_or(method.commit_class);
-                ResolvedMethod {
-                    name: method.name.clone(),
-                    commit_class,
-                }
+                ResolvedMethod { name: method.name.clone(), commit_class }
             })
             .collect(),
-        settings: values
-            .into_iter()
-            .map(|value| (value.spec.name.clone(), value.text))
-            .collect(),
+        settings: values.into_iter().map(|value| (value.spec.name.clone(), value.text)).collect(),
     })
 }
 
@@ -1408,17 +1151,9 @@ fn values<'a>(
     let mut seen = HashSet::new();
     for (name, _) in settings {
         if !manifest.settings.iter().any(|spec| spec.name == *name) {
-            let known: Vec<String> = manifest
-                .settings
-                .iter()
-                .map(|spec| spec.name.clone())
-                .collect();
+            let known: Vec<String> = manifest.settings.iter().map(|spec| spec.name.clone()).collect();
             let nearest = nearest(name, known.iter().map(String::as_str));
-            return Err(SettingsError::Unknown {
-                name: name.clone(),
-                known,
-                nearest,
-            });
+            return Err(SettingsError::Unknown { name: name.clone(), known, nearest });
         }
         if !seen.insert(name) {
             return Err(SettingsError::Twice { name: name.clone() });
@@ -1428,18 +1163,12 @@ fn values<'a>(
     let mut missing: Vec<&SettingSpec> = Vec::new();
     for spec in &manifest.settings {
         let given = settings.iter().find(|(name, _)| *name == spec.name);
-        let text = given
-            .map(|(_, text)| text.as_str())
-            .or(spec.default.as_deref())
-            .unwrap_or_default();
+        let text = given.map(|(_, text)| text.as_str()).or(spec.default.as_deref()).unwrap_or_default();
         if text.is_empty() && spec.required {
             missing.push(spec);
         }
-        let value =
-            Value::new(spec, text, given.is_some()).map_err(|problem| SettingsError::Value {
-                setting: spec.name.clone(),
-                problem,
-            })?;
+        let value = Value::new(spec, text, given.is_some())
+            .map_err(|problem| SettingsError::Value { setting: spec.name.clone(), problem })?;
         values.push(value);
     }
     match missing.first() {
@@ -1452,25 +1181,16 @@ fn values<'a>(
 }
 
 fn private_host(text: &str) -> Result<String, SettingsError> {
-    let bare_v6 = text
-        .parse::<Ipv6Addr>()
-        .ok()
-        .map(|address| format!("[{address}]"));
+    let bare_v6 = text.parse::<Ipv6Addr>().ok().map(|address| format!("[{address}]"));
     let host = Host::parse(bare_v6.as_deref().unwrap_or(text)).map(|host| host.to_string());
     host.ok()
         .filter(|host| is_plain_host(host))
-        .ok_or_else(|| SettingsError::PrivateHost {
-            found: text.to_owned(),
-        })
+        .ok_or_else(|| SettingsError::PrivateHost { found: text.to_owned() })
 }
 
 fn unusable(field: &str, found: &str, problem: PlaceholderProblem) -> SettingsError {
     let (field, found) = (field.to_owned(), found.to_owned());
-    SettingsError::Manifest(ManifestError::Placeholder {
-        field,
-        found,
-        problem,
-    })
+    SettingsError::Manifest(ManifestError::Placeholder { field, found, problem })
 }
 
 fn resolve_origins(
@@ -1487,10 +1207,7 @@ fn resolve_origins(
                 return Err(unusable("origin", template, problem));
             }
             Err(OriginError::Origin(problem)) => {
-                return Err(SettingsError::Origin {
-                    template: template.clone(),
-                    problem,
-                });
+                return Err(SettingsError::Origin { template: template.clone(), problem });
             }
         };
         let same = |other: &&mut AllowedOrigin| {
@@ -1513,9 +1230,7 @@ fn resolve_validate_url(
     let text = match expand(&template, values) {
         Ok(Expanded::Text(text)) if !text.is_empty() => text,
         Ok(_) => {
-            return Ok(origins
-                .first()
-                .map_or_else(String::new, |origin| format!("{origin}/")));
+            return Ok(origins.first().map_or_else(String::new, |origin| format!("{origin}/")));
         }
         Err(problem) => return Err(unusable("validate url", &template, problem)),
     };
@@ -1544,10 +1259,7 @@ fn resolve_keys(manifest: &Manifest, values: &[Value<'_>]) -> Result<Vec<KeySpec
                 Err(error) => return Err(error),
             },
         };
-        keys.push(KeySpec {
-            location,
-            ..key.clone()
-        });
+        keys.push(KeySpec { location, ..key.clone() });
     }
     Ok(keys)
 }
@@ -1559,19 +1271,11 @@ fn resolve_cookie(
 ) -> Result<CookieLocation, SettingsError> {
     let fill = |field: &str, template: &str| match expand(template, values) {
         Ok(Expanded::Text(text)) => Ok(text),
-        Ok(Expanded::Without(setting)) => Err(SettingsError::NeededByKey {
-            key: key.name.clone(),
-            setting,
-        }),
+        Ok(Expanded::Without(setting)) => Err(SettingsError::NeededByKey { key: key.name.clone(), setting }),
         Err(problem) => Err(unusable(field, template, problem)),
     };
     let refuse = |field: &'static str, found: String, problem: CookieProblem| {
-        Err(SettingsError::Cookie {
-            key: key.name.clone(),
-            field,
-            found,
-            problem,
-        })
+        Err(SettingsError::Cookie { key: key.name.clone(), field, found, problem })
     };
     let name = fill("cookie name", &cookie.name)?;
     let domain = fill("cookie domain", &cookie.domain)?;
@@ -1614,20 +1318,11 @@ mod tests {
 
     fn key(name: &str, location: Location) -> KeySpec {
         let help = String::from("where it is found");
-        KeySpec {
-            name: name.to_owned(),
-            location,
-            required: true,
-            reveal: false,
-            help,
-        }
+        KeySpec { name: name.to_owned(), location, required: true, reveal: false, help }
     }
 
     fn given(settings: &[(&str, &str)]) -> Vec<(String, String)> {
-        settings
-            .iter()
-            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
-            .collect()
+        settings.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
     }
 
     /// Uses every feature once.
@@ -1697,99 +1392,41 @@ mod tests {
                 r#"service name "Forge" is not allowed; allowed: 1 to 64 of a-z, 0-9 and `-`"#,
             ),
             (|m| m.service.clear(), r#"service name "" is not allowed"#),
-            (
-                |m| m.service = "a".repeat(65),
-                "is not allowed; allowed: 1 to 64",
-            ),
+            (|m| m.service = "a".repeat(65), "is not allowed; allowed: 1 to 64"),
             (|m| m.title.clear(), "title is empty"),
-            (
-                |m| m.title = "t".repeat(81),
-                "title has 81 bytes; allowed: at most 80",
-            ),
-            (
-                |m| m.title = "a\u{1b}[2Jb".into(),
-                "title holds the character U+001B at byte 1",
-            ),
+            (|m| m.title = "t".repeat(81), "title has 81 bytes; allowed: at most 80"),
+            (|m| m.title = "a\u{1b}[2Jb".into(), "title holds the character U+001B at byte 1"),
             (|m| m.title = "a\nb".into(), "U+000A"),
             (|m| m.title = "a\u{202e}b".into(), "U+202E"),
-            (
-                |m| m.version = "1.0".into(),
-                r#"version "1.0" is not a semantic version"#,
-            ),
-            (
-                |m| m.version = format!("1.0.0-{}", "x".repeat(64)),
-                "version has 70 bytes",
-            ),
+            (|m| m.version = "1.0".into(), r#"version "1.0" is not a semantic version"#),
+            (|m| m.version = format!("1.0.0-{}", "x".repeat(64)), "version has 70 bytes"),
             (|m| m.keys.clear(), "the key mapping is empty; hint:"),
-            (
-                |m| m.keys[1].name = "session".into(),
-                r#"key "session" appears twice"#,
-            ),
+            (|m| m.keys[1].name = "session".into(), r#"key "session" appears twice"#),
             (
                 |m| m.keys[1].name = "a b".into(),
                 r#"key name "a b" is not allowed; allowed: 1 to 64 of a-z, 0-9, `_` and `-`"#,
             ),
+            (|m| m.keys[0].help = "h".repeat(1025), "help of key 1 has 1025 bytes; allowed: at most 1024"),
             (
-                |m| m.keys[0].help = "h".repeat(1025),
-                "help of key 1 has 1025 bytes; allowed: at most 1024",
-            ),
-            (
-                |m| {
-                    m.keys = (0..65)
-                        .map(|n| key(&format!("k{n}"), Location::Token))
-                        .collect()
-                },
+                |m| m.keys = (0..65).map(|n| key(&format!("k{n}"), Location::Token)).collect(),
                 "65 keys; allowed: at most 64",
             ),
-            (
-                |m| m.origins = vec!["https://a.example".into(); 33],
-                "33 origins; allowed: at most 32",
-            ),
-            (
-                |m| m.settings = vec![setting("s", SettingKind::Text); 65],
-                "65 settings; allowed: at most 64",
-            ),
-            (
-                |m| m.methods = vec![m.methods[0].clone(); 17],
-                "17 methods; allowed: at most 16",
-            ),
-            (
-                |m| m.extras = vec![("a".into(), "b".into()); 65],
-                "65 extras; allowed: at most 64",
-            ),
+            (|m| m.origins = vec!["https://a.example".into(); 33], "33 origins; allowed: at most 32"),
+            (|m| m.settings = vec![setting("s", SettingKind::Text); 65], "65 settings; allowed: at most 64"),
+            (|m| m.methods = vec![m.methods[0].clone(); 17], "17 methods; allowed: at most 16"),
+            (|m| m.extras = vec![("a".into(), "b".into()); 65], "65 extras; allowed: at most 64"),
             (
                 |m| m.extras = vec![("a".into(), "\u{9b}31m".into())],
                 "value of an extra holds the character U+009B",
             ),
-            (
-                |m| m.settings[1].name = "base_url".into(),
-                r#"setting "base_url" appears twice"#,
-            ),
-            (
-                |m| m.settings[4].name = "login-url".into(),
-                r#"setting name "login-url" is not allowed"#,
-            ),
-            (
-                |m| m.methods.push(m.methods[0].clone()),
-                r#"method "refresh" appears twice"#,
-            ),
-            (
-                |m| m.methods[0].name = "Refresh".into(),
-                r#"method name "Refresh" is not allowed"#,
-            ),
-            (
-                |m| m.validate_interval = 0,
-                "validate interval is 0 seconds; allowed: 1 or more",
-            ),
+            (|m| m.settings[1].name = "base_url".into(), r#"setting "base_url" appears twice"#),
+            (|m| m.settings[4].name = "login-url".into(), r#"setting name "login-url" is not allowed"#),
+            (|m| m.methods.push(m.methods[0].clone()), r#"method "refresh" appears twice"#),
+            (|m| m.methods[0].name = "Refresh".into(), r#"method name "Refresh" is not allowed"#),
+            (|m| m.validate_interval = 0, "validate interval is 0 seconds; allowed: 1 or more"),
             (|m| m.max_age = Some(0), "max age is 0 seconds"),
-            (
-                |m| m.settings[3].choices.clear(),
-                r#"setting "class" is a choice without choices"#,
-            ),
-            (
-                |m| m.settings[3].choices[0].clear(),
-                "a choice of setting class is empty",
-            ),
+            (|m| m.settings[3].choices.clear(), r#"setting "class" is a choice without choices"#),
+            (|m| m.settings[3].choices[0].clear(), "a choice of setting class is empty"),
             (
                 |m| m.settings[1].choices.push("x".into()),
                 r#"setting "validate_path" has choices but is of kind text"#,
@@ -1802,30 +1439,15 @@ mod tests {
                 |m| m.settings[5].default = Some("soon".into()),
                 r#"default of setting "window": "soon" is not a duration"#,
             ),
-            (
-                |m| m.settings[6].default = Some("many".into()),
-                "is not an integer",
-            ),
-            (
-                |m| m.settings[7].default = Some("yes".into()),
-                "is not a boolean; allowed: `true` or `false`",
-            ),
-            (
-                |m| m.settings[0].default = Some("gitlab.com".into()),
-                "is not an absolute url",
-            ),
+            (|m| m.settings[6].default = Some("many".into()), "is not an integer"),
+            (|m| m.settings[7].default = Some("yes".into()), "is not a boolean; allowed: `true` or `false`"),
+            (|m| m.settings[0].default = Some("gitlab.com".into()), "is not an absolute url"),
             (
                 |m| m.methods[0].commit_class_setting = Some("klass".into()),
                 r#"method "refresh" takes its commit class from setting "klass", which does not exist; allowed: a choice among sliding,"#,
             ),
-            (
-                |m| m.methods[0].commit_class_setting = Some("window".into()),
-                "which is of kind duration",
-            ),
-            (
-                |m| m.settings[3].choices.push("never".into()),
-                r#"which offers "never""#,
-            ),
+            (|m| m.methods[0].commit_class_setting = Some("window".into()), "which is of kind duration"),
+            (|m| m.settings[3].choices.push("never".into()), r#"which offers "never""#),
             (
                 |m| m.keys[0].location = cookie("a;b", "example.com", "/"),
                 r#"cookie name "a;b" of key "session": not a cookie name"#,
@@ -1834,14 +1456,8 @@ mod tests {
                 |m| m.keys[0].location = cookie("a", "{base_url}", "/"),
                 r#"cookie domain "{base_url}" of key "session": not a host"#,
             ),
-            (
-                |m| m.keys[0].location = cookie("a", "*.example.com", "/"),
-                "not a host",
-            ),
-            (
-                |m| m.keys[0].location = cookie("a", "example.com", "x"),
-                "not a cookie path",
-            ),
+            (|m| m.keys[0].location = cookie("a", "*.example.com", "/"), "not a host"),
+            (|m| m.keys[0].location = cookie("a", "example.com", "x"), "not a cookie path"),
             (
                 |m| m.keys[0].location = cookie("{cokie_name}", "example.com", "/"),
                 r#"no setting is called "cokie_name""#,
@@ -1864,10 +1480,7 @@ mod tests {
             ("*", "a wildcard; allowed: whole host names"),
             ("https://*.example.com", "a wildcard"),
             ("https://*", "a wildcard"),
-            (
-                "http://example.com",
-                "plain http; allowed: https; hint: only the operator",
-            ),
+            ("http://example.com", "plain http; allowed: https; hint: only the operator"),
             ("HTTP://example.com", "plain http"),
             ("ftp://example.com", "no scheme https"),
             ("example.com", "no scheme https"),
@@ -1882,10 +1495,7 @@ mod tests {
             ("https://exam ple.com", "white space"),
             ("https://exam\"ple.com", "odd characters"),
             ("https://example.com.", "ends in a dot"),
-            (
-                "https://127.0.0.1",
-                r#"private or special address 127.0.0.1"#,
-            ),
+            ("https://127.0.0.1", r#"private or special address 127.0.0.1"#),
             ("https://0x7f.1", "address 127.0.0.1"),
             ("https://2130706433", "address 127.0.0.1"),
             ("https://10.1.2.3:8443", "address 10.1.2.3"),
@@ -1903,22 +1513,10 @@ mod tests {
             ("{base_url", "unbalanced braces"),
             ("base_url}", "unbalanced braces"),
             ("{{base_url}}", "unbalanced braces"),
-            (
-                "{bas_url}",
-                r#"no setting is called "bas_url"; known: "base_url""#,
-            ),
-            (
-                "{base_url.port}",
-                r#"no part "port"; allowed: `host` and `origin`"#,
-            ),
-            (
-                "https://{cookie_name.host}",
-                "is of kind text and has no part `host`",
-            ),
-            (
-                "{cookie_name}",
-                "a setting of kind text as the whole origin",
-            ),
+            ("{bas_url}", r#"no setting is called "bas_url"; known: "base_url""#),
+            ("{base_url.port}", r#"no part "port"; allowed: `host` and `origin`"#),
+            ("https://{cookie_name.host}", "is of kind text and has no part `host`"),
+            ("{cookie_name}", "a setting of kind text as the whole origin"),
             ("{base_url.host}", "no scheme https"),
             ("{base_url}:8443", "no scheme https"),
             ("https://{base_url}", "a url setting inside an origin"),
@@ -1926,25 +1524,15 @@ mod tests {
         ];
         for (origin, wanted) in table {
             let error = refused(|m| m.origins.push(origin.to_owned())).to_string();
-            assert!(
-                error.contains(wanted),
-                "{origin}: {error}\n  lacks {wanted}"
-            );
+            assert!(error.contains(wanted), "{origin}: {error}\n  lacks {wanted}");
         }
     }
 
     #[test]
     fn a_default_names_no_origin_that_the_plugin_could_not_name() {
-        for default in [
-            "http://a.example",
-            "https://10.0.0.1",
-            "https://localhost:8000/app",
-        ] {
+        for default in ["http://a.example", "https://10.0.0.1", "https://localhost:8000/app"] {
             let error = refused(|m| m.settings[0].default = Some(default.to_owned()));
-            assert!(
-                matches!(error, ManifestError::DefaultOrigin { .. }),
-                "{default}: {error}"
-            );
+            assert!(matches!(error, ManifestError::DefaultOrigin { .. }), "{default}: {error}");
         }
     }
 
@@ -1977,18 +1565,9 @@ mod tests {
             ("{login_url}", None),
             ("https://{base_url.host}/me", None),
             ("", None),
-            (
-                "https://other.example.com/me",
-                Some("is not on an allowed origin; allowed: \"{base_url}\""),
-            ),
-            (
-                "https://static.example.com:8443/",
-                Some("is not on an allowed origin"),
-            ),
-            (
-                "https://static.example.com{validate_path}",
-                Some("is not on an allowed origin"),
-            ),
+            ("https://other.example.com/me", Some("is not on an allowed origin; allowed: \"{base_url}\"")),
+            ("https://static.example.com:8443/", Some("is not on an allowed origin")),
+            ("https://static.example.com{validate_path}", Some("is not on an allowed origin")),
             ("http://static.example.com/me", Some("plain http")),
             ("https://u:p@static.example.com/me", Some("a user name")),
             ("https://static.example.com/me#x", Some("a fragment")),
@@ -2007,24 +1586,12 @@ mod tests {
             }
         }
         let error = refused(|m| m.origins.clear());
-        assert!(
-            error
-                .to_string()
-                .starts_with("no origins, yet validate url"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("no origins, yet validate url"), "{error}");
     }
 
     #[test]
     fn semantic_versions_are_told_from_others() {
-        for good in [
-            "0.0.0",
-            "1.2.3",
-            "1.0.0-alpha.1",
-            "1.0.0-0a",
-            "1.0.0+build.01",
-            "1.0.0-x-y+z",
-        ] {
+        for good in ["0.0.0", "1.2.3", "1.0.0-alpha.1", "1.0.0-0a", "1.0.0+build.01", "1.0.0-x-y+z"] {
             assert!(is_semver(good), "{good}");
         }
         for bad in [
@@ -2055,21 +1622,15 @@ mod tests {
         ]);
         let private = [String::from("Forge.Internal"), String::from("fd00::1")];
         let resolved = resolve(&session(), &settings, &private).expect("resolves");
-        assert_eq!(
-            resolved.validate_url,
-            "http://forge.internal:8080/app/me?x=1"
-        );
+        assert_eq!(resolved.validate_url, "http://forge.internal:8080/app/me?x=1");
         assert_eq!(
             resolved.keys[0].location,
             cookie("sessionid", "forge.internal", "/"),
             "the host without its port, in lower case"
         );
         assert_eq!(resolved.private_hosts, ["forge.internal", "[fd00::1]"]);
-        let origins: Vec<(String, bool)> = resolved
-            .origins
-            .iter()
-            .map(|o| (o.to_string(), o.operator_named))
-            .collect();
+        let origins: Vec<(String, bool)> =
+            resolved.origins.iter().map(|o| (o.to_string(), o.operator_named)).collect();
         assert_eq!(
             origins,
             [
@@ -2097,72 +1658,33 @@ mod tests {
     #[test]
     fn settings_that_do_not_fit_are_refused() {
         let table: &[(&[(&str, &str)], &str)] = &[
-            (
-                &[("base_ulr", "x")],
-                r#"unknown setting "base_ulr"; known: "base_url", "validate_path""#,
-            ),
+            (&[("base_ulr", "x")], r#"unknown setting "base_ulr"; known: "base_url", "validate_path""#),
             (&[("base_ulr", "x")], r#"hint: did you mean "base_url"?"#),
             (&[("zzzzzz", "x")], r#""strict""#),
             (
-                &[
-                    ("base_url", "https://a.example"),
-                    ("base_url", "https://b.example"),
-                ],
+                &[("base_url", "https://a.example"), ("base_url", "https://b.example")],
                 r#"setting "base_url" is given twice"#,
             ),
-            (
-                &[],
-                r#"required but not given: "base_url"; hint: base_url is: what it is for"#,
-            ),
+            (&[], r#"required but not given: "base_url"; hint: base_url is: what it is for"#),
             (&[("base_url", "")], "required but not given"),
             (
                 &[("base_url", "forge.example")],
                 r#"setting "base_url": "forge.example" is not an absolute url; allowed: `http://` or `https://`"#,
             ),
-            (
-                &[("base_url", "https:forge.example")],
-                "is not an absolute url",
-            ),
-            (
-                &[("base_url", "https:///forge.example")],
-                "is not an absolute url",
-            ),
+            (&[("base_url", "https:forge.example")], "is not an absolute url"),
+            (&[("base_url", "https:///forge.example")], "is not an absolute url"),
             (&[("base_url", "file:///x")], "is not an absolute url"),
             (
                 &[("base_url", "https://a.example/?q=1")],
                 r#"a url with a query or fragment on "https://a.example/""#,
             ),
-            (
-                &[("base_url", "https://a.example/#f")],
-                "a url with a query or fragment",
-            ),
-            (
-                &[("base_url", "https://a.example/\nx")],
-                "holds the control character U+000A",
-            ),
-            (
-                &[("base_url", "https://a.example"), ("retries", "+3")],
-                r#""+3" is not an integer"#,
-            ),
-            (
-                &[
-                    ("base_url", "https://a.example"),
-                    ("retries", "9223372036854775808"),
-                ],
-                "is not an integer",
-            ),
-            (
-                &[("base_url", "https://a.example"), ("strict", "TRUE")],
-                "is not a boolean",
-            ),
-            (
-                &[("base_url", "https://a.example"), ("window", "1w")],
-                r#""1w" is not a duration"#,
-            ),
-            (
-                &[("base_url", "https://a.example"), ("window", "99999999d")],
-                "is not a duration",
-            ),
+            (&[("base_url", "https://a.example/#f")], "a url with a query or fragment"),
+            (&[("base_url", "https://a.example/\nx")], "holds the control character U+000A"),
+            (&[("base_url", "https://a.example"), ("retries", "+3")], r#""+3" is not an integer"#),
+            (&[("base_url", "https://a.example"), ("retries", "9223372036854775808")], "is not an integer"),
+            (&[("base_url", "https://a.example"), ("strict", "TRUE")], "is not a boolean"),
+            (&[("base_url", "https://a.example"), ("window", "1w")], r#""1w" is not a duration"#),
+            (&[("base_url", "https://a.example"), ("window", "99999999d")], "is not a duration"),
             (
                 &[("base_url", "https://a.example"), ("class", "gracee")],
                 r#"allowed: "sliding", "grace"; hint: did you mean "grace"?"#,
@@ -2181,10 +1703,7 @@ mod tests {
             match resolve(&session(), &given(settings), &[]) {
                 Err(error) => {
                     let text = error.to_string();
-                    assert!(
-                        !wanted.is_empty() && text.contains(wanted),
-                        "{text}\n  lacks {wanted}"
-                    );
+                    assert!(!wanted.is_empty() && text.contains(wanted), "{text}\n  lacks {wanted}");
                 }
                 Ok(_) => assert!(wanted.is_empty(), "{settings:?} was accepted"),
             }
@@ -2201,28 +1720,16 @@ mod tests {
             "https://a.example/#hunter2",
         ] {
             let error = resolve(&session(), &given(&[("base_url", url)]), &[]).expect_err(url);
-            assert!(
-                !format!("{error} {error:?}").contains("hunter2"),
-                "{error:?}"
-            );
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
     }
 
     #[test]
     fn a_private_host_is_a_host() {
         let settings = given(&[("base_url", "https://a.example")]);
-        for bad in [
-            "https://nas.example",
-            "nas.example:80",
-            "",
-            "a/b",
-            "*.example",
-        ] {
+        for bad in ["https://nas.example", "nas.example:80", "", "a/b", "*.example"] {
             let error = resolve(&session(), &settings, &[bad.to_owned()]).expect_err(bad);
-            assert!(
-                matches!(error, SettingsError::PrivateHost { .. }),
-                "{error}"
-            );
+            assert!(matches!(error, SettingsError::PrivateHost { .. }), "{error}");
         }
     }
 
@@ -2233,58 +1740,31 @@ mod tests {
         assert_eq!(check(&manifest), Ok(()));
         let named = |settings: &[(&str, &str)]| {
             let resolved = resolve(&manifest, &given(settings), &[]).expect("resolves");
-            (
-                resolved.origins[0].to_string(),
-                resolved.origins[0].operator_named,
-            )
+            (resolved.origins[0].to_string(), resolved.origins[0].operator_named)
         };
         assert_eq!(named(&[]), ("https://forge.example".into(), false));
-        assert_eq!(
-            named(&[("base_url", "http://10.0.0.5:80")]),
-            ("http://10.0.0.5".into(), true)
-        );
+        assert_eq!(named(&[("base_url", "http://10.0.0.5:80")]), ("http://10.0.0.5".into(), true));
     }
 
     #[test]
     fn a_setting_inside_an_origin_brings_neither_another_host_nor_a_private_one() {
         let mut manifest = session();
-        manifest
-            .origins
-            .push(String::from("https://{cookie_name}.example.com"));
+        manifest.origins.push(String::from("https://{cookie_name}.example.com"));
         let origins = |tenant: &str, private: &[&str]| {
             let settings = given(&[("base_url", "https://a.example"), ("cookie_name", tenant)]);
             let private: Vec<String> = private.iter().map(|host| (*host).to_owned()).collect();
             resolve(&manifest, &settings, &private)
         };
         let good = origins("acme", &[]).expect("resolves");
-        assert!(
-            good.origins
-                .iter()
-                .any(|o| o.host == "acme.example.com" && !o.operator_named)
-        );
-        for tenant in [
-            "evil.example/",
-            "evil.example#",
-            "evil.example?",
-            "u@evil",
-            "a b",
-            "*",
-        ] {
-            assert!(
-                matches!(origins(tenant, &[]), Err(SettingsError::Origin { .. })),
-                "{tenant}"
-            );
+        assert!(good.origins.iter().any(|o| o.host == "acme.example.com" && !o.operator_named));
+        for tenant in ["evil.example/", "evil.example#", "evil.example?", "u@evil", "a b", "*"] {
+            assert!(matches!(origins(tenant, &[]), Err(SettingsError::Origin { .. })), "{tenant}");
         }
 
         manifest.origins[3] = String::from("https://{base_url.host}:8443");
         let settings = given(&[("base_url", "https://10.0.0.5")]);
         let error = resolve(&manifest, &settings, &[]).expect_err("private");
-        assert!(
-            error
-                .to_string()
-                .contains("private or special address 10.0.0.5"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("private or special address 10.0.0.5"), "{error}");
         let allowed = resolve(&manifest, &settings, &[String::from("10.0.0.5")]);
         assert!(allowed.is_ok_and(|r| r.origins.iter().any(|o| o.port == 8443)));
     }
@@ -2303,29 +1783,13 @@ mod tests {
             ("https://a.example", "/me", "https://a.example/me"),
             ("https://a.example/", "/me", "https://a.example/me"),
             ("https://a.example/app", "me", "https://a.example/app/me"),
-            (
-                "https://a.example/app/",
-                "/me/",
-                "https://a.example/app/me/",
-            ),
+            ("https://a.example/app/", "/me/", "https://a.example/app/me/"),
             ("https://a.example/app//", "me", "https://a.example/app/me"),
             ("https://a.example/app", "?x=1", "https://a.example/app?x=1"),
             // Neither of these can leave the host the operator named.
-            (
-                "https://a.example",
-                ".evil.example/",
-                "https://a.example/.evil.example/",
-            ),
-            (
-                "https://a.example",
-                "@evil.example/",
-                "https://a.example/@evil.example/",
-            ),
-            (
-                "https://a.example",
-                "//evil.example/",
-                "https://a.example//evil.example/",
-            ),
+            ("https://a.example", ".evil.example/", "https://a.example/.evil.example/"),
+            ("https://a.example", "@evil.example/", "https://a.example/@evil.example/"),
+            ("https://a.example", "//evil.example/", "https://a.example//evil.example/"),
             ("https://a.example", ":8443/", "https://a.example/:8443/"),
             ("https://a.example/app", "/../me", "https://a.example/me"),
         ];
@@ -2355,10 +1819,7 @@ mod tests {
 
         manifest.origins = vec![String::from("{login_url}")];
         let resolved = resolve(&manifest, &settings, &[]).expect("resolves");
-        assert_eq!(
-            (resolved.validate_url.as_str(), resolved.origins.len()),
-            ("", 0)
-        );
+        assert_eq!((resolved.validate_url.as_str(), resolved.origins.len()), ("", 0));
     }
 
     #[test]
@@ -2368,7 +1829,12 @@ mod tests {
         assert_eq!(check(&manifest), Ok(()));
         let settings = given(&[("base_url", "http://a.example:8080")]);
         let error = resolve(&manifest, &settings, &[]).expect_err("another origin");
-        assert!(error.to_string().contains("is on https://a.example, where the plugin may not go; allowed: \"http://a.example:8080\""), "{error}");
+        assert!(
+            error.to_string().contains(
+                "is on https://a.example, where the plugin may not go; allowed: \"http://a.example:8080\""
+            ),
+            "{error}"
+        );
     }
 
     #[test]
@@ -2377,14 +1843,7 @@ mod tests {
         manifest.keys[0].required = false;
         let settings = given(&[("base_url", "https://a.example"), ("cookie_name", "")]);
         let resolved = resolve(&manifest, &settings, &[]).expect("resolves");
-        assert_eq!(
-            resolved
-                .keys
-                .iter()
-                .map(|key| key.name.as_str())
-                .collect::<Vec<_>>(),
-            ["csrf"]
-        );
+        assert_eq!(resolved.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["csrf"]);
     }
 
     #[test]
@@ -2422,10 +1881,7 @@ mod tests {
         let mut manifest = session();
         manifest.validate_url = String::from("{nope}");
         let settings = given(&[("base_url", "https://a.example")]);
-        assert!(matches!(
-            resolve(&manifest, &settings, &[]),
-            Err(SettingsError::Manifest(_))
-        ));
+        assert!(matches!(resolve(&manifest, &settings, &[]), Err(SettingsError::Manifest(_))));
     }
 
     #[test]

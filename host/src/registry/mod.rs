@@ -21,9 +21,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::Home;
+use crate::db::DbError;
 use crate::db::queries::{ProviderRow, ReadError, Reader};
 use crate::db::writer::{PendingProvider, ProviderUpdate, WriteError, Writer};
-use crate::db::DbError;
 use crate::limits;
 use crate::protocol::PoolShape;
 use crate::provider::Manifest;
@@ -37,7 +37,7 @@ pub use watcher::watch;
 const AT_ONCE: usize = 2;
 
 /// A file changed this recently may still be copied; its error is not shown yet.
-const SETTLING: Duration = Duration::from_millis(500);
+pub const SETTLING: Duration = Duration::from_millis(500);
 
 /// A provider that may be asked: what the rotation engine knows of a plugin.
 #[derive(Debug)]
@@ -169,7 +169,13 @@ struct Grants {
 }
 
 impl Registry {
-    pub fn new(home: &Home, supervisor: Supervisor, vault: Arc<Vault>, writer: Writer, providers: Arc<Providers>) -> Arc<Self> {
+    pub fn new(
+        home: &Home,
+        supervisor: Supervisor,
+        vault: Arc<Vault>,
+        writer: Writer,
+        providers: Arc<Providers>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             home: home.clone(),
             cache: Cache::new(home),
@@ -274,7 +280,10 @@ impl Registry {
         let (path, candidate) = candidates.remove(chosen);
         for (other, found) in candidates {
             status.push(PluginStatus {
-                reason: Some(format!("`{service}` is served by {}; hint: remove one of the two", name_of(&path))),
+                reason: Some(format!(
+                    "`{service}` is served by {}; hint: remove one of the two",
+                    name_of(&path)
+                )),
                 state: PluginState::Conflict,
                 ..described(&other, &found)
             });
@@ -290,7 +299,9 @@ impl Registry {
             let difference = difference(&granted.accepted, &asked);
             if difference.is_wider() {
                 status.push(PluginStatus {
-                    reason: Some(format!("asks for more than was granted; hint: `keywheel plugin approve {service}`")),
+                    reason: Some(format!(
+                        "asks for more than was granted; hint: `keywheel plugin approve {service}`"
+                    )),
                     state: PluginState::PendingApproval,
                     permissions: difference.lines(),
                     ..described(&path, &candidate)
@@ -317,7 +328,12 @@ impl Registry {
     }
 
     /// The approved version runs from the store while a newer file waits.
-    async fn keep_approved(&self, service: &str, row: &ProviderRow, granted: &Grants) -> Result<bool, RegistryError> {
+    async fn keep_approved(
+        &self,
+        service: &str,
+        row: &ProviderRow,
+        granted: &Grants,
+    ) -> Result<bool, RegistryError> {
         if self.providers.get(service).is_some_and(|active| active.digest == row.plugin_digest) {
             return Ok(false);
         }
@@ -343,10 +359,18 @@ impl Registry {
         }
         let code = self
             .cache
-            .load(&candidate.digest, &self.vault, self.supervisor.spawner(), self.supervisor.require_sandbox())
+            .load(
+                &candidate.digest,
+                &self.vault,
+                self.supervisor.spawner(),
+                self.supervisor.require_sandbox(),
+            )
             .await
             .map_err(|error| RegistryError::Refused(error.to_string()))?;
-        self.supervisor.set(service, Code { digest: candidate.digest.clone(), file: code, shape: Some(candidate.shape) });
+        self.supervisor.set(
+            service,
+            Code { digest: candidate.digest.clone(), file: code, shape: Some(candidate.shape) },
+        );
         self.providers.set(
             service,
             ActiveProvider {
@@ -356,7 +380,12 @@ impl Registry {
                 validate_interval: row.and_then(|row| row.operator_validate_interval_seconds),
             },
         );
-        tracing::info!(service, digest = &candidate.digest[..12], version = candidate.manifest.version, "plugin active");
+        tracing::info!(
+            service,
+            digest = &candidate.digest[..12],
+            version = candidate.manifest.version,
+            "plugin active"
+        );
         Ok(true)
     }
 
@@ -394,7 +423,8 @@ impl Registry {
     /// # Errors
     /// Why it is no usable plugin.
     pub async fn check(&self, path: &Path) -> Result<PluginStatus, RegistryError> {
-        let stamp = stamp_of(path).map_err(|source| RegistryError::Folder { path: path.to_owned(), source })?;
+        let stamp =
+            stamp_of(path).map_err(|source| RegistryError::Folder { path: path.to_owned(), source })?;
         let candidate = self.look(path, &stamp).await.map_err(RegistryError::Refused)?;
         let row = self.reader()?.provider(&candidate.manifest.service)?;
         let asked = Permissions::of(&candidate.manifest);
@@ -416,7 +446,10 @@ impl Registry {
     /// # Errors
     /// Where there is no such service or nothing to approve.
     pub async fn approve(&self, service: &str) -> Result<Vec<String>, RegistryError> {
-        let row = self.reader()?.provider(service)?.ok_or_else(|| RegistryError::NoSuchService(service.to_owned()))?;
+        let row = self
+            .reader()?
+            .provider(service)?
+            .ok_or_else(|| RegistryError::NoSuchService(service.to_owned()))?;
         let granted = grants_of(&row);
         self.supervisor.unpark(service);
         let (manifest, digest) = match &row.pending {
@@ -447,10 +480,10 @@ impl Registry {
     pub async fn install(&self, path: &Path) -> Result<PluginStatus, RegistryError> {
         let checked = self.check(path).await?;
         let service = checked.service.clone().unwrap_or_default();
-        let bytes = read_capped(path).map_err(|source| RegistryError::Folder { path: path.to_owned(), source })?;
-        let target = self
-            .file_of(&service)
-            .unwrap_or_else(|| self.home.plugins().join(format!("{service}.wasm")));
+        let bytes =
+            read_capped(path).map_err(|source| RegistryError::Folder { path: path.to_owned(), source })?;
+        let target =
+            self.file_of(&service).unwrap_or_else(|| self.home.plugins().join(format!("{service}.wasm")));
         crate::config::write_atomically(&target, &bytes)
             .map_err(|source| RegistryError::Folder { path: target.clone(), source })?;
         self.rescan().await?;
@@ -484,7 +517,9 @@ impl Registry {
 
     fn prune(&self, rows: &BTreeMap<String, ProviderRow>) {
         let mut used: HashSet<String> = rows.values().map(|row| row.plugin_digest.clone()).collect();
-        used.extend(rows.values().filter_map(|row| row.pending.as_ref()).map(|pending| pending.plugin_digest.clone()));
+        used.extend(
+            rows.values().filter_map(|row| row.pending.as_ref()).map(|pending| pending.plugin_digest.clone()),
+        );
         used.extend(self.status().into_iter().filter_map(|status| status.digest));
         self.cache.prune(|digest| used.contains(digest));
     }

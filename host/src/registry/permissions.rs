@@ -54,11 +54,7 @@ impl Permissions {
         let unseen = self.keys.iter().filter(|key| !self.reveal.contains(key));
         lines.extend(unseen.map(|key| format!("uses key {} without seeing its bytes", shown(key))));
         lines.extend(self.settings.iter().map(|setting| {
-            let need = if self.required_settings.contains(setting) {
-                "needs"
-            } else {
-                "takes"
-            };
+            let need = if self.required_settings.contains(setting) { "needs" } else { "takes" };
             format!("{need} setting {}", shown(setting))
         }));
         lines
@@ -73,15 +69,10 @@ fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
 }
 
 fn may_reach(origin: &str) -> String {
-    let setting = origin
-        .strip_prefix('{')
-        .and_then(|rest| rest.strip_suffix('}'));
+    let setting = origin.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
     match setting {
         Some(name) if !name.contains(['{', '}']) => {
-            format!(
-                "may reach the address in setting {}, also plain http or private",
-                shown(name)
-            )
+            format!("may reach the address in setting {}, also plain http or private", shown(name))
         }
         _ if origin.contains('{') => format!("may reach {origin:?}, with its settings filled in"),
         // Already in the spelling of the `url` crate: nothing in it needs quotes.
@@ -111,10 +102,7 @@ pub struct Difference {
 
 pub fn difference(granted: &Permissions, asked: &Permissions) -> Difference {
     let only_in = |left: &[String], right: &[String]| -> Vec<String> {
-        left.iter()
-            .filter(|name| !right.contains(name))
-            .cloned()
-            .collect()
+        left.iter().filter(|name| !right.contains(name)).cloned().collect()
     };
     Difference {
         added_origins: only_in(&asked.origins, &granted.origins),
@@ -156,35 +144,21 @@ impl Difference {
             names.iter().map(move |name| line(name))
         }
         let plain = |verb: &'static str| move |name: &str| format!("{verb} {}", shown(name));
-        each(&self.added_origins, |origin| {
-            format!("newly {}", may_reach(origin))
-        })
-        .chain(each(&self.added_reveal, |key| {
-            format!("newly {}", asks_to_see(key))
-        }))
-        .chain(each(&self.newly_required_keys, |key| {
-            format!(
-                "newly needs key {}; existing credentials may lack it",
-                shown(key)
-            )
-        }))
-        .chain(each(&self.newly_required_settings, |setting| {
-            format!(
-                "newly needs setting {}; existing credentials may lack it",
-                shown(setting)
-            )
-        }))
-        .chain(each(&self.added_keys, plain("new key")))
-        .chain(each(&self.added_settings, plain("new setting")))
-        .chain(each(&self.removed_origins, |origin| {
-            format!("no longer {}", may_reach(origin))
-        }))
-        .chain(each(&self.removed_reveal, |key| {
-            format!("no longer {}", asks_to_see(key))
-        }))
-        .chain(each(&self.removed_keys, plain("no longer has key")))
-        .chain(each(&self.removed_settings, plain("no longer has setting")))
-        .collect()
+        each(&self.added_origins, |origin| format!("newly {}", may_reach(origin)))
+            .chain(each(&self.added_reveal, |key| format!("newly {}", asks_to_see(key))))
+            .chain(each(&self.newly_required_keys, |key| {
+                format!("newly needs key {}; existing credentials may lack it", shown(key))
+            }))
+            .chain(each(&self.newly_required_settings, |setting| {
+                format!("newly needs setting {}; existing credentials may lack it", shown(setting))
+            }))
+            .chain(each(&self.added_keys, plain("new key")))
+            .chain(each(&self.added_settings, plain("new setting")))
+            .chain(each(&self.removed_origins, |origin| format!("no longer {}", may_reach(origin))))
+            .chain(each(&self.removed_reveal, |key| format!("no longer {}", asks_to_see(key))))
+            .chain(each(&self.removed_keys, plain("no longer has key")))
+            .chain(each(&self.removed_settings, plain("no longer has setting")))
+            .collect()
     }
 }
 
@@ -195,23 +169,13 @@ mod tests {
 
     fn key(name: &str, required: bool, reveal: bool) -> KeySpec {
         let help = String::new();
-        KeySpec {
-            name: name.to_owned(),
-            location: Location::Token,
-            required,
-            reveal,
-            help,
-        }
+        KeySpec { name: name.to_owned(), location: Location::Token, required, reveal, help }
     }
 
     fn setting(name: &str, required: bool, default: Option<&str>) -> SettingSpec {
         SettingSpec {
             name: name.to_owned(),
-            kind: if name == "base_url" {
-                SettingKind::Url
-            } else {
-                SettingKind::Text
-            },
+            kind: if name == "base_url" { SettingKind::Url } else { SettingKind::Text },
             required,
             default: default.map(str::to_owned),
             choices: Vec::new(),
@@ -226,14 +190,8 @@ mod tests {
             version: String::from("1.0.0"),
             validate_url: String::from("{base_url}/api/user"),
             keys: vec![key("token", true, false), key("device", false, true)],
-            origins: vec![
-                String::from("{base_url}"),
-                String::from("https://API.example.com:443"),
-            ],
-            settings: vec![
-                setting("base_url", true, None),
-                setting("region", false, None),
-            ],
+            origins: vec![String::from("{base_url}"), String::from("https://API.example.com:443")],
+            settings: vec![setting("base_url", true, None), setting("region", false, None)],
             methods: Vec::new(),
             validate_interval: 60,
             max_age: None,
@@ -261,12 +219,7 @@ mod tests {
         type Change = fn(&mut Manifest);
         let table: [(&str, Change, bool, bool); 14] = [
             ("nothing", |_| {}, false, false),
-            (
-                "an origin more",
-                |m| m.origins.push("https://b.example".into()),
-                true,
-                false,
-            ),
+            ("an origin more", |m| m.origins.push("https://b.example".into()), true, false),
             ("an origin less", |m| drop(m.origins.pop()), false, false),
             (
                 "the same origin, spelled anew",
@@ -274,18 +227,8 @@ mod tests {
                 false,
                 false,
             ),
-            (
-                "the same setting, spelled anew",
-                |m| m.origins[0] = "{base_url.origin}".into(),
-                false,
-                false,
-            ),
-            (
-                "another port",
-                |m| m.origins[1] = "https://api.example.com:8443".into(),
-                true,
-                false,
-            ),
+            ("the same setting, spelled anew", |m| m.origins[0] = "{base_url.origin}".into(), false, false),
+            ("another port", |m| m.origins[1] = "https://api.example.com:8443".into(), true, false),
             (
                 "a default for the address",
                 |m| m.settings[0].default = Some("https://c.example/x".into()),
@@ -293,36 +236,11 @@ mod tests {
                 false,
             ),
             ("sees a known key", |m| m.keys[0].reveal = true, true, false),
-            (
-                "sees a new key",
-                |m| m.keys.push(key("new", false, true)),
-                true,
-                false,
-            ),
-            (
-                "sees a key no more",
-                |m| m.keys[1].reveal = false,
-                false,
-                false,
-            ),
-            (
-                "an optional key more",
-                |m| m.keys.push(key("new", false, false)),
-                false,
-                false,
-            ),
-            (
-                "a required key more",
-                |m| m.keys.push(key("new", true, false)),
-                false,
-                true,
-            ),
-            (
-                "a setting becomes required",
-                |m| m.settings[1].required = true,
-                false,
-                true,
-            ),
+            ("sees a new key", |m| m.keys.push(key("new", false, true)), true, false),
+            ("sees a key no more", |m| m.keys[1].reveal = false, false, false),
+            ("an optional key more", |m| m.keys.push(key("new", false, false)), false, false),
+            ("a required key more", |m| m.keys.push(key("new", true, false)), false, true),
+            ("a setting becomes required", |m| m.settings[1].required = true, false, true),
             (
                 "a required setting with a default",
                 |m| m.settings.push(setting("x", true, Some("y"))),
@@ -336,11 +254,7 @@ mod tests {
             change(&mut manifest);
             let difference = difference(&granted, &Permissions::of(&manifest));
             assert_eq!(difference.is_wider(), wider, "{what}: {difference:?}");
-            assert_eq!(
-                difference.needs_attention(),
-                attention,
-                "{what}: {difference:?}"
-            );
+            assert_eq!(difference.needs_attention(), attention, "{what}: {difference:?}");
         }
     }
 
@@ -349,10 +263,7 @@ mod tests {
         let with = |default: &str| {
             let mut manifest = asked();
             manifest.origins = vec!["https://{tenant}.{zone}".into()];
-            manifest.settings = vec![
-                setting("tenant", true, None),
-                setting("zone", false, Some(default)),
-            ];
+            manifest.settings = vec![setting("tenant", true, None), setting("zone", false, Some(default))];
             Permissions::of(&manifest)
         };
         let (before, after) = (with("good.example"), with("evil.example"));
@@ -399,10 +310,7 @@ mod tests {
     fn permissions_survive_json_and_a_missing_list_grants_nothing() {
         let permissions = Permissions::of(&asked());
         let text = serde_json::to_string(&permissions).expect("serialises");
-        assert_eq!(
-            serde_json::from_str::<Permissions>(&text).expect("parses"),
-            permissions
-        );
+        assert_eq!(serde_json::from_str::<Permissions>(&text).expect("parses"), permissions);
         let old: Permissions = serde_json::from_str(r#"{"keys":["token"]}"#).expect("parses");
         assert!(old.origins.is_empty() && old.reveal.is_empty());
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::Rotation;
@@ -17,8 +18,11 @@ use crate::db::writer::{Claim, Finish, GenerationChange, MonitorUpdate, WriteErr
 use crate::db::{Action, SealedGeneration, SealedKey};
 use crate::egress::{Exchange, KeyChange, redact_text};
 use crate::limits;
-use crate::protocol::{Answer, Call, Context, Fault, KeyState, LogLevel, Outcome, Reason, Verdict};
-use crate::provider::{CommitClass, Resolved, ResolvedMethod};
+use crate::protocol::{
+    Answer, Call, Context, Fault, HttpError, HttpRequest, HttpResponse, KeyState, LogLevel, Outcome, Reason,
+    Verdict,
+};
+use crate::provider::{CommitClass, Location, Resolved, ResolvedMethod};
 use crate::registry::ActiveProvider;
 use crate::report::{Report, iso8601};
 use crate::supervisor::{CallError, CallEvent};
@@ -75,7 +79,12 @@ pub async fn run(engine: &Rotation, claim: Claim) -> Result<Report, WriteError> 
         Ok(mut attempt) => (attempt.conclude().await, Some(attempt)),
         Err(why) => (
             // Nothing was asked, so nothing is known of the service.
-            Ok(Conclusion { verdict: unfit(why), change: kept(&claim), jar: Jar::default(), promoted: false }),
+            Ok(Conclusion {
+                verdict: unfit(why),
+                change: kept(&claim),
+                jar: Jar::default(),
+                promoted: false,
+            }),
             None,
         ),
     };
@@ -97,12 +106,12 @@ const fn kept(claim: &Claim) -> GenerationChange {
 
 impl<'a> Attempt<'a> {
     fn prepare(engine: &'a Rotation, claim: &'a Claim) -> Result<Self, String> {
-        let provider = engine
-            .providers
-            .get(&claim.service)
-            .ok_or_else(|| format!("no plugin serves `{}`; hint: put its .wasm file into the plugins folder", claim.service))?;
-        let resolved = crate::registry::manifest::resolve(&provider.manifest, &claim.settings, &claim.private_hosts)
-            .map_err(|error| format!("the settings no longer fit the plugin: {error}"))?;
+        let provider = engine.providers.get(&claim.service).ok_or_else(|| {
+            format!("no plugin serves `{}`; hint: put its .wasm file into the plugins folder", claim.service)
+        })?;
+        let resolved =
+            crate::registry::manifest::resolve(&provider.manifest, &claim.settings, &claim.private_hosts)
+                .map_err(|error| format!("the settings no longer fit the plugin: {error}"))?;
         let open = |sealed: &SealedGeneration| {
             open_jar(&engine.vault, &claim.token.credential_id, sealed).map_err(|error| error.to_string())
         };
@@ -111,7 +120,8 @@ impl<'a> Attempt<'a> {
             Some(sealed) => Some((sealed.generation, open(sealed)?)),
             None => None,
         };
-        let named = claim.interrupted.as_ref().and_then(|before| before.method.as_ref()).or(claim.method.as_ref());
+        let named =
+            claim.interrupted.as_ref().and_then(|before| before.method.as_ref()).or(claim.method.as_ref());
         let method = match named {
             Some(name) => resolved.methods.iter().find(|method| method.name == *name).cloned(),
             None => resolved.methods.first().cloned(),
@@ -129,6 +139,16 @@ impl<'a> Attempt<'a> {
             worker: None,
             method,
             path: Vec::new(),
+        })
+    }
+
+    /// A token ran out, or the first rotation is still to bring it: a credential may be added
+    /// with its refresh token alone.
+    fn is_stale(&self, jar: &Jar, at: Millis) -> bool {
+        let first = self.claim.current.as_ref().is_some_and(|current| current.generation == 1);
+        self.resolved.keys.iter().filter(|spec| spec.location == Location::Token).any(|spec| {
+            jar.get(&spec.name)
+                .map_or(first && !spec.required, |key| key.expires.is_some_and(|expires| expires <= at))
         })
     }
 
@@ -226,7 +246,10 @@ impl<'a> Attempt<'a> {
                 let jar = self.current.clone();
                 match self.validate(jar).await? {
                     Verdict::Valid(_) => Ok(self.unchanged(Verdict::NeedsHuman(Reason {
-                        message: format!("rotation was refused and the present secret still works: {}", reason.message),
+                        message: format!(
+                            "rotation was refused and the present secret still works: {}",
+                            reason.message
+                        ),
                         ..reason
                     }))),
                     Verdict::Invalid(_) => Ok(self.unchanged(Verdict::Invalid(reason))),
@@ -259,7 +282,9 @@ impl<'a> Attempt<'a> {
         let jar = self.current.clone();
         let verdict = match self.validate(jar).await? {
             // The old secret lives, so nothing was spent, and the schedule may repeat.
-            Verdict::Valid(_) => unknown(format!("{why}; the present secret still works, so rotation will be repeated")),
+            Verdict::Valid(_) => {
+                unknown(format!("{why}; the present secret still works, so rotation will be repeated"))
+            }
             Verdict::Invalid(reason) => Verdict::NeedsHuman(Reason {
                 message: format!("{why}, and the present secret is dead: {}", reason.message),
                 ..reason
@@ -272,7 +297,9 @@ impl<'a> Attempt<'a> {
     /// A pending generation becomes current only by the service's own word.
     async fn test_pending(&mut self) -> Result<Conclusion, WriteError> {
         self.path.push("validate-pending");
-        let Some((_, jar)) = self.pending.clone() else { return Ok(self.unchanged(unknown("nothing is pending"))) };
+        let Some((_, jar)) = self.pending.clone() else {
+            return Ok(self.unchanged(unknown("nothing is pending")));
+        };
         let lost = decide::lost_keys(&jar, &self.resolved.keys);
         if !lost.is_empty() {
             self.path.push("regressed");
@@ -306,7 +333,10 @@ impl<'a> Attempt<'a> {
             }
             Verdict::Invalid(reason) => match decide::rejected_pending(self.class()) {
                 Rejected::KeepForHuman => Ok(self.keep_pending(Verdict::NeedsHuman(Reason {
-                    message: format!("the new secret is refused and the old one died when it was issued: {}", reason.message),
+                    message: format!(
+                        "the new secret is refused and the old one died when it was issued: {}",
+                        reason.message
+                    ),
                     ..reason
                 }))),
                 Rejected::Drop => {
@@ -314,7 +344,10 @@ impl<'a> Attempt<'a> {
                     self.pending = None;
                     let current = self.current.clone();
                     let verdict = match self.validate(current).await? {
-                        Verdict::Valid(_) => unknown(format!("the new secret was refused ({}); the old one still works", reason.message)),
+                        Verdict::Valid(_) => unknown(format!(
+                            "the new secret was refused ({}); the old one still works",
+                            reason.message
+                        )),
                         other => other,
                     };
                     Ok(Conclusion { change: GenerationChange::Drop(generation), ..self.unchanged(verdict) })
@@ -336,7 +369,10 @@ impl<'a> Attempt<'a> {
 
     fn drop_pending(&mut self, verdict: Verdict) -> Conclusion {
         self.path.push("dropped");
-        let change = self.pending.take().map_or(GenerationChange::None, |(generation, _)| GenerationChange::Drop(generation));
+        let change = self
+            .pending
+            .take()
+            .map_or(GenerationChange::None, |(generation, _)| GenerationChange::Drop(generation));
         Conclusion { verdict, change, jar: self.current.clone(), promoted: false }
     }
 
@@ -359,7 +395,10 @@ impl<'a> Attempt<'a> {
                     tokio::time::sleep(SECOND_LOOK).await;
                 }
                 Verdict::Valid(evidence)
-                    if decide::other_account(self.claim.identity.as_deref(), evidence.identity.as_deref()) =>
+                    if decide::other_account(
+                        self.claim.identity.as_deref(),
+                        evidence.identity.as_deref(),
+                    ) =>
                 {
                     return Ok(unfit(format!(
                         "the service says account {}, this credential was pinned to {}; hint: import the right account, or add this one as a credential of its own",
@@ -418,23 +457,20 @@ impl<'a> Attempt<'a> {
             let event = match tokio::time::timeout_at(deadline, running.next()).await {
                 Ok(Ok(event)) => event,
                 Ok(Err(error)) => return Ok(Ended::Lost(error.to_string())),
-                Err(_) => return Ok(Ended::Lost(format!("the call took over {} s", limits::CALL_WALL.as_secs()))),
+                Err(_) => {
+                    return Ok(Ended::Lost(format!("the call took over {} s", limits::CALL_WALL.as_secs())));
+                }
             };
             match event {
                 CallEvent::Http(request) => {
-                    self.requests += 1;
-                    let result = self.engine.egress.send(&mut exchange, request).await;
-                    let (changes, result) = match result {
-                        Ok(exchanged) => (exchanged.changes, Ok(exchanged.response)),
-                        // A redirect may have set a cookie before a later hop failed.
-                        Err(error) => (exchange.take_changes(), Err(error)),
-                    };
-                    self.keep(&exchange, &changes).await?;
+                    let result = self.send(&mut exchange, request).await?;
                     running.http_done(result);
                 }
                 CallEvent::Reveal(key) => running.reveal_done(self.reveal(&exchange, &key)),
                 CallEvent::Log(level, line) => self.log(&exchange, level, &line),
-                CallEvent::Finished(Ok(answer)) => return Ok(Ended::Answered(self.redacted(&exchange, answer))),
+                CallEvent::Finished(Ok(answer)) => {
+                    return Ok(Ended::Answered(self.redacted(&exchange, answer)));
+                }
                 CallEvent::Finished(Err(fault)) => {
                     return Ok(Ended::Faulted(match fault {
                         Fault::Guest(text) => Fault::Guest(clean(&exchange, &text)),
@@ -447,28 +483,31 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Stores what the service just issued, durably, before anybody else hears of it.
-    async fn keep(&mut self, exchange: &Exchange, changes: &[KeyChange]) -> Result<(), WriteError> {
-        let mut issued = false;
-        for change in changes {
-            match change {
-                KeyChange::Set(_) | KeyChange::Deleted(_) => issued = true,
-                KeyChange::Touched(key) => {
-                    self.expiry_updates.retain(|(name, _)| *name != key.name);
-                    self.expiry_updates.push((key.name.clone(), key.expires));
-                }
-            }
+    /// One request, with what the service issues stored hop by hop.
+    async fn send(
+        &mut self,
+        exchange: &mut Exchange,
+        request: HttpRequest,
+    ) -> Result<Result<HttpResponse, HttpError>, WriteError> {
+        self.requests += 1;
+        let keeper = Keeper {
+            engine: self.engine,
+            claim: self.claim,
+            kept: Mutex::new(Kept { jar: exchange.jar.clone(), ..Kept::default() }),
+        };
+        let result = self.engine.egress.send_keeping(exchange, request, |changes| keeper.keep(changes)).await;
+        let kept = keeper.kept.into_inner();
+        if let Some(error) = kept.failed {
+            return Err(error);
         }
-        if !issued {
-            return Ok(());
+        if kept.issued {
+            self.pending = Some((self.claim.next_generation, kept.jar));
         }
-        let generation = self.claim.next_generation;
-        let jar = exchange.jar.clone();
-        let sealed = seal_jar(&self.engine.vault, &self.claim.token.credential_id, generation, &jar)
-            .map_err(|error| WriteError::Invalid(error.to_string()))?;
-        self.engine.writer.store_pending(&self.claim.token, generation, sealed).await?;
-        self.pending = Some((generation, jar));
-        Ok(())
+        for (name, expires) in kept.expiries {
+            self.expiry_updates.retain(|(known, _)| *known != name);
+            self.expiry_updates.push((name, expires));
+        }
+        Ok(result.map(|exchanged| exchanged.response))
     }
 
     fn reveal(&self, exchange: &Exchange, key: &str) -> Result<Vec<u8>, String> {
@@ -523,6 +562,66 @@ impl<'a> Attempt<'a> {
     }
 }
 
+/// Stores what a service just issued, durably, before the next hop is asked or the plugin hears
+/// of it.
+struct Keeper<'a> {
+    engine: &'a Rotation,
+    claim: &'a Claim,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    jar: Jar,
+    issued: bool,
+    expiries: Vec<(String, Option<Millis>)>,
+    failed: Option<WriteError>,
+}
+
+impl Keeper<'_> {
+    async fn keep(&self, changes: Vec<KeyChange>) -> Result<(), HttpError> {
+        let mut kept = self.kept.lock().await;
+        let mut issued = false;
+        for change in changes {
+            match change {
+                KeyChange::Set(key) => {
+                    kept.jar.put(key);
+                    issued = true;
+                }
+                KeyChange::Deleted(name) => {
+                    kept.jar.remove(&name);
+                    issued = true;
+                }
+                // The same value lives longer: nothing can be lost, so it waits for the report.
+                KeyChange::Touched(key) => {
+                    kept.expiries.push((key.name.clone(), key.expires));
+                    kept.jar.put(key);
+                }
+            }
+        }
+        if !issued {
+            return Ok(());
+        }
+        let generation = self.claim.next_generation;
+        let stored =
+            match seal_jar(&self.engine.vault, &self.claim.token.credential_id, generation, &kept.jar) {
+                Ok(sealed) => self.engine.writer.store_pending(&self.claim.token, generation, sealed).await,
+                Err(error) => Err(WriteError::Invalid(error.to_string())),
+            };
+        match stored {
+            Ok(()) => {
+                kept.issued = true;
+                Ok(())
+            }
+            Err(error) => {
+                let told = HttpError::Other("the answer could not be stored".into());
+                kept.failed = Some(error);
+                Err(told)
+            }
+        }
+    }
+}
+
 /// Writes the report, the monitor row and the generation change in one transaction.
 async fn finish(
     engine: &Rotation,
@@ -563,17 +662,24 @@ async fn finish(
         interval: Millis::from(interval) * 1_000,
         expires,
         issued: if promoted { finished } else { claim.rotated_at },
-        max_age: manifest.and_then(|manifest| manifest.max_age).map(|age| Millis::from(age) * 1_000),
+        max_age: claim
+            .max_age_override
+            .or_else(|| manifest.and_then(|manifest| manifest.max_age))
+            .map(|age| Millis::from(age) * 1_000),
         can_rotate: attempt.as_ref().is_some_and(|attempt| !attempt.resolved.methods.is_empty()),
         consecutive_failures: failures,
         asked: asked.map(|seconds| Millis::from(seconds) * 1_000),
+        stale: attempt.as_ref().is_some_and(|attempt| attempt.is_stale(&jar, finished)),
         spread: spread(&claim.token.credential_id, claim.attempt_number),
     });
     let report = Report {
         cookie_id: claim.token.credential_id.clone(),
         profile_id: claim.profile_id.clone(),
         service: claim.service.clone(),
-        validate_url: attempt.as_ref().map(|attempt| attempt.resolved.validate_url.clone()).unwrap_or_default(),
+        validate_url: attempt
+            .as_ref()
+            .map(|attempt| attempt.resolved.validate_url.clone())
+            .unwrap_or_default(),
         cookie_keys: jar.keys.iter().map(|key| (key.name.clone(), key.fingerprint.clone())).collect(),
         status: decide::status(&verdict),
         message: message.map(|message| clipped(&message)),
@@ -599,9 +705,22 @@ async fn finish(
     engine.writer.finish(end).await?;
     let level_ok = standing == Standing::Alive;
     if level_ok {
-        tracing::debug!(credential = report.cookie_id, service = report.service, attempt = report.attempt_number, rotated = promoted, "attempt succeeded");
+        tracing::debug!(
+            credential = report.cookie_id,
+            service = report.service,
+            attempt = report.attempt_number,
+            rotated = promoted,
+            "attempt succeeded"
+        );
     } else {
-        tracing::warn!(credential = report.cookie_id, service = report.service, attempt = report.attempt_number, verdict = verdict.as_str(), message = report.message, "attempt did not succeed");
+        tracing::warn!(
+            credential = report.cookie_id,
+            service = report.service,
+            attempt = report.attempt_number,
+            verdict = verdict.as_str(),
+            message = report.message,
+            "attempt did not succeed"
+        );
     }
     Ok(report)
 }
@@ -653,11 +772,7 @@ fn expiry(
     let expires_of = |key: &Key| {
         updates.iter().find(|(name, _)| *name == key.name).map_or(key.expires, |(_, expires)| *expires)
     };
-    jar.keys
-        .iter()
-        .filter(|key| keys.iter().any(|spec| spec.name == key.name))
-        .filter_map(expires_of)
-        .min()
+    jar.keys.iter().filter(|key| keys.iter().any(|spec| spec.name == key.name)).filter_map(expires_of).min()
 }
 
 fn clean(exchange: &Exchange, text: &str) -> String {
@@ -667,7 +782,8 @@ fn clean(exchange: &Exchange, text: &str) -> String {
 /// A report's message is one readable line, whoever wrote it.
 fn clipped(message: &str) -> String {
     const LONGEST: usize = 500;
-    let mut line: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
+    let mut line: String =
+        message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
     if message.chars().count() > LONGEST {
         line.push('…');
     }
@@ -704,7 +820,12 @@ pub fn open_jar(vault: &Vault, credential: &str, sealed: &SealedGeneration) -> R
 ///
 /// # Errors
 /// Where the system gives no random bytes.
-pub fn seal_jar(vault: &Vault, credential: &str, generation: u32, jar: &Jar) -> Result<Vec<SealedKey>, VaultError> {
+pub fn seal_jar(
+    vault: &Vault,
+    credential: &str,
+    generation: u32,
+    jar: &Jar,
+) -> Result<Vec<SealedKey>, VaultError> {
     let seal = |key: &Key| {
         let place = Place { credential, generation, key: &key.name };
         Ok(SealedKey {

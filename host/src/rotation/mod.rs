@@ -186,7 +186,8 @@ impl Rotation {
         for claim in claims.claims {
             self.start(running, claim);
         }
-        let until = claims.next_due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(now())));
+        let until =
+            claims.next_due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(now())));
         // A quota that was cut short is claimed again when an attempt ends and wakes us.
         let busy = claims.next_due.is_some_and(|due| due <= at);
         Ok(if busy { UNWRITABLE } else { until.min(LONGEST_SLEEP) })
@@ -203,7 +204,10 @@ impl Rotation {
             match self.writer.renew(tokens, lease()).await {
                 Ok(lost) => {
                     for token in lost {
-                        tracing::warn!(credential = token.credential_id, "claim lost, its attempt will be refused");
+                        tracing::warn!(
+                            credential = token.credential_id,
+                            "claim lost, its attempt will be refused"
+                        );
                     }
                 }
                 Err(error) => tracing::error!(%error, "leases can't be renewed"),

@@ -36,6 +36,8 @@ pub struct Facts {
     pub max_age: Option<Millis>,
     pub can_rotate: bool,
     pub consecutive_failures: u32,
+    /// A token is missing or past its time: only a rotation can tell more.
+    pub stale: bool,
     /// What the service asked for: `Retry-After`, or a hint when to come again.
     pub asked: Option<Millis>,
     /// Something evenly spread, so that credentials added together drift apart.
@@ -59,10 +61,16 @@ pub fn next(facts: &Facts) -> (Millis, Action) {
             let doublings = facts.consecutive_failures.saturating_sub(1).min(10);
             let backoff = (first << doublings).min(LONGEST_RETRY.max(first));
             let wait = jittered(facts.asked.unwrap_or(0).max(backoff), facts.spread);
+            if facts.stale && facts.can_rotate && facts.action == Action::Validate {
+                return (now + wait.min(SHORTEST), Action::Rotate);
+            }
             (now + wait, facts.action)
         }
         Standing::Dead => {
-            let wait = jittered(facts.interval.max(SHORTEST).max(DEAD.min(facts.interval.saturating_mul(10))), facts.spread);
+            let wait = jittered(
+                facts.interval.max(SHORTEST).max(DEAD.min(facts.interval.saturating_mul(10))),
+                facts.spread,
+            );
             (now + wait, Action::Validate)
         }
     }
@@ -83,9 +91,15 @@ fn rotation(facts: &Facts) -> Option<Millis> {
         (Some(a), Some(b)) => a.min(b),
         (one, other) => one.or(other)?,
     };
-    // What was rotated just now and is due again at once has a lifetime too short for its
-    // margin; asking in a tight loop would only get it rate-limited.
-    Some(wanted.max(facts.now + SHORTEST))
+    // A rotation that was due and just ran is not due again at once, or a lifetime too short for
+    // its margin would be a tight loop that only gets itself rate-limited. Only then: a floor
+    // after every validation would push a rotation away for ever.
+    let floor = match facts.action {
+        Action::Validate => facts.now,
+        Action::Rotate if facts.issued >= facts.now => facts.now + SHORTEST,
+        Action::Rotate => facts.now + facts.interval.max(SHORTEST),
+    };
+    Some(wanted.max(floor))
 }
 
 /// Up to a tenth earlier, never later: a session that lives exactly one interval survives.
@@ -109,6 +123,7 @@ mod tests {
             max_age: None,
             can_rotate: true,
             consecutive_failures: 0,
+            stale: false,
             asked: None,
             spread: 0,
         }
@@ -140,6 +155,20 @@ mod tests {
     }
 
     #[test]
+    fn frequent_validations_never_push_a_rotation_away() {
+        let mut facts = Facts { interval: 1_000, max_age: Some(2_000), ..alive() };
+        for _ in 0..4 {
+            let (at, action) = next(&facts);
+            if action == Action::Rotate {
+                assert_eq!(at, 1_002_000);
+                return;
+            }
+            facts.now = at;
+        }
+        panic!("never rotated");
+    }
+
+    #[test]
     fn a_provider_that_only_validates_is_never_asked_to_rotate() {
         let facts = Facts { expires: Some(1_001_000), max_age: Some(1), can_rotate: false, ..alive() };
         assert_eq!(next(&facts).1, Action::Validate);
@@ -147,13 +176,19 @@ mod tests {
 
     #[test]
     fn an_expiry_in_the_past_rotates_at_once_but_not_in_a_tight_loop() {
-        let facts = Facts { expires: Some(900_000), issued: 800_000, ..alive() };
-        assert_eq!(next(&facts), (1_001_000, Action::Rotate));
+        let due = Facts { expires: Some(900_000), issued: 800_000, ..alive() };
+        assert_eq!(next(&due), (1_000_000, Action::Rotate));
+        let unchanged = Facts { action: Action::Rotate, ..due };
+        assert_eq!(next(&unchanged), (1_060_000, Action::Rotate));
+        let rotated =
+            Facts { action: Action::Rotate, issued: 1_000_000, expires: Some(1_000_500), ..alive() };
+        assert_eq!(next(&rotated), (1_001_000, Action::Rotate));
     }
 
     #[test]
     fn unclear_answers_back_off_and_ask_the_same_question() {
-        let base = Facts { standing: Standing::Unclear, action: Action::Rotate, interval: 600_000, ..alive() };
+        let base =
+            Facts { standing: Standing::Unclear, action: Action::Rotate, interval: 600_000, ..alive() };
         let waits: Vec<_> = (1..12)
             .map(|failures| next(&Facts { consecutive_failures: failures, ..base }).0 - base.now)
             .collect();
@@ -163,8 +198,17 @@ mod tests {
     }
 
     #[test]
+    fn a_stale_token_that_cannot_be_judged_is_rotated() {
+        let facts = Facts { standing: Standing::Unclear, stale: true, consecutive_failures: 1, ..alive() };
+        assert_eq!(next(&facts), (1_001_000, Action::Rotate));
+        let validate_only = Facts { can_rotate: false, ..facts };
+        assert_eq!(next(&validate_only).1, Action::Validate);
+    }
+
+    #[test]
     fn retry_after_is_honoured_when_it_is_longer() {
-        let facts = Facts { standing: Standing::Unclear, asked: Some(3_600_000), consecutive_failures: 1, ..alive() };
+        let facts =
+            Facts { standing: Standing::Unclear, asked: Some(3_600_000), consecutive_failures: 1, ..alive() };
         assert_eq!(next(&facts).0, 1_000_000 + 3_600_000);
     }
 

@@ -23,8 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use crate::credential::{Millis, now};
 use crate::limits;
 use crate::protocol::{
-    self, BUILD, Call, CallId, FromWorker, HttpError, HttpResponse, Layer, LayerState, PoolShape,
-    ToWorker,
+    self, BUILD, Call, CallId, FromWorker, HttpError, HttpResponse, Layer, LayerState, PoolShape, ToWorker,
 };
 use crate::provider::Manifest;
 pub use link::CallEvent;
@@ -44,7 +43,9 @@ pub struct Code {
 pub enum CallError {
     #[error("no plugin serves `{0}`")]
     NoPlugin(String),
-    #[error("the worker of `{service}` is parked after {crashes} crashes; hint: replace the plugin, or `keywheel plugin approve {service}` to try again")]
+    #[error(
+        "the worker of `{service}` is parked after {crashes} crashes; hint: replace the plugin, or `keywheel plugin approve {service}` to try again"
+    )]
     Parked { service: String, crashes: usize },
     #[error("the worker could not be started: {0}")]
     Spawn(#[source] std::io::Error),
@@ -244,7 +245,9 @@ impl Supervisor {
     /// # Errors
     /// What the plugin did instead of describing itself.
     pub async fn describe(&self, code: File) -> Result<(Manifest, PoolShape), CallError> {
-        let (worker, shape) = self.spawn_worker(None, &Code { digest: String::new(), file: code, shape: None }, |_, _| {}).await?;
+        let (worker, shape) = self
+            .spawn_worker(None, &Code { digest: String::new(), file: code, shape: None }, |_, _| {})
+            .await?;
         let answer = async {
             let mut running = match worker.start(Call::Describe).await? {
                 Ok(running) => running,
@@ -253,8 +256,12 @@ impl Supervisor {
             loop {
                 match running.next().await? {
                     CallEvent::Finished(Ok(protocol::Answer::Described(manifest))) => return Ok(manifest),
-                    CallEvent::Finished(Ok(_)) => return Err(CallError::Unfit("it answered another call".into())),
-                    CallEvent::Finished(Err(fault)) => return Err(CallError::Unfit(format!("describe: {fault}"))),
+                    CallEvent::Finished(Ok(_)) => {
+                        return Err(CallError::Unfit("it answered another call".into()));
+                    }
+                    CallEvent::Finished(Err(fault)) => {
+                        return Err(CallError::Unfit(format!("describe: {fault}")));
+                    }
                     CallEvent::Log(_, line) => tracing::debug!(line, "describe"),
                     CallEvent::Http(_) | CallEvent::Reveal(_) => {
                         return Err(CallError::Unfit("describe used the host API".into()));
@@ -319,7 +326,13 @@ impl Supervisor {
         let decision = service.policy.lock().unwrap_or_else(PoisonError::into_inner).crashed(now());
         match decision {
             Decision::RestartAfter(delay) => {
-                tracing::warn!(service = service.name, worker = worker.id, why, ?delay, "worker died, restarting");
+                tracing::warn!(
+                    service = service.name,
+                    worker = worker.id,
+                    why,
+                    ?delay,
+                    "worker died, restarting"
+                );
                 let (supervisor, service) = (self.clone(), Arc::clone(service));
                 tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
@@ -330,7 +343,12 @@ impl Supervisor {
             }
             Decision::Park => {
                 service.parked.store(true, Ordering::Relaxed);
-                tracing::error!(service = service.name, worker = worker.id, why, "worker keeps dying, parked");
+                tracing::error!(
+                    service = service.name,
+                    worker = worker.id,
+                    why,
+                    "worker keeps dying, parked"
+                );
             }
         }
     }
@@ -366,7 +384,9 @@ impl Supervisor {
             }
             Err(error) => return Err(error),
         };
-        let FromWorker::Announce { pid: claimed, worker_id, service: of, abi, build, layers, shape } = announced else {
+        let FromWorker::Announce { pid: claimed, worker_id, service: of, abi, build, layers, shape } =
+            announced
+        else {
             return Err(match announced {
                 FromWorker::Unfit(why) => CallError::Unfit(why),
                 _ => CallError::Unfit("it did not announce itself first".into()),
@@ -439,7 +459,8 @@ impl Supervisor {
         for service in services {
             let mut current = write(&service.current);
             let unused = current.as_ref().is_some_and(|worker| {
-                worker.in_flight.load(Ordering::Relaxed) == 0 && worker.last_used.load(Ordering::Relaxed) < oldest
+                worker.in_flight.load(Ordering::Relaxed) == 0
+                    && worker.last_used.load(Ordering::Relaxed) < oldest
             });
             if unused && let Some(worker) = current.take() {
                 tracing::info!(service = service.name, worker = worker.id, "worker idle, stopped");
@@ -573,7 +594,8 @@ impl RunningCall {
     pub fn http_done(&self, result: Result<HttpResponse, HttpError>) {
         let answer = ToWorker::HttpDone { id: self.id, result };
         if let Err(error) = self.worker.link.send(&answer) {
-            let refused = ToWorker::HttpDone { id: self.id, result: Err(HttpError::Other(error.to_string())) };
+            let refused =
+                ToWorker::HttpDone { id: self.id, result: Err(HttpError::Other(error.to_string())) };
             // An error line always fits.
             let _ = self.worker.link.send(&refused);
         }

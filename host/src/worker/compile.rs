@@ -18,9 +18,8 @@ const IMPORTS: [&str; 4] = ["types", "http", "log", "secrets"];
 /// Compiles the file on `CODE_FD` into the one on `OUTPUT_FD` and answers on the socket.
 pub fn run(require_sandbox: bool) -> ExitCode {
     // SAFETY: the parent placed these three descriptors and nothing else here owns them.
-    let (mut socket, input, output) = unsafe {
-        (File::from_raw_fd(SOCKET_FD), File::from_raw_fd(CODE_FD), File::from_raw_fd(OUTPUT_FD))
-    };
+    let (mut socket, input, output) =
+        unsafe { (File::from_raw_fd(SOCKET_FD), File::from_raw_fd(CODE_FD), File::from_raw_fd(OUTPUT_FD)) };
     let answer = match compile(input, output, require_sandbox) {
         Ok(answer) => answer,
         Err(why) => CompileAnswer::Refused(why),
@@ -32,6 +31,8 @@ pub fn run(require_sandbox: bool) -> ExitCode {
 }
 
 fn compile(mut input: File, mut output: File, require_sandbox: bool) -> Result<CompileAnswer, String> {
+    // Installs wasmtime's signal handlers, which no system call may change later.
+    let engine = engine::compiling().map_err(|error| format!("no compiler: {error:#}"))?;
     // Native code is at most a few times the size of its source.
     let mut layers = sandbox::bound(limits::COMPILE_ADDRESS_SPACE, limits::PLUGIN_BYTES * 8);
     layers.push(sandbox::landlock());
@@ -42,11 +43,13 @@ fn compile(mut input: File, mut output: File, require_sandbox: bool) -> Result<C
         return Err(format!("the compiler's sandbox is incomplete: {layer:?}"));
     }
     let mut bytes = Vec::new();
-    input.rewind().and_then(|()| input.read_to_end(&mut bytes)).map_err(|error| format!("can't be read: {error}"))?;
+    input
+        .rewind()
+        .and_then(|()| input.read_to_end(&mut bytes))
+        .map_err(|error| format!("can't be read: {error}"))?;
     let imports = inspect(&bytes)?;
-    let native = engine::compiling()
-        .and_then(|engine| engine.precompile_component(&bytes))
-        .map_err(|error| format!("doesn't compile: {error:#}"))?;
+    let native =
+        engine.precompile_component(&bytes).map_err(|error| format!("doesn't compile: {error:#}"))?;
     output.write_all(&native).map_err(|error| format!("native code can't be written: {error}"))?;
     Ok(CompileAnswer::Compiled { bytes: native.len() as u64, imports })
 }

@@ -106,15 +106,15 @@ impl Plugin {
             .map_err(|error| format!("native code doesn't load: {error:#}"))?;
         let ty = component.component_type();
         let wants_wasi = ty.imports(&engine).any(|(name, _)| name.starts_with("wasi:"));
-        let shape = component
-            .resources_required()
-            .map_or(PoolShape { memories: 1, tables: 1 }, |needs| PoolShape {
-                memories: needs.num_memories,
-                tables: needs.num_tables,
-            });
+        let shape = component.resources_required().map_or(PoolShape { memories: 1, tables: 1 }, |needs| {
+            PoolShape { memories: needs.num_memories, tables: needs.num_tables }
+        });
         let mut linker: Linker<Guest> = Linker::new(&engine);
-        super::bindings::Provider::add_to_linker::<_, wasmtime::component::HasSelf<_>>(&mut linker, |guest| guest)
-            .map_err(|error| format!("{error:#}"))?;
+        super::bindings::Provider::add_to_linker::<_, wasmtime::component::HasSelf<_>>(
+            &mut linker,
+            |guest| guest,
+        )
+        .map_err(|error| format!("{error:#}"))?;
         if wants_wasi {
             wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(|error| format!("{error:#}"))?;
         }

@@ -61,9 +61,7 @@ impl CpuClock {
     }
 
     fn used(&self) -> Duration {
-        self.started
-            .elapsed()
-            .saturating_sub(Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed)))
+        self.started.elapsed().saturating_sub(Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed)))
     }
 }
 
@@ -128,7 +126,12 @@ impl Guest {
 }
 
 impl ResourceLimiter for Guest {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _max: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         if desired as u64 > self.limits.memory_bytes {
             return Err(OverLimit(format!(
                 "{desired} bytes of memory asked for, {} allowed",
@@ -139,7 +142,12 @@ impl ResourceLimiter for Guest {
         Ok(true)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _max: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         const ELEMENTS: usize = 20_000;
         if desired > ELEMENTS {
             return Err(OverLimit(format!("{desired} table elements asked for, {ELEMENTS} allowed")).into());
@@ -168,7 +176,10 @@ impl WasiView for Guest {
 impl types::Host for Guest {}
 
 impl http::Host for Guest {
-    async fn send(&mut self, request: http::Request) -> wasmtime::Result<Result<http::Response, http::Error>> {
+    async fn send(
+        &mut self,
+        request: http::Request,
+    ) -> wasmtime::Result<Result<http::Response, http::Error>> {
         self.count_call()?;
         if !self.open {
             return Ok(Err(http::Error::Denied("describe runs without the host API".into())));

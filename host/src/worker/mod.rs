@@ -22,8 +22,7 @@ use tokio::task::AbortHandle;
 use wasmtime::Store;
 
 use crate::protocol::{
-    self, Answer, BUILD, Call, CallId, CallLimits, Fault, FromWorker, Layer, LayerState, PoolShape,
-    ToWorker,
+    self, Answer, BUILD, Call, CallId, CallLimits, Fault, FromWorker, Layer, LayerState, PoolShape, ToWorker,
 };
 use engine::Plugin;
 use host_api::{Guest, OverLimit};
@@ -55,7 +54,9 @@ fn serve(socket: OwnedFd) -> io::Result<()> {
     else {
         return Err(io::Error::other("the host spoke before its greeting"));
     };
-    let ready = prepare(&limits, pool, require_sandbox);
+    // Asked for now: once confined, this process may not even do that.
+    let pid = std::process::id();
+    let ready = prepare(&stream, &limits, pool, require_sandbox);
     let (plugin, runtime, ticker, layers) = match ready {
         Ok(ready) => ready,
         Err(why) => {
@@ -66,7 +67,7 @@ fn serve(socket: OwnedFd) -> io::Result<()> {
     write_message(
         &mut stream,
         &FromWorker::Announce {
-            pid: std::process::id(),
+            pid,
             worker_id,
             service,
             abi: abi().to_owned(),
@@ -77,7 +78,6 @@ fn serve(socket: OwnedFd) -> io::Result<()> {
     )?;
     runtime.block_on(async {
         let socket = OwnedFd::from(stream);
-        rustix::io::ioctl_fionbio(&socket, true)?;
         // SAFETY: the descriptor is owned by the AsyncFd and stays open until it is dropped.
         let socket = unsafe { AsyncFd::register(socket) }?;
         let worker = Worker { plugin: Arc::new(plugin), link: Arc::default(), limits, ticker };
@@ -95,7 +95,12 @@ const fn abi() -> &'static str {
 
 type Ready = (Plugin, tokio::runtime::Runtime, Arc<Ticker>, Vec<Layer>);
 
-fn prepare(limits: &CallLimits, pool: Option<PoolShape>, require_sandbox: bool) -> Result<Ready, String> {
+fn prepare(
+    socket: &std::fs::File,
+    limits: &CallLimits,
+    pool: Option<PoolShape>,
+    require_sandbox: bool,
+) -> Result<Ready, String> {
     let mut layers = sandbox::bound(engine::address_space(limits, pool), 0);
     let engine = engine::running(limits, pool).map_err(|error| format!("{error:#}"))?;
     let plugin = Plugin::load(engine, Path::new(&format!("/proc/self/fd/{CODE_FD}")))?;
@@ -108,6 +113,9 @@ fn prepare(limits: &CallLimits, pool: Option<PoolShape>, require_sandbox: bool) 
         .build()
         .map_err(|error| error.to_string())?;
     let ticker = Ticker::start(plugin.engine.clone()).map_err(|error| error.to_string())?;
+    // From here on the socket is read by the event loop; the announcement is far smaller than
+    // the socket's buffer, so its one write never has to wait.
+    rustix::io::ioctl_fionbio(socket, true).map_err(|error| error.to_string())?;
     layers.push(sandbox::seccomp(sandbox::Kind::Worker));
     if require_sandbox {
         let missing: Vec<String> = layers
@@ -237,7 +245,10 @@ impl Ticker {
     fn start(engine: wasmtime::Engine) -> io::Result<Arc<Self>> {
         let ticker = Arc::new(Self { calls: Mutex::new(0), changed: Condvar::new() });
         let of_thread = Arc::clone(&ticker);
+        // A thread that is still starting makes system calls that the filter kills for.
+        let (tell_started, started) = std::sync::mpsc::sync_channel(1);
         std::thread::Builder::new().name("epoch".into()).stack_size(64 << 10).spawn(move || {
+            let _ = tell_started.send(());
             loop {
                 let mut calls = of_thread.calls.lock().unwrap_or_else(PoisonError::into_inner);
                 while *calls == 0 {
@@ -248,6 +259,7 @@ impl Ticker {
                 engine.increment_epoch();
             }
         })?;
+        started.recv().map_err(io::Error::other)?;
         Ok(ticker)
     }
 

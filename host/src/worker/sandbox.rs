@@ -6,12 +6,10 @@
 use std::collections::BTreeMap;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus,
-    Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
 };
 use seccompiler::{
-    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
 use crate::protocol::{Layer, LayerState};
@@ -79,10 +77,9 @@ pub fn landlock() -> Layer {
 pub fn seccomp(kind: Kind) -> Layer {
     Layer {
         name: "seccomp".into(),
-        state: match filter(kind)
-            .map_err(|error| error.to_string())
-            .and_then(|program| seccompiler::apply_filter_all_threads(&program).map_err(|error| error.to_string()))
-        {
+        state: match filter(kind).map_err(|error| error.to_string()).and_then(|program| {
+            seccompiler::apply_filter_all_threads(&program).map_err(|error| error.to_string())
+        }) {
             Ok(()) => LayerState::On,
             Err(error) => LayerState::Unavailable(error),
         },
@@ -130,15 +127,14 @@ fn filter(kind: Kind) -> Result<seccompiler::BpfProgram, seccompiler::BackendErr
             }
         }
     }
+    // The standard library's debug builds ask whether a descriptor is open before closing it.
+    let only_asks = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::F_GETFD as u64)
+        .and_then(|condition| SeccompRule::new(vec![condition]))?;
+    rules.insert(libc::SYS_fcntl, vec![only_asks]);
     // Memory may be mapped and re-protected, but never made executable.
     let not_executable = || {
-        SeccompCondition::new(
-            2,
-            SeccompCmpArgLen::Dword,
-            SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64),
-            0,
-        )
-        .and_then(|condition| SeccompRule::new(vec![condition]))
+        SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
     };
     rules.insert(libc::SYS_mmap, vec![not_executable()?]);
     rules.insert(libc::SYS_mprotect, vec![not_executable()?]);

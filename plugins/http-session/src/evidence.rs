@@ -28,14 +28,14 @@ pub enum Proof {
     Alive,
     /// The site's own word, in a sentence.
     Dead(String),
-    /// Why the answer says nothing.
-    None(String),
+    /// Why the answer proves nothing.
+    Nothing(String),
 }
 
 impl Signs<'_> {
     pub fn read(&self, page: &Page<'_>) -> Proof {
         match self.of_death(page) {
-            Proof::None(_) if page.status == self.alive_status => self.of_life(page),
+            Proof::Nothing(_) if page.status == self.alive_status => self.of_life(page),
             proof => proof,
         }
     }
@@ -55,10 +55,10 @@ impl Signs<'_> {
         if page.status == 401 && self.alive_status != 401 {
             return match page.is_html {
                 false => Proof::Dead("the site answers 401".into()),
-                true => Proof::None("a page with 401 may be a proxy's; dead_text can tell".into()),
+                true => Proof::Nothing("a page with 401 may be a proxy's; dead_text can tell".into()),
             };
         }
-        Proof::None(format!("a live session answers {}", self.alive_status))
+        Proof::Nothing(format!("a live session answers {}", self.alive_status))
     }
 
     fn of_life(&self, page: &Page<'_>) -> Proof {
@@ -68,7 +68,7 @@ impl Signs<'_> {
                 false => keywheel_sdk::serde_json::from_str::<Value>(&page.body).ok(),
             };
             let Some(json) = json else {
-                return Proof::None("JSON was due".into());
+                return Proof::Nothing("JSON was due".into());
             };
             if let None | Some(Value::Null | Value::Bool(false)) = json.pointer(self.alive_json_pointer) {
                 return Proof::Dead(format!("the answer has nothing at {}", self.alive_json_pointer));
@@ -76,7 +76,7 @@ impl Signs<'_> {
         }
         if !self.alive_text.is_empty() && !page.body.contains(self.alive_text) {
             // A maintenance page lacks the text too.
-            return Proof::None(format!("the page lacks `{}`; dead_text can tell more", self.alive_text));
+            return Proof::Nothing(format!("the page lacks `{}`; dead_text can tell more", self.alive_text));
         }
         Proof::Alive
     }
@@ -84,36 +84,39 @@ impl Signs<'_> {
 
 /// Whether a redirect from `url` to `location` ends at `login`, query and last slash aside.
 fn leads_to(url: &str, location: &str, login: &str) -> bool {
-    let origin = |url: &str| -> Option<usize> {
-        let authority = url.find("://")? + 3;
-        Some(url[authority..].find(['/', '?', '#']).map_or(url.len(), |end| authority + end))
+    // A login path without its slash means the same from every page.
+    let rooted = match is_absolute(login) || login.starts_with('/') {
+        true => String::from(login),
+        false => format!("/{login}"),
     };
-    let bare = |path: &str| -> String {
-        let path = path.split(['?', '#']).next().unwrap_or_default();
-        path.strip_suffix('/').unwrap_or(path).into()
+    resolve(url, location) == resolve(url, &rooted)
+}
+
+/// Where a link on `page` leads, without query, fragment and last slash.
+fn resolve(page: &str, link: &str) -> String {
+    let (page, link) = (without_query(page), without_query(link));
+    let authority = page.find("://").map_or(0, |colon| colon + 3);
+    let site_end = page[authority..].find('/').map_or(page.len(), |slash| authority + slash);
+    let (scheme, site) = (&page[..authority.saturating_sub(2)], &page[..site_end]);
+    let target = if is_absolute(link) {
+        String::from(link)
+    } else if link.starts_with("//") {
+        [scheme, link].concat()
+    } else if link.starts_with('/') {
+        [site, link].concat()
+    } else {
+        let folder = page[site_end..].rfind('/').map_or(page, |slash| &page[..site_end + slash]);
+        [folder, "/", link].concat()
     };
-    let site = origin(url).map_or("", |end| &url[..end]);
-    let absolute = |target: &str| match target {
-        whole if origin(whole).is_some_and(|_| !whole.starts_with('/')) => bare(whole),
-        other_host if other_host.starts_with("//") => {
-            let scheme = site.split("//").next().unwrap_or_default();
-            bare(&format!("{scheme}{other_host}"))
-        }
-        path if path.starts_with('/') => bare(&format!("{site}{path}")),
-        relative => {
-            let page = url.split(['?', '#']).next().unwrap_or_default();
-            let folder = match page.rfind('/') {
-                Some(slash) if slash >= site.len() => &page[..slash],
-                _ => site,
-            };
-            bare(&format!("{folder}/{relative}"))
-        }
-    };
-    let login = match login {
-        whole_or_path if origin(login).is_some() || login.starts_with('/') => absolute(whole_or_path),
-        name => absolute(&format!("/{name}")),
-    };
-    absolute(location) == login
+    target.strip_suffix('/').unwrap_or(&target).into()
+}
+
+fn is_absolute(link: &str) -> bool {
+    link.starts_with("https://") || link.starts_with("http://")
+}
+
+fn without_query(link: &str) -> &str {
+    link.split(['?', '#']).next().unwrap_or(link)
 }
 
 #[cfg(test)]
@@ -156,7 +159,7 @@ mod tests {
             let proof = match signs.read(&page) {
                 Proof::Alive => "alive",
                 Proof::Dead(_) => "dead",
-                Proof::None(_) => "none",
+                Proof::Nothing(_) => "none",
             };
             assert_eq!(proof, expected, "{signs:?} of {page:?}");
         }
@@ -176,6 +179,8 @@ mod tests {
             ("/login", "/login-help", false),
             ("/login", "/", false),
             ("/login", "/next?u=/login", false),
+            ("/login", "/next?u=https://shop.example/login", false),
+            ("/app/login", "login?next=https://shop.example/", true),
             ("https://sso.example/in", "https://sso.example/in?client=1", true),
             ("https://sso.example/in", "/in", false),
         ];

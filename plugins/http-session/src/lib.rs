@@ -56,7 +56,7 @@ impl Provider for HttpSession {
         match signs(cx)?.read(&page(&answer)) {
             Proof::Alive => Ok(Verdict::Valid(evidence(cx, &answer))),
             Proof::Dead(why) => Ok(Verdict::invalid(why)),
-            Proof::None(why) => Err(unproven(&answer, why)),
+            Proof::Nothing(why) => Err(unproven(&answer, why)),
         }
     }
 
@@ -74,12 +74,12 @@ impl Provider for HttpSession {
                 true => Outcome::Rotated(evidence(cx, &answer)),
                 false => Outcome::Unchanged(evidence(cx, &answer)),
             }),
-            Proof::None(_) if elsewhere && answer.is_success() => match answer.changed("session") {
+            Proof::Nothing(_) if elsewhere && answer.is_success() => match answer.changed("session") {
                 // The host validates the new session before it counts.
                 true => Ok(Outcome::Rotated(evidence(cx, &answer))),
                 false => Self::validate(cx).map(unchanged_if_valid),
             },
-            Proof::None(why) => Err(unproven(&answer, why)),
+            Proof::Nothing(why) => Err(unproven(&answer, why)),
         }
     }
 }
