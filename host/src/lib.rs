@@ -21,3 +21,8 @@ pub mod rotation;
 pub mod supervisor;
 pub mod vault;
 pub mod worker;
+
+/// An attempt makes hundreds of small allocations on whichever thread runs it; glibc's allocator
+/// took a fifth of the host's time there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

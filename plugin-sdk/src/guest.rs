@@ -31,12 +31,122 @@ impl<P: Provider> Guest for Exported<P> {
 pub mod freestanding {
     //! For plugins without std.
 
-    use core::alloc::Layout;
+    use core::alloc::{GlobalAlloc, Layout};
+    use core::arch::wasm32;
+    use core::cell::UnsafeCell;
     use core::fmt::{self, Write};
+
+    use dlmalloc::Dlmalloc;
 
     use crate::bindings::keywheel::provider::log::Level;
 
-    pub use dlmalloc::GlobalDlmalloc as Allocator;
+    /// What most calls need of memory. It is part of the instance from its start: growing costs
+    /// the host two changes of its page tables for each call, which is more than the call itself.
+    /// Untouched, it takes no memory and no room in the file.
+    const RESERVED: usize = 192 << 10;
+
+    /// dlmalloc over the reserved memory first and grown memory after it.
+    #[derive(Debug)]
+    pub struct Allocator;
+
+    struct State(UnsafeCell<Dlmalloc<Memory>>);
+
+    // SAFETY: a component of this contract has one thread.
+    unsafe impl Sync for State {}
+
+    static STATE: State = State(UnsafeCell::new(Dlmalloc::new_with_allocator(Memory)));
+
+    impl Allocator {
+        #[expect(clippy::mut_from_ref, reason = "the one thread enters the allocator once at a time")]
+        fn state(&self) -> &mut Dlmalloc<Memory> {
+            // SAFETY: no call into dlmalloc calls back, so there is never a second reference.
+            unsafe { &mut *STATE.0.get() }
+        }
+    }
+
+    // SAFETY: every promise is dlmalloc's, to which the calls are passed as they are.
+    unsafe impl GlobalAlloc for Allocator {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            // SAFETY: as the caller promises.
+            unsafe { self.state().malloc(layout.size(), layout.align()) }
+        }
+
+        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+            // SAFETY: as the caller promises.
+            unsafe { self.state().free(pointer, layout.size(), layout.align()) }
+        }
+
+        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+            // SAFETY: as the caller promises.
+            unsafe { self.state().calloc(layout.size(), layout.align()) }
+        }
+
+        unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            // SAFETY: as the caller promises.
+            unsafe { self.state().realloc(pointer, layout.size(), layout.align(), size) }
+        }
+    }
+
+    /// Where dlmalloc gets its memory.
+    struct Memory;
+
+    #[repr(align(16))]
+    struct Reserved(UnsafeCell<[u8; RESERVED]>);
+
+    // SAFETY: handed to dlmalloc whole and once; nothing else touches it.
+    unsafe impl Sync for Reserved {}
+
+    static ARENA: Reserved = Reserved(UnsafeCell::new([0; RESERVED]));
+    static ARENA_GIVEN: Given = Given(UnsafeCell::new(false));
+
+    struct Given(UnsafeCell<bool>);
+
+    // SAFETY: a component of this contract has one thread.
+    unsafe impl Sync for Given {}
+
+    // SAFETY: both kinds of memory are this module's own, zeroed, and given away once.
+    unsafe impl dlmalloc::Allocator for Memory {
+        fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
+            // SAFETY: one thread, and no reference outlives this line.
+            let given = unsafe { core::mem::replace(&mut *ARENA_GIVEN.0.get(), true) };
+            if !given && size <= RESERVED {
+                return (ARENA.0.get().cast(), RESERVED, 0);
+            }
+            let pages = size.div_ceil(self.page_size());
+            match wasm32::memory_grow(0, pages) {
+                usize::MAX => (core::ptr::null_mut(), 0, 0),
+                before => (
+                    core::ptr::with_exposed_provenance_mut(before * self.page_size()),
+                    pages * self.page_size(),
+                    0,
+                ),
+            }
+        }
+
+        fn remap(&self, _: *mut u8, _: usize, _: usize, _: bool) -> *mut u8 {
+            core::ptr::null_mut()
+        }
+
+        fn free_part(&self, _: *mut u8, _: usize, _: usize) -> bool {
+            false
+        }
+
+        fn free(&self, _: *mut u8, _: usize) -> bool {
+            false
+        }
+
+        fn can_release_part(&self, _: u32) -> bool {
+            false
+        }
+
+        fn allocates_zeros(&self) -> bool {
+            true
+        }
+
+        fn page_size(&self) -> usize {
+            64 << 10
+        }
+    }
 
     // The compiler may call `memcmp` and its like, which on this target only the libc that comes
     // with it has. The linker takes what is called and nothing else, so no WASI comes along.

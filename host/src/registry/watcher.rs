@@ -30,6 +30,8 @@ pub async fn watch(registry: Arc<Registry>, folder: &Path, every: Duration, mut 
     if let Err(error) = &watcher {
         tracing::warn!(%error, ?every, "the plugin folder can't be watched, it is looked at on a timer");
     }
+    // What was dropped between the caller's scan and this watch made no event.
+    woken.notify_one();
     let mut settling = false;
     while !*stop.borrow() {
         tokio::select! {

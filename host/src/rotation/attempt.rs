@@ -19,18 +19,20 @@ use crate::db::{Action, SealedGeneration, SealedKey};
 use crate::egress::{Exchange, KeyChange, redact_text};
 use crate::limits;
 use crate::protocol::{
-    Answer, Call, Context, Fault, HttpError, HttpRequest, HttpResponse, KeyState, LogLevel, Outcome, Reason,
-    Verdict,
+    Answer, Call, Context, Fault, HttpError, KeyState, LogLevel, Outcome, Reason, Verdict,
 };
 use crate::provider::{CommitClass, Location, Resolved, ResolvedMethod};
 use crate::registry::ActiveProvider;
 use crate::report::{Report, iso8601};
-use crate::supervisor::{CallError, CallEvent};
+use crate::supervisor::{CallError, CallEvent, RunningCall};
 use crate::vault::{Place, Vault, VaultError};
 
 /// Between two looks of which the first said "dead": long enough for a service that was
 /// restarting, short beside any interval.
 const SECOND_LOOK: Duration = Duration::from_millis(500);
+
+/// Between two tries to store what was issued, each of which retries by itself.
+const STORE_AGAIN: Duration = Duration::from_millis(500);
 
 /// What one worker call came to.
 enum Ended {
@@ -46,7 +48,7 @@ struct Conclusion {
     verdict: Verdict,
     change: GenerationChange,
     /// The jar in force afterwards.
-    jar: Jar,
+    jar: Arc<Jar>,
     /// A new generation is in force.
     promoted: bool,
 }
@@ -57,9 +59,9 @@ pub struct Attempt<'a> {
     provider: Arc<ActiveProvider>,
     resolved: Arc<Resolved>,
     /// As the attempt found it.
-    current: Jar,
+    current: Arc<Jar>,
     /// What is stored as pending, by this attempt or an earlier one.
-    pending: Option<(u32, Jar)>,
+    pending: Option<(u32, Arc<Jar>)>,
     expiry_updates: Vec<(String, Option<Millis>)>,
     deadline: Instant,
     requests: u32,
@@ -82,7 +84,7 @@ pub async fn run(engine: &Rotation, claim: Claim) -> Result<Report, WriteError> 
             Ok(Conclusion {
                 verdict: unfit(why),
                 change: kept(&claim),
-                jar: Jar::default(),
+                jar: Arc::default(),
                 promoted: false,
             }),
             None,
@@ -109,15 +111,16 @@ impl<'a> Attempt<'a> {
         let provider = engine.providers.get(&claim.service).ok_or_else(|| {
             format!("no plugin serves `{}`; hint: put its .wasm file into the plugins folder", claim.service)
         })?;
-        let resolved =
-            crate::registry::manifest::resolve(&provider.manifest, &claim.settings, &claim.private_hosts)
-                .map_err(|error| format!("the settings no longer fit the plugin: {error}"))?;
+        let resolved = engine
+            .resolved
+            .get(&provider, &claim.settings, &claim.private_hosts)
+            .map_err(|error| format!("the settings no longer fit the plugin: {error}"))?;
         let open = |sealed: &SealedGeneration| {
             open_jar(&engine.vault, &claim.token.credential_id, sealed).map_err(|error| error.to_string())
         };
-        let current = claim.current.as_ref().map(open).transpose()?.unwrap_or_default();
+        let current = Arc::new(claim.current.as_ref().map(open).transpose()?.unwrap_or_default());
         let pending = match &claim.pending {
-            Some(sealed) => Some((sealed.generation, open(sealed)?)),
+            Some(sealed) => Some((sealed.generation, Arc::new(open(sealed)?))),
             None => None,
         };
         let named =
@@ -130,7 +133,7 @@ impl<'a> Attempt<'a> {
             engine,
             claim,
             provider,
-            resolved: Arc::new(resolved),
+            resolved,
             current,
             pending,
             expiry_updates: Vec::new(),
@@ -183,7 +186,7 @@ impl<'a> Attempt<'a> {
     /// The plain case: does the secret in force still live?
     async fn validate_current(&mut self) -> Result<Conclusion, WriteError> {
         self.path.push("validate-current");
-        let jar = self.current.clone();
+        let jar = Arc::clone(&self.current);
         let verdict = self.validate(jar).await?;
         // The service may have issued a new secret while it was only asked.
         if self.pending.is_some() {
@@ -219,7 +222,7 @@ impl<'a> Attempt<'a> {
             .await?;
         self.path.push("rotate");
         let context = self.context(&self.current);
-        let ended = self.call(Call::Rotate(context, method.name.clone()), self.current.clone()).await?;
+        let ended = self.call(Call::Rotate(context, method.name.clone()), Arc::clone(&self.current)).await?;
         let outcome = match ended {
             Ended::Answered(Answer::Rotated(outcome)) => outcome,
             Ended::Answered(_) => return self.without_answer("the plugin answered another call").await,
@@ -243,7 +246,7 @@ impl<'a> Attempt<'a> {
             }
             Outcome::Invalid(reason) => {
                 self.path.push("refused");
-                let jar = self.current.clone();
+                let jar = Arc::clone(&self.current);
                 match self.validate(jar).await? {
                     Verdict::Valid(_) => Ok(self.unchanged(Verdict::NeedsHuman(Reason {
                         message: format!(
@@ -279,7 +282,7 @@ impl<'a> Attempt<'a> {
 
     async fn probe_after_lost_answer(&mut self, why: &str) -> Result<Conclusion, WriteError> {
         self.path.push("probe-current");
-        let jar = self.current.clone();
+        let jar = Arc::clone(&self.current);
         let verdict = match self.validate(jar).await? {
             // The old secret lives, so nothing was spent, and the schedule may repeat.
             Verdict::Valid(_) => {
@@ -342,7 +345,7 @@ impl<'a> Attempt<'a> {
                 Rejected::Drop => {
                     self.path.push("dropped");
                     self.pending = None;
-                    let current = self.current.clone();
+                    let current = Arc::clone(&self.current);
                     let verdict = match self.validate(current).await? {
                         Verdict::Valid(_) => unknown(format!(
                             "the new secret was refused ({}); the old one still works",
@@ -359,7 +362,7 @@ impl<'a> Attempt<'a> {
 
     fn unchanged(&self, verdict: Verdict) -> Conclusion {
         let change = if self.pending.is_some() { GenerationChange::Keep } else { GenerationChange::None };
-        Conclusion { verdict, change, jar: self.current.clone(), promoted: false }
+        Conclusion { verdict, change, jar: Arc::clone(&self.current), promoted: false }
     }
 
     fn keep_pending(&mut self, verdict: Verdict) -> Conclusion {
@@ -373,16 +376,16 @@ impl<'a> Attempt<'a> {
             .pending
             .take()
             .map_or(GenerationChange::None, |(generation, _)| GenerationChange::Drop(generation));
-        Conclusion { verdict, change, jar: self.current.clone(), promoted: false }
+        Conclusion { verdict, change, jar: Arc::clone(&self.current), promoted: false }
     }
 
     /// Asks the plugin whether this jar lives; "dead" is believed only the second time.
-    async fn validate(&mut self, jar: Jar) -> Result<Verdict, WriteError> {
+    async fn validate(&mut self, jar: Arc<Jar>) -> Result<Verdict, WriteError> {
         let mut looks = 0;
         loop {
             looks += 1;
             let context = self.context(&jar);
-            let verdict = match self.call(Call::Validate(context), jar.clone()).await? {
+            let verdict = match self.call(Call::Validate(context), Arc::clone(&jar)).await? {
                 Ended::Answered(Answer::Validated(verdict)) => verdict,
                 Ended::Answered(_) => unfit("the plugin answered another call".into()),
                 // A plugin's own trouble says nothing of the credential.
@@ -439,7 +442,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Runs one call and serves what it asks for. Only a failure to write is an error here.
-    async fn call(&mut self, call: Call, jar: Jar) -> Result<Ended, WriteError> {
+    async fn call(&mut self, call: Call, jar: Arc<Jar>) -> Result<Ended, WriteError> {
         let deadline = self.deadline.min(Instant::now() + limits::CALL_WALL);
         let supervisor = self.engine.supervisor.clone();
         let started = tokio::time::timeout_at(deadline, supervisor.call(&self.claim.service, call)).await;
@@ -452,62 +455,65 @@ impl<'a> Attempt<'a> {
             Err(_) => return Ok(Ended::Lost("no worker was free before the attempt's deadline".into())),
         };
         self.worker = Some(running.worker_id().to_owned());
-        let mut exchange = Exchange::new(Arc::clone(&self.resolved), jar, deadline);
-        loop {
-            let event = match tokio::time::timeout_at(deadline, running.next()).await {
-                Ok(Ok(event)) => event,
-                Ok(Err(error)) => return Ok(Ended::Lost(error.to_string())),
-                Err(_) => {
-                    return Ok(Ended::Lost(format!("the call took over {} s", limits::CALL_WALL.as_secs())));
-                }
-            };
-            match event {
-                CallEvent::Http(request) => {
-                    let result = self.send(&mut exchange, request).await?;
-                    running.http_done(result);
-                }
-                CallEvent::Reveal(key) => running.reveal_done(self.reveal(&exchange, &key)),
-                CallEvent::Log(level, line) => self.log(&exchange, level, &line),
-                CallEvent::Finished(Ok(answer)) => {
-                    return Ok(Ended::Answered(self.redacted(&exchange, answer)));
-                }
-                CallEvent::Finished(Err(fault)) => {
-                    return Ok(Ended::Faulted(match fault {
-                        Fault::Guest(text) => Fault::Guest(clean(&exchange, &text)),
-                        Fault::Trap(text) => Fault::Trap(clean(&exchange, &text)),
-                        Fault::Limit(text) => Fault::Limit(text),
-                        Fault::Load(text) => Fault::Load(text),
-                    }));
-                }
-            }
-        }
-    }
-
-    /// One request, with what the service issues stored hop by hop.
-    async fn send(
-        &mut self,
-        exchange: &mut Exchange,
-        request: HttpRequest,
-    ) -> Result<Result<HttpResponse, HttpError>, WriteError> {
-        self.requests += 1;
+        let mut exchange = Exchange::new(Arc::clone(&self.resolved), Jar::clone(&jar), deadline);
         let keeper = Keeper {
             engine: self.engine,
             claim: self.claim,
-            kept: Mutex::new(Kept { jar: exchange.jar.clone(), ..Kept::default() }),
+            start: jar,
+            deadline: self.deadline,
+            kept: Mutex::default(),
         };
-        let result = self.engine.egress.send_keeping(exchange, request, |changes| keeper.keep(changes)).await;
+        let ended = self.converse(&mut running, &mut exchange, &keeper, deadline).await;
         let kept = keeper.kept.into_inner();
         if let Some(error) = kept.failed {
             return Err(error);
         }
-        if kept.issued {
-            self.pending = Some((self.claim.next_generation, kept.jar));
+        if let Some(jar) = kept.issued {
+            self.pending = Some((self.claim.next_generation, Arc::new(jar)));
         }
         for (name, expires) in kept.expiries {
             self.expiry_updates.retain(|(known, _)| *known != name);
             self.expiry_updates.push((name, expires));
         }
-        Ok(result.map(|exchanged| exchanged.response))
+        Ok(ended)
+    }
+
+    /// Answers what the call asks until it ends.
+    async fn converse(
+        &mut self,
+        running: &mut RunningCall,
+        exchange: &mut Exchange,
+        keeper: &Keeper<'_>,
+        deadline: Instant,
+    ) -> Ended {
+        loop {
+            let event = match tokio::time::timeout_at(deadline, running.next()).await {
+                Ok(Ok(event)) => event,
+                Ok(Err(error)) => return Ended::Lost(error.to_string()),
+                Err(_) => {
+                    return Ended::Lost(format!("the call took over {} s", limits::CALL_WALL.as_secs()));
+                }
+            };
+            match event {
+                CallEvent::Http(request) => {
+                    self.requests += 1;
+                    let egress = &self.engine.egress;
+                    let result = egress.send_keeping(exchange, request, |changes| keeper.keep(changes)).await;
+                    running.http_done(result.map(|exchanged| exchanged.response));
+                }
+                CallEvent::Reveal(key) => running.reveal_done(self.reveal(exchange, &key)),
+                CallEvent::Log(level, line) => self.log(exchange, level, &line),
+                CallEvent::Finished(Ok(answer)) => return Ended::Answered(self.redacted(exchange, answer)),
+                CallEvent::Finished(Err(fault)) => {
+                    return Ended::Faulted(match fault {
+                        Fault::Guest(text) => Fault::Guest(clean(exchange, &text)),
+                        Fault::Trap(text) => Fault::Trap(clean(exchange, &text)),
+                        Fault::Limit(text) => Fault::Limit(text),
+                        Fault::Load(text) => Fault::Load(text),
+                    });
+                }
+            }
+        }
     }
 
     fn reveal(&self, exchange: &Exchange, key: &str) -> Result<Vec<u8>, String> {
@@ -567,13 +573,16 @@ impl<'a> Attempt<'a> {
 struct Keeper<'a> {
     engine: &'a Rotation,
     claim: &'a Claim,
+    /// What the call began with.
+    start: Arc<Jar>,
+    deadline: Instant,
     kept: Mutex<Kept>,
 }
 
 #[derive(Default)]
 struct Kept {
-    jar: Jar,
-    issued: bool,
+    /// Everything known by now, stored as the pending generation. None: nothing was issued.
+    issued: Option<Jar>,
     expiries: Vec<(String, Option<Millis>)>,
     failed: Option<WriteError>,
 }
@@ -581,43 +590,65 @@ struct Kept {
 impl Keeper<'_> {
     async fn keep(&self, changes: Vec<KeyChange>) -> Result<(), HttpError> {
         let mut kept = self.kept.lock().await;
-        let mut issued = false;
+        let fresh = changes.iter().any(|change| !matches!(change, KeyChange::Touched(_)));
+        if fresh && kept.issued.is_none() {
+            kept.issued = Some(Jar::clone(&self.start));
+        }
         for change in changes {
             match change {
-                KeyChange::Set(key) => {
-                    kept.jar.put(key);
-                    issued = true;
-                }
+                KeyChange::Set(key) => kept.put(key),
                 KeyChange::Deleted(name) => {
-                    kept.jar.remove(&name);
-                    issued = true;
+                    if let Some(jar) = &mut kept.issued {
+                        jar.remove(&name);
+                    }
                 }
                 // The same value lives longer: nothing can be lost, so it waits for the report.
                 KeyChange::Touched(key) => {
                     kept.expiries.push((key.name.clone(), key.expires));
-                    kept.jar.put(key);
+                    kept.put(key);
                 }
             }
         }
-        if !issued {
+        if !fresh {
             return Ok(());
         }
+        let Some(jar) = &kept.issued else { return Ok(()) };
         let generation = self.claim.next_generation;
-        let stored =
-            match seal_jar(&self.engine.vault, &self.claim.token.credential_id, generation, &kept.jar) {
-                Ok(sealed) => self.engine.writer.store_pending(&self.claim.token, generation, sealed).await,
-                Err(error) => Err(WriteError::Invalid(error.to_string())),
-            };
-        match stored {
-            Ok(()) => {
-                kept.issued = true;
-                Ok(())
+        let stored = self.store(generation, jar).await;
+        stored.map_err(|error| {
+            kept.failed = Some(error);
+            HttpError::Other("the answer could not be stored".into())
+        })
+    }
+}
+
+impl Keeper<'_> {
+    /// Holds on to what was issued for as long as the attempt may last: a disk that was full for
+    /// a moment must not cost the only copy.
+    async fn store(&self, generation: u32, jar: &Jar) -> Result<(), WriteError> {
+        loop {
+            let sealed = seal_jar(&self.engine.vault, &self.claim.token.credential_id, generation, jar)
+                .map_err(|error| WriteError::Invalid(error.to_string()))?;
+            match self.engine.writer.store_pending(&self.claim.token, generation, sealed).await {
+                Err(WriteError::Unavailable { tries, reason }) if Instant::now() < self.deadline => {
+                    tracing::error!(
+                        credential = self.claim.token.credential_id,
+                        tries,
+                        reason,
+                        "an issued secret can't be stored yet"
+                    );
+                    tokio::time::sleep(STORE_AGAIN).await;
+                }
+                other => return other,
             }
-            Err(error) => {
-                let told = HttpError::Other("the answer could not be stored".into());
-                kept.failed = Some(error);
-                Err(told)
-            }
+        }
+    }
+}
+
+impl Kept {
+    fn put(&mut self, key: Key) {
+        if let Some(jar) = &mut self.issued {
+            jar.put(key);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod attempt;
 pub mod decide;
+mod resolved;
 pub mod schedule;
 
 use std::collections::HashMap;
@@ -28,6 +29,10 @@ const PER_SERVICE: usize = limits::CALL.in_flight as usize;
 /// The longest sleep between two looks at the due queue: a clock that jumped is noticed by then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
+/// Ends of attempts within this are answered by one claim. Short beside any due time, long
+/// beside a commit.
+const BURST: Duration = Duration::from_millis(2);
+
 /// Between two tries to claim while the database can't be written.
 const UNWRITABLE: Duration = Duration::from_secs(1);
 
@@ -40,6 +45,7 @@ pub struct Rotation {
     pub providers: Arc<Providers>,
     /// Names this host in claims.
     pub owner: String,
+    resolved: resolved::ResolvedSettings,
     in_flight: Mutex<HashMap<String, (String, ClaimToken)>>,
     changed: Notify,
 }
@@ -64,6 +70,7 @@ impl Rotation {
             writer,
             providers,
             owner,
+            resolved: resolved::ResolvedSettings::default(),
             in_flight: Mutex::default(),
             changed: Notify::new(),
         })
@@ -132,7 +139,8 @@ impl Rotation {
                 }
             };
             tokio::select! {
-                () = self.changed.notified() => {}
+                // The ends of attempts come in bursts, and one claim serves them all.
+                () = self.changed.notified() => tokio::time::sleep(BURST).await,
                 () = tokio::time::sleep(sleep) => {}
                 _ = stop.changed() => {}
             }

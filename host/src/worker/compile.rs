@@ -35,6 +35,7 @@ fn compile(mut input: File, mut output: File, require_sandbox: bool) -> Result<C
     let engine = engine::compiling().map_err(|error| format!("no compiler: {error:#}"))?;
     // Native code is at most a few times the size of its source.
     let mut layers = sandbox::bound(limits::COMPILE_ADDRESS_SPACE, limits::PLUGIN_BYTES * 8);
+    layers.push(sandbox::undumpable());
     layers.push(sandbox::landlock());
     layers.push(sandbox::seccomp(sandbox::Kind::Compiler));
     if let Some(layer) = layers.iter().find(|layer| layer.state != LayerState::On)

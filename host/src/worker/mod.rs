@@ -107,6 +107,7 @@ fn prepare(
     // SAFETY: the parent placed the native code here; it is mapped now, and nobody else in
     // this process owns the descriptor.
     drop(unsafe { OwnedFd::from_raw_fd(CODE_FD) });
+    layers.push(sandbox::undumpable());
     layers.push(sandbox::landlock());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -208,6 +209,15 @@ async fn run_call(
             }
         }
     }
+}
+
+/// One call in this very process, with nobody to answer host calls: what a benchmark measures
+/// when it wants a fresh instance and a call, and nothing around it.
+///
+/// # Errors
+/// As a worker would report it.
+pub async fn run_alone(plugin: &Plugin, call: Call) -> Result<Answer, Fault> {
+    run_call(plugin, &Arc::default(), crate::limits::CALL, 1, call).await
 }
 
 /// A limit, a trap and an exit look alike to wasmtime's caller; here they part.

@@ -14,6 +14,9 @@ use seccompiler::{
 
 use crate::protocol::{Layer, LayerState};
 
+/// The ioctl of `/proc/self/pagemap` that wasmtime's pool resets memory with (Linux 6.7).
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
+
 /// What kind of process is locked down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -23,13 +26,12 @@ pub enum Kind {
     Compiler,
 }
 
-/// Makes the process undumpable and bounds what it may use of the machine.
+/// Bounds what the process may use of the machine.
 pub fn bound(address_space: u64, file_bytes: u64) -> Vec<Layer> {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    use rustix::process::{Resource, Rlimit, setrlimit};
     let limit = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
     let mut layers = Vec::new();
     layers.push(layer("no_new_privs", rustix::thread::set_no_new_privs(true)));
-    layers.push(layer("not dumpable", set_dumpable_behavior(DumpableBehavior::NotDumpable)));
     let rlimits = setrlimit(Resource::As, limit(address_space))
         .and_then(|()| setrlimit(Resource::Core, limit(0)))
         .and_then(|()| setrlimit(Resource::Fsize, limit(file_bytes)))
@@ -37,6 +39,13 @@ pub fn bound(address_space: u64, file_bytes: u64) -> Vec<Layer> {
         .and_then(|()| setrlimit(Resource::Nofile, limit(16)));
     layers.push(layer("rlimits", rlimits));
     layers
+}
+
+/// Keeps other processes of this user from reading its memory. After the code was loaded, for an
+/// undumpable process may no longer open its own files in `/proc`.
+pub fn undumpable() -> Layer {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    layer("not dumpable", set_dumpable_behavior(DumpableBehavior::NotDumpable))
 }
 
 fn layer(name: &str, result: Result<(), impl std::fmt::Display>) -> Layer {
@@ -117,6 +126,11 @@ fn filter(kind: Kind) -> Result<seccompiler::BpfProgram, seccompiler::BackendErr
             for call in [libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2, libc::SYS_epoll_ctl] {
                 rules.insert(call, vec![]);
             }
+            // Asks the kernel which of its own pages were touched, to wipe those alone.
+            let only_scans =
+                SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, PAGEMAP_SCAN)
+                    .and_then(|condition| SeccompRule::new(vec![condition]))?;
+            rules.insert(libc::SYS_ioctl, vec![only_scans]);
             // aarch64 never had it.
             #[cfg(target_arch = "x86_64")]
             rules.insert(libc::SYS_epoll_wait, vec![]);

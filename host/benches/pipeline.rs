@@ -1,0 +1,404 @@
+//! The numbers of `make bench`, from one run on one machine: a bare HTTP client beside the whole
+//! pipeline doing the same requests, and the parts the pipeline is made of. Writes
+//! `target/bench/summary.json`. Never asserts: timings are no tests. With `attempts` as argument
+//! only the pipeline runs, and nothing is written: for a profiler.
+
+#![expect(clippy::print_stdout, reason = "a benchmark's result is its output")]
+#![expect(clippy::disallowed_methods, reason = "the bare client is what the pipeline is compared with")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use keywheel::config::{Config, Home, write_atomically};
+use keywheel::control::{AddCredential, KeyInput, Operation, SecretInput};
+use keywheel::credential::{CookieAttributes, Secret, now};
+use keywheel::daemon::{Host, HostOptions};
+use keywheel::db::Action;
+use keywheel::db::writer::{ClaimDue, Finish, GenerationChange, MonitorUpdate};
+use keywheel::protocol::{Call, PoolShape};
+use keywheel::report::{Report, Status, iso8601};
+use keywheel::worker::engine::{self, Plugin};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+
+/// Tasks of the bare client, and calls in flight on one worker.
+const TASKS: usize = 64;
+/// Long enough to be past warm-up, short enough to be run often.
+const MEASURE: Duration = Duration::from_secs(4);
+/// Credentials of the pipeline: more than it can do while it is measured.
+const CREDENTIALS: usize = 60_000;
+const REPEATS: usize = 3;
+
+const BODY: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n{\"user\":\"ann\"}\n";
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(run());
+}
+
+async fn run() {
+    if std::env::args().any(|argument| argument == "attempts") {
+        let service = service();
+        let folder = tempfile::tempdir().expect("a folder");
+        let host = open(folder.path()).await;
+        host.carry_out(Operation::PluginInstall { path: plugin("well_behaved") }).await.expect("installed");
+        for n in 0..CREDENTIALS {
+            add(&host, &format!("c{n}"), service).await;
+        }
+        println!("measuring");
+        println!("{:.0} attempts/s", attempts(&host).await);
+        host.close().await;
+        return;
+    }
+    let service = service();
+    let mut summary = serde_json::Map::new();
+    let mut put = |name: &str, value: f64| {
+        println!("{name:>26} {value:>12.3}");
+        summary.insert(name.to_owned(), json!((value * 1_000.0).round() / 1_000.0));
+    };
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let host = open(folder.path()).await;
+    let plugin = plugin("well_behaved");
+    host.carry_out(Operation::PluginInstall { path: plugin.clone() }).await.expect("the plugin is installed");
+
+    put("fresh_call_us", fresh_call(&host, &plugin).await);
+    put("worker_spawn_ready_ms", spawn_ready(&host, &plugin).await);
+
+    add(&host, "warm", service).await;
+    host.rotation.run_one("warm", Action::Validate).await.expect("a first attempt");
+    // Two of them, as the pages that all workers share would be one worker's own otherwise.
+    host.carry_out(Operation::PluginInstall { path: self::plugin("slow_check") })
+        .await
+        .expect("another plugin");
+    host.supervisor.warm("slow-check").await.expect("another worker");
+    let workers = host.supervisor.status();
+    let pid = workers.iter().find(|worker| worker.service == "well-behaved").and_then(|worker| worker.pid);
+    put("worker_private_kib", private_kib(pid.expect("a worker")));
+
+    put("reports_per_s", reports(&host).await);
+
+    for n in 0..CREDENTIALS {
+        add(&host, &format!("c{n}"), service).await;
+    }
+    // Side by side, in turns, so that a noisy neighbour disturbs both alike.
+    let (mut bare, mut pipeline) = (Vec::new(), Vec::new());
+    for _ in 0..REPEATS {
+        bare.push(bare_client(service).await);
+        pipeline.push(attempts(&host).await);
+    }
+    let (bare, pipeline) = (median(bare), median(pipeline));
+    put("reqwest_per_s", bare);
+    put("pipeline_per_s", pipeline);
+    put("pipeline_ratio", pipeline / bare);
+    host.close().await;
+
+    put("drop_to_first_report_ms", drop_to_first_report(service, &plugin).await);
+
+    let out = target().join("bench");
+    fs::create_dir_all(&out).expect("target/bench");
+    let text = serde_json::to_string_pretty(&summary).expect("numbers are JSON");
+    write_atomically(&out.join("summary.json"), text.as_bytes()).expect("summary.json");
+    println!("{}", out.join("summary.json").display());
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn target() -> PathBuf {
+    // target/release/deps/pipeline-…
+    let exe = std::env::current_exe().expect("an executable");
+    exe.ancestors().nth(3).expect("a target folder").to_owned()
+}
+
+fn plugin(name: &str) -> PathBuf {
+    let path = target().join(format!("wasm32-wasip2/plugin/examples/{name}.wasm"));
+    assert!(path.exists(), "{} is missing; hint: `make bench` builds it", path.display());
+    path
+}
+
+/// A loopback service on a thread of its own: whatever is asked, one small answer.
+fn service() -> SocketAddr {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            tell.send(listener.local_addr().expect("an address")).expect("somebody listens");
+            while let Ok((mut client, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let _ = client.set_nodelay(true);
+                    let mut buffer = vec![0; 8 << 10];
+                    let mut filled = 0;
+                    loop {
+                        match client.read(&mut buffer[filled..]).await {
+                            Ok(0) | Err(_) => return,
+                            Ok(read) => filled += read,
+                        }
+                        // Requests here have no body, so the blank line is their end.
+                        if buffer[..filled].ends_with(b"\r\n\r\n") {
+                            filled = 0;
+                            if client.write_all(BODY).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+    });
+    told.recv().expect("the service starts")
+}
+
+async fn open(folder: &Path) -> Host {
+    let home = Home::locate(Some(folder.to_owned())).expect("a home");
+    home.make_folders().expect("folders");
+    if !home.exists() {
+        keywheel::vault::Vault::create(&home.master_key()).expect("a key");
+    }
+    let options = HostOptions { executable: PathBuf::from(env!("CARGO_BIN_EXE_keywheel")) };
+    Host::open(home, Config::default(), options).await.expect("a host")
+}
+
+async fn add(host: &Host, id: &str, service: SocketAddr) {
+    let cookie = CookieAttributes {
+        name: "session".into(),
+        domain: service.ip().to_string(),
+        path: "/".into(),
+        host_only: true,
+        secure: false,
+        http_only: true,
+        same_site: None,
+    };
+    let add = AddCredential {
+        credential_id: id.into(),
+        profile_id: None,
+        service: "well-behaved".into(),
+        settings: vec![("base_url".into(), format!("http://{service}"))],
+        private_hosts: Vec::new(),
+        method: None,
+        // Once each: what is due again while it is measured would be a tenth of the load.
+        validate_interval: Some(3_600),
+        max_age: None,
+        keys: vec![KeyInput {
+            name: "session".into(),
+            value: SecretInput::new(&Secret::new(format!("a-session-of-{id}-0123456789abcdef"))),
+            expires: None,
+            cookie: Some(cookie),
+        }],
+    };
+    host.carry_out(Operation::CredentialAdd(Box::new(add))).await.expect("a credential");
+}
+
+/// A fresh instance and one call in it, in this process.
+async fn fresh_call(host: &Host, plugin: &Path) -> f64 {
+    let code = code(host, plugin);
+    let shape = PoolShape { memories: 1, tables: 4 };
+    let engine = engine::running(&keywheel::limits::CALL, Some(shape)).expect("an engine");
+    let plugin = Plugin::load(engine, &code).expect("the plugin loads");
+    let mut runs = Vec::new();
+    for _ in 0..5 {
+        let started = Instant::now();
+        for _ in 0..2_000 {
+            keywheel::worker::run_alone(&plugin, Call::Describe).await.expect("a description");
+        }
+        runs.push(started.elapsed().as_secs_f64() * 1e6 / 2_000.0);
+    }
+    median(runs)
+}
+
+fn code(host: &Host, _plugin: &Path) -> PathBuf {
+    fs::read_dir(host.home.cache())
+        .expect("a cache")
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|ending| ending == "cwasm"))
+        .expect("native code")
+}
+
+/// From the order to the first call's answer: process, sandbox, announcement, call.
+async fn spawn_ready(host: &Host, plugin: &Path) -> f64 {
+    let code = code(host, plugin);
+    let mut runs = Vec::new();
+    for _ in 0..31 {
+        let file = fs::File::open(&code).expect("native code");
+        let started = Instant::now();
+        host.supervisor.describe(file).await.expect("a description");
+        runs.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    median(runs)
+}
+
+/// What one worker has for itself alone, as the kernel counts it.
+fn private_kib(pid: u32) -> f64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    rollup
+        .lines()
+        .filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
+        .sum()
+}
+
+/// Whole ends of attempts (report, monitor, journal), 256 waiting at a time.
+async fn reports(host: &Host) -> f64 {
+    const COUNT: usize = 20_000;
+    let keys = |_: usize| Vec::new();
+    for n in 0..COUNT {
+        host.writer
+            .add_credential(keywheel::db::writer::NewCredential {
+                credential_id: format!("r{n}"),
+                profile_id: None,
+                service: "reports".into(),
+                settings: Vec::new(),
+                private_hosts: Vec::new(),
+                method: None,
+                validate_interval: None,
+                max_age: None,
+                identity: None,
+                keys: keys(n),
+                expires: None,
+                first_due: 0,
+                first_action: Action::Validate,
+            })
+            .await
+            .expect("a credential");
+    }
+    let quotas = vec![("reports".to_owned(), u32::try_from(COUNT).expect("it fits"))];
+    let claim = ClaimDue { owner: "bench".into(), now: now(), lease_until: now() + 600_000, quotas };
+    let claims = host.writer.claim_due(claim).await.expect("claims").claims;
+    let count = claims.len();
+    let claims = Arc::new(tokio::sync::Mutex::new(claims));
+    let started = Instant::now();
+    let tasks: Vec<_> = (0..256)
+        .map(|_| {
+            let (claims, writer) = (Arc::clone(&claims), host.writer.clone());
+            tokio::spawn(async move {
+                loop {
+                    let Some(claim) = claims.lock().await.pop() else { return };
+                    let report = Report {
+                        cookie_id: claim.token.credential_id.clone(),
+                        profile_id: None,
+                        service: claim.service,
+                        validate_url: "http://127.0.0.1/check".into(),
+                        cookie_keys: [("session".to_owned(), "0123456789abcdef".to_owned())].into(),
+                        status: Status::Success,
+                        message: None,
+                        started_at: iso8601(claim.started_at),
+                        finished_at: iso8601(now()),
+                        attempt_number: claim.attempt_number,
+                        meta: serde_json::Map::new(),
+                    };
+                    let monitor = MonitorUpdate {
+                        consecutive_failures: 0,
+                        expires_at: None,
+                        next_due_at: Some(now() + 3_600_000),
+                        next_action: Action::Validate,
+                    };
+                    let end = Finish {
+                        token: claim.token,
+                        report,
+                        verdict: "valid".into(),
+                        monitor,
+                        generations: GenerationChange::None,
+                        expiry_updates: Vec::new(),
+                        identity: None,
+                    };
+                    writer.finish(end).await.expect("a report");
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("a task");
+    }
+    count as f64 / started.elapsed().as_secs_f64()
+}
+
+async fn bare_client(service: SocketAddr) -> f64 {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let url = format!("http://{service}/check");
+    let done = Arc::new(AtomicU64::new(0));
+    let until = Instant::now() + MEASURE;
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|n| {
+            let (client, url, done) = (client.clone(), url.clone(), Arc::clone(&done));
+            tokio::spawn(async move {
+                while Instant::now() < until {
+                    let request = client
+                        .get(&url)
+                        .header("cookie", format!("session=a-session-of-{n}-0123456789abcdef"));
+                    let answer = request.send().await.expect("an answer");
+                    answer.bytes().await.expect("a body");
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let started = Instant::now();
+    for task in tasks {
+        task.await.expect("a task");
+    }
+    done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Everything switched on: the scheduler claims what is due, workers run it, the egress asks,
+/// and each attempt counts when its report is durable.
+async fn attempts(host: &Host) -> f64 {
+    let (tell, stop) = watch::channel(false);
+    let reader = host.reader().expect("a reader");
+    let before = reader.counts().expect("counts").reports;
+    let started = Instant::now();
+    let scheduler = tokio::spawn(Arc::clone(&host.rotation).serve(Vec::new(), stop));
+    tokio::time::sleep(MEASURE).await;
+    let after = reader.counts().expect("counts").reports;
+    let elapsed = started.elapsed();
+    tell.send(true).expect("the scheduler listens");
+    scheduler.await.expect("the scheduler ends");
+    (after - before) as f64 / elapsed.as_secs_f64()
+}
+
+/// From the rename that puts the plugin into the folder to its first durable report, compiled
+/// from nothing. The credential waits for it.
+async fn drop_to_first_report(service: SocketAddr, plugin: &Path) -> f64 {
+    let mut runs = Vec::new();
+    for _ in 0..5 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let host = open(folder.path()).await;
+        host.carry_out(Operation::PluginInstall { path: plugin.to_owned() }).await.expect("installed");
+        add(&host, "waiting", service).await;
+        host.carry_out(Operation::PluginRemove { service: "well-behaved".into() }).await.expect("removed");
+        fs::remove_dir_all(host.home.cache()).expect("the cache is emptied");
+        host.home.make_folders().expect("folders");
+        // The name is kept by nobody: the daemon finds the file by looking.
+        let (tell, stop) = watch::channel(false);
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let plugins = host.home.plugins();
+        let database = host.home.database();
+        let staged = folder.path().join("staged");
+        fs::copy(plugin, &staged).expect("a copy");
+        let daemon = tokio::spawn(keywheel::daemon::serve(host, stop, |_| {
+            let _ = ready.send(());
+        }));
+        is_ready.await.expect("the daemon is ready");
+        let reader = keywheel::db::queries::Reader::open(&database).expect("a reader");
+        let before = reader.counts().expect("counts").reports;
+        let started = Instant::now();
+        fs::rename(&staged, plugins.join("dropped.wasm")).expect("the drop");
+        while reader.counts().expect("counts").reports == before {
+            assert!(started.elapsed() < Duration::from_secs(20), "no report came");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        runs.push(started.elapsed().as_secs_f64() * 1e3);
+        tell.send(true).expect("the daemon listens");
+        daemon.await.expect("it ends").expect("and ends well");
+    }
+    median(runs)
+}
