@@ -14,13 +14,13 @@ TESTED := -p keywheel -p keywheel-sdk -p http-session -p oauth2-refresh
 
 help:
 	@printf '%s\n' \
-	  'make demo    build everything and watch Keywheel keep sessions alive' \
-	  'make test    all tests, against a real Django site and a real OpenID provider' \
-	  'make bench   the numbers, into $(TARGET)/bench/summary.json' \
-	  'make lint    formatting, clippy and documentation, warnings denied' \
-	  'make build   the release binary and the plugins' \
-	  'make plugins the plugins alone, into $(TARGET)/$(WASM)/plugin/' \
-	  'make clean   remove what was built'
+	  'make demo     build everything and watch Keywheel keep sessions alive' \
+	  'make test     all tests, against a real Django site and a real OpenID provider' \
+	  'make bench    the numbers, into $(TARGET)/bench/summary.json' \
+	  'make lint     formatting, clippy and documentation, warnings denied' \
+	  'make build    the release binary and the plugins' \
+	  'make plugins  the plugins alone, into $(TARGET)/$(WASM)/plugin/' \
+	  'make clean    remove what was built'
 
 # The compiler for the host, one for SQLite's C, and the target of the plugins.
 setup:
