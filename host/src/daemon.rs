@@ -98,7 +98,7 @@ impl Host {
         };
         let of_egress = Arc::clone(&vault);
         let egress = Egress::new(
-            EgressOptions { extra_ca_pem, ..EgressOptions::default() },
+            EgressOptions { extra_ca_pem },
             Arc::new(move |secret: &Secret| of_egress.fingerprint(secret)),
         )?;
         let supervisor = Supervisor::new(options.executable, config.isolation == Isolation::Strict)

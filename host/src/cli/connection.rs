@@ -1,10 +1,20 @@
 //! One way to carry out an operation, whether a daemon runs or not.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::Failure;
 use crate::config::{Config, Home};
 use crate::control::{self, Operation, Outcome};
 use crate::daemon::{Host, HostOptions, OpenError};
 use crate::db::DbError;
+
+/// How long the home may be taken by a process that doesn't answer yet. A daemon that starts
+/// compiles new plugins before it listens: 50 ms for a Rust one, 6 s for a Python one. Another
+/// command at work is done sooner.
+const STARTING: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub enum Connection {
     Daemon(Home),
@@ -18,13 +28,19 @@ impl Connection {
         if daemon_answers(home).await? {
             return Ok(Self::Daemon(home.clone()));
         }
-        match Host::open(home.clone(), Config::load(home)?, HostOptions::default()).await {
-            Ok(host) => Ok(Self::Direct(Box::new(host))),
-            // A daemon that started this instant holds the lock and is about to listen.
-            Err(OpenError::Db(DbError::Locked { .. })) if daemon_answers(home).await? => {
-                Ok(Self::Daemon(home.clone()))
+        let config = Config::load(home)?;
+        let until = Instant::now() + STARTING;
+        loop {
+            match Host::open(home.clone(), config.clone(), HostOptions::default()).await {
+                Ok(host) => return Ok(Self::Direct(Box::new(host))),
+                Err(OpenError::Db(DbError::Locked { .. })) if daemon_answers(home).await? => {
+                    return Ok(Self::Daemon(home.clone()));
+                }
+                Err(OpenError::Db(DbError::Locked { .. })) if Instant::now() < until => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -66,5 +82,27 @@ pub async fn daemon_answers(home: &Home) -> Result<bool, Failure> {
             Ok(false)
         }
         Err(error) => Err(Failure::Io { what: "the daemon's socket can't be used".into(), source: error }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::HomeLock;
+
+    #[tokio::test]
+    async fn a_command_waits_for_a_daemon_that_has_the_home_and_does_not_listen_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::locate(Some(folder.path().join("home"))).unwrap();
+        super::super::init::make(&home).unwrap();
+        let _daemons = HomeLock::acquire(&home.lock()).unwrap();
+        let command = Connection::open(&home);
+        let daemon = async {
+            // The command has found the lock taken by then, and goes on looking.
+            tokio::task::yield_now().await;
+            tokio::net::UnixListener::bind(home.socket()).unwrap()
+        };
+        let (connection, _listener) = tokio::join!(command, daemon);
+        assert!(matches!(connection, Ok(Connection::Daemon(_))));
     }
 }

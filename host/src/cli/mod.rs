@@ -177,7 +177,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Credential(command) => credential::run(home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
         Command::Completions { shell } => {
-            completions::print(shell);
+            completions::print(shell, output);
             Ok(())
         }
     }

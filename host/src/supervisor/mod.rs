@@ -444,8 +444,7 @@ impl Supervisor {
     fn retire(&self, worker: Arc<Worker>) {
         worker.retired.store(true, Ordering::Relaxed);
         tokio::spawn(async move {
-            let all = u32::try_from(limits::CALL.in_flight).unwrap_or(u32::MAX);
-            let idle = worker.slots.acquire_many(all);
+            let idle = worker.slots.acquire_many(limits::CALL.in_flight);
             // Past the drain its calls fail, each with its own report.
             let _ = tokio::time::timeout(limits::DRAIN, idle).await;
             worker.end();

@@ -1,6 +1,5 @@
 //! Generated from the contract, and nothing else.
 
-#[expect(clippy::all, reason = "generated code")]
 mod generated {
     wasmtime::component::bindgen!({
         path: "../plugin-sdk/wit",
