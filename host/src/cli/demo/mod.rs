@@ -21,7 +21,7 @@ use crate::credential::now;
 use crate::db::queries::{CredentialRow, Reader, ReportFilter, ReportRow};
 use crate::registry::{PluginState, PluginStatus};
 use crate::report::{Report, Status, parse_iso8601};
-use crate::supervisor::WorkerStatus;
+use crate::supervisor::{WorkerStatus, missing_layers};
 use daemon::Daemon;
 use service::{CLIENT, COOKIE, LIFE, Service};
 use stage::{Lane, Stage};
@@ -245,6 +245,23 @@ impl Demo {
 
         let twin = self.keep_the_shop().await?;
         self.keep_the_calendar().await?;
+
+        self.begin("each in a locked process of its own");
+        let layers = self
+            .until(SOON, "not every worker announced itself", |demo| {
+                let mut running = demo.workers.iter().filter(|worker| worker.pid.is_some());
+                let (one, other) = (running.next()?, running.next()?);
+                Some([one.layers.clone(), other.layers.clone()].concat())
+            })
+            .await?;
+        let missing = missing_layers(&layers);
+        if !missing.is_empty() {
+            return Err(format!("a layer of the sandbox is missing: {}", missing.join(", ")));
+        }
+        let mut names: Vec<_> = layers.iter().map(|layer| layer.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        self.held(names.join(", "));
 
         self.begin("both secrets are rotated");
         self.until(SOON, "no rotation in time", |demo| {
@@ -752,21 +769,28 @@ fn spell(span: Duration) -> String {
 
 /// The same with a service of the reader's own.
 fn next(plugin: &Path) -> String {
-    let plugin = std::path::absolute(plugin).unwrap_or_else(|_| plugin.to_owned());
-    let plugin = std::fs::canonicalize(&plugin).unwrap_or(plugin);
-    let usual = Home::locate(None).map(|home| home.plugins().display().to_string());
+    let plugin = std::fs::canonicalize(plugin).unwrap_or_else(|_| plugin.to_owned());
+    let here = std::env::current_dir().ok();
+    let plugin = here.and_then(|here| plugin.strip_prefix(here).ok().map(Path::to_owned)).unwrap_or(plugin);
+    let folder =
+        Home::locate(None).map_or_else(|_| "$KEYWHEEL_HOME/plugins".into(), |home| tilde(&home.plugins()));
     format!(
-        "Next, with a site of your own (cookies.txt from your browser):\n  \
+        "Next, with a site of your own and the cookies.txt of your browser:\n  \
          keywheel init\n  \
-         cp {} {}/\n  \
+         cp {} {folder}/\n  \
          keywheel serve &\n  \
          keywheel credential add my-shop --service http-session --from cookies.txt \\\n    \
          --set base_url=https://shop.example --set validate_path=/account --set login_path=/login\n  \
          keywheel status; keywheel reports tail\n\
-         To serve another kind of login: docs/writing-a-provider.md",
+         For another kind of login: docs/writing-a-provider.md",
         plugin.display(),
-        usual.as_deref().unwrap_or("$KEYWHEEL_HOME/plugins"),
     )
+}
+
+/// As a person writes a path of their own.
+fn tilde(path: &Path) -> String {
+    let own = std::env::var_os("HOME").and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned));
+    own.map_or_else(|| path.display().to_string(), |path| format!("~/{}", path.display()))
 }
 
 #[cfg(test)]
@@ -784,6 +808,34 @@ mod tests {
         assert_eq!((found.files, found.hit), (2, Some(dirty)));
         assert!(search(folder.path(), b"mark-8")?.hit.is_none());
         Ok(())
+    }
+
+    #[test]
+    fn gaps_rotations_and_the_first_trouble_are_remembered() {
+        let row = |at: u64, status, rotated: bool| ReportRow {
+            id: 1,
+            created_at: String::new(),
+            report: Report {
+                cookie_id: "shop".into(),
+                profile_id: None,
+                service: SERVICES[SHOP].into(),
+                validate_url: String::new(),
+                cookie_keys: Default::default(),
+                status,
+                message: Some(format!("at {at}")),
+                started_at: String::new(),
+                finished_at: crate::report::iso8601(at),
+                attempt_number: 1,
+                meta: [("rotated".to_owned(), rotated.into())].into_iter().collect(),
+            },
+        };
+        let mut tally = Tally::default();
+        assert_eq!(tally.take(&row(1_000, Status::Success, false)), None);
+        assert!(tally.take(&row(3_500, Status::Success, true)).is_some());
+        assert!(tally.take(&row(4_000, Status::Unreachable, false)).is_some());
+        assert!(tally.take(&row(5_000, Status::Failed, false)).is_some());
+        assert_eq!((tally.attempts, tally.rotations, tally.longest_gap), (4, 1, 2_500));
+        assert!(tally.trouble.is_some_and(|trouble| trouble.contains("at 4000")));
     }
 
     #[test]

@@ -478,4 +478,34 @@ mod tests {
         assert_eq!(issued.len(), 100);
         assert!(issued.iter().all(|secret| secret.starts_with("mark") && secret.len() == 36));
     }
+
+    #[tokio::test]
+    async fn a_held_answer_goes_out_when_it_is_let_go_and_the_connection_stays() -> io::Result<()> {
+        let service = Service::start().await?;
+        let tokens = service.authorise();
+        let held = service.hold_next_token();
+        let mut client = TcpStream::connect(service.address).await?;
+        let body = format!("grant_type=refresh_token&refresh_token={}", tokens.refresh);
+        let basic = STANDARD.encode(format!("{CLIENT}:{}", tokens.client_secret));
+        let request = format!(
+            "POST /token HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {basic}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        client.write_all(request.as_bytes()).await?;
+        held.ready.await.map_err(io::Error::other)?;
+        assert_eq!(service.seen().token_rotations, 1, "the old token is spent before the answer leaves");
+        let mut answer = [0; 4_096];
+        assert_eq!(
+            client.try_read(&mut answer).map_err(|error| error.kind()),
+            Err(io::ErrorKind::WouldBlock)
+        );
+        held.go.send(()).map_err(|()| io::Error::other("nobody waits"))?;
+        let length = client.read(&mut answer).await?;
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200 OK\r\n"));
+        client.write_all(b"GET /me HTTP/1.1\r\nConnection: close\r\n\r\n").await?;
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await?;
+        assert!(rest.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{rest}");
+        Ok(())
+    }
 }
