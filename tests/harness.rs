@@ -1,0 +1,610 @@
+//! What the end-to-end tests stand on: a home of one's own, the daemon in it, a small service
+//! with real sessions, and the peers. It drives the built binary from outside, as a person
+//! would, and reaches into nothing of the host. Every wait here has a condition and a deadline.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// For what takes milliseconds on an idle machine: long enough for one that builds as well.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Looks until there is something, and fails with what was waited for.
+pub fn wait_until<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited {deadline:?} in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A secret that no other test run has seen.
+pub fn random_secret() -> String {
+    let mut bytes = [0; 24];
+    getrandom::fill(&mut bytes).expect("the system has random bytes");
+    hex::encode(bytes)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the tests start the programs they test, and the peers")]
+fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    Command::new(program)
+}
+
+/// Ends a process at once, as the kernel's memory killer would.
+pub fn kill_9(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the process is there");
+}
+
+/// How a command ended and what it printed.
+#[derive(Debug)]
+pub struct Output {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output {
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert!(self.status.success(), "{}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}\nstdout: {}\nstderr: {}", self.stdout, self.stderr))
+    }
+}
+
+/// An initialised home in a folder of its own, gone with the value.
+pub struct TestHome {
+    folder: tempfile::TempDir,
+    /// Everything any command in this home printed.
+    printed: RefCell<String>,
+    daemons: RefCell<u32>,
+}
+
+impl TestHome {
+    pub fn new() -> Self {
+        let home = Self::without_init();
+        home.run(&["init"]).ok();
+        home
+    }
+
+    /// A folder in which nothing was made yet.
+    pub fn without_init() -> Self {
+        let folder = tempfile::Builder::new().prefix("keywheel-test-").tempdir().expect("a temporary folder");
+        Self { folder, printed: RefCell::default(), daemons: RefCell::default() }
+    }
+
+    /// KEYWHEEL_HOME.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
+    /// A folder beside the home, for files that must not lie in it.
+    pub fn outside(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = command(env!("CARGO_BIN_EXE_keywheel"));
+        // Nothing of the developer's own environment may decide a test.
+        command.env_clear().env("HOME", self.folder.path()).env("KEYWHEEL_HOME", self.path());
+        command.args(arguments);
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.run_with_input(arguments, "")
+    }
+
+    pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        // A command that refuses its arguments never reads its input.
+        let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+        let output = child.wait_with_output().expect("the command ends");
+        let text = |bytes| String::from_utf8(bytes).expect("commands print UTF-8");
+        let output =
+            Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) };
+        self.printed.borrow_mut().extend([output.stdout.as_str(), output.stderr.as_str()]);
+        output
+    }
+
+    /// Runs a command that must succeed, with `--json`.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        self.run(&[arguments, &["--json"]].concat()).ok().json()
+    }
+
+    /// Everything any command or daemon of this home printed.
+    pub fn printed(&self) -> String {
+        let mut all = self.printed.borrow().clone();
+        for number in 0..*self.daemons.borrow() {
+            all.push_str(&std::fs::read_to_string(self.log_of(number)).expect("the daemon's log"));
+        }
+        all
+    }
+
+    fn log_of(&self, daemon: u32) -> PathBuf {
+        self.folder.path().join(format!("serve-{daemon}.log"))
+    }
+
+    /// Copies a plugin into the folder as `cp` does, under its own name.
+    pub fn drop_plugin(&self, plugin: &Path) {
+        self.drop_plugin_as(plugin, plugin.file_name().and_then(|name| name.to_str()).expect("a file name"));
+    }
+
+    pub fn drop_plugin_as(&self, plugin: &Path, name: &str) {
+        std::fs::copy(plugin, self.path().join("plugins").join(name)).expect("the plugin can be copied");
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn serve(&self) -> Daemon {
+        let daemon = self.start_daemon();
+        wait_until(SOON, "the daemon answers", || {
+            let status = self.run(&["status", "--json"]);
+            (status.code() == 0 && status.json()["daemon"] == true).then_some(())
+        });
+        daemon
+    }
+
+    /// Starts the daemon and doesn't wait.
+    pub fn start_daemon(&self) -> Daemon {
+        let log = self.log_of(self.daemons.replace_with(|&mut number| number + 1));
+        let file = File::create(&log).expect("a log file");
+        let mut command = self.command(&["serve", "--log", "debug"]);
+        command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second descriptor")).stderr(file);
+        // SAFETY: one system call that allocates nothing runs between fork and exec.
+        unsafe {
+            // The test that owns the daemon runs on the thread that starts it, so a test run
+            // that is killed leaves no daemon behind.
+            command.pre_exec(|| {
+                Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+            });
+        }
+        Daemon { child: command.spawn().expect("the daemon starts"), log }
+    }
+
+    /// Adds a credential with one key, given on standard input.
+    #[track_caller]
+    pub fn add(&self, id: &str, service: &str, keys: &str, more: &[&str]) {
+        let arguments = [&["credential", "add", id, "--service", service], more].concat();
+        self.run_with_input(&arguments, keys).ok();
+    }
+
+    /// Adds a credential of one of the guests: a session of `service`.
+    #[track_caller]
+    pub fn add_session(&self, id: &str, guest: &str, service: &Service, more: &[&str]) -> String {
+        let session = service.issue();
+        let base_url = format!("base_url={}", service.url);
+        self.add(id, guest, &format!("session={session}"), &[&["--set", &base_url], more].concat());
+        session
+    }
+
+    /// The reports of a credential, oldest first.
+    #[track_caller]
+    pub fn reports(&self, credential: &str) -> Vec<Value> {
+        let list = self.json(&["reports", "list", "--credential", credential, "--limit", "1000"]);
+        let mut reports = list.as_array().expect("an array").clone();
+        reports.reverse();
+        reports
+    }
+
+    /// Waits for as many reports of a credential, and returns all there are.
+    #[track_caller]
+    pub fn wait_for_reports(&self, credential: &str, count: usize) -> Vec<Value> {
+        wait_until(SOON, &format!("`{credential}` has {count} reports"), || {
+            let reports = self.reports(credential);
+            (reports.len() >= count).then_some(reports)
+        })
+    }
+
+    /// The worker of a service as `status` shows it.
+    pub fn worker(&self, service: &str) -> Option<Value> {
+        let status = self.json(&["status"]);
+        let workers = status["workers"].as_array().expect("an array");
+        workers.iter().find(|worker| worker["service"] == service).cloned()
+    }
+
+    /// The pid of a service's worker, started if need be by what the test did before.
+    pub fn worker_pid(&self, service: &str) -> u32 {
+        wait_until(SOON, &format!("`{service}` has a worker"), || {
+            let pid = self.worker(service)?["pid"].as_u64()?;
+            u32::try_from(pid).ok()
+        })
+    }
+
+    /// A plugin file as `status` shows it.
+    pub fn plugin(&self, file: &str) -> Option<Value> {
+        let status = self.json(&["status"]);
+        let plugins = status["plugins"].as_array().expect("an array");
+        plugins.iter().find(|plugin| plugin["file"] == file).cloned()
+    }
+
+    pub fn wait_for_plugin(&self, file: &str, state: &str) -> Value {
+        wait_until(SOON, &format!("{file} is {state}"), || {
+            self.plugin(file).filter(|plugin| plugin["state"] == state)
+        })
+    }
+}
+
+/// A running daemon. Dropping it ends it, by force if it won't.
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("the daemon's log")
+    }
+
+    /// Ends it as `systemctl stop` does, and says how it went.
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        wait_until(SOON, "the daemon ends", || self.child.try_wait().expect("a child can be waited for"))
+    }
+
+    /// Ends it as a power cut does.
+    pub fn kill_9(mut self) {
+        self.signal(rustix::process::Signal::KILL);
+        let status = self.child.wait().expect("a child can be waited for");
+        assert_eq!(status.signal(), Some(9));
+    }
+
+    /// Waits for an end nobody asked for.
+    pub fn ended(&mut self) -> ExitStatus {
+        wait_until(SOON, "the daemon ends", || self.child.try_wait().expect("a child can be waited for"))
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("the daemon is there");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            self.signal(rustix::process::Signal::TERM);
+            let end = Instant::now() + Duration::from_secs(5);
+            while !matches!(self.child.try_wait(), Ok(Some(_))) {
+                if Instant::now() > end {
+                    // Best effort: the test has its verdict already.
+                    let _ = self.child.kill();
+                    let _ = self.child.wait();
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
+    }
+}
+
+/// What a rotation does to the session it was asked with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldSession {
+    Stays,
+    Dies,
+}
+
+#[derive(Default)]
+struct ServiceState {
+    requests: BTreeMap<String, u32>,
+    alive: Vec<String>,
+    issued: Vec<String>,
+    held: Vec<String>,
+    waiting: BTreeMap<String, u32>,
+}
+
+/// A small HTTP service with real sessions. `GET /check` and `/slow` answer 200 to a living
+/// session and 401 to any other; `POST /rotate` issues a new one. Each answer repeats the
+/// cookies it was asked with: the careless echo that redaction is for. Any answer can be held
+/// back after the request had its effect.
+#[derive(Clone)]
+pub struct Service {
+    pub url: String,
+    old: OldSession,
+    state: Arc<(Mutex<ServiceState>, Condvar)>,
+}
+
+impl Service {
+    pub fn start(old: OldSession) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let service = Self { url, old, state: Arc::default() };
+        let of_thread = service.clone();
+        // Ends with the test process, like the listener.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let service = of_thread.clone();
+                // A client that was killed is no error of the service.
+                std::thread::spawn(move || drop(service.answer(stream)));
+            }
+        });
+        service
+    }
+
+    /// A new living session.
+    pub fn issue(&self) -> String {
+        let session = random_secret();
+        let mut state = self.state();
+        state.alive.push(session.clone());
+        state.issued.push(session.clone());
+        session
+    }
+
+    pub fn is_alive(&self, session: &str) -> bool {
+        self.state().alive.iter().any(|alive| alive == session)
+    }
+
+    /// Every session ever issued.
+    pub fn issued(&self) -> Vec<String> {
+        self.state().issued.clone()
+    }
+
+    /// Requests for a path until now.
+    pub fn count(&self, path: &str) -> u32 {
+        self.state().requests.get(path).copied().unwrap_or(0)
+    }
+
+    /// Holds back the answers of a path until it is released.
+    pub fn hold(&self, path: &str) {
+        self.state().held.push(path.to_owned());
+    }
+
+    pub fn release(&self, path: &str) {
+        self.state().held.retain(|held| held != path);
+        self.state.1.notify_all();
+    }
+
+    /// Waits until an answer of the path is held back.
+    #[track_caller]
+    pub fn wait_held(&self, path: &str) {
+        wait_until(SOON, &format!("a request for {path} arrives"), || {
+            self.state().waiting.get(path).is_some_and(|&waiting| waiting > 0).then_some(())
+        });
+    }
+
+    fn state(&self) -> MutexGuard<'_, ServiceState> {
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        stream.set_read_timeout(Some(SOON))?;
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let path = line.split(' ').nth(1).unwrap_or("/").to_owned();
+        let (mut cookies, mut length) = (String::new(), 0);
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header)?;
+            let Some((name, value)) = header.trim_end().split_once(": ") else { break };
+            match name.to_ascii_lowercase().as_str() {
+                "cookie" => cookies = value.to_owned(),
+                "content-length" => length = value.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+        reader.take(length).read_to_end(&mut Vec::new())?;
+        let session = cookies
+            .split("; ")
+            .find_map(|cookie| cookie.strip_prefix("session="))
+            .unwrap_or_default()
+            .to_owned();
+        let (status, fresh) = self.react(&path, &session);
+        let set_cookie =
+            fresh.map(|fresh| format!("Set-Cookie: session={fresh}; Path=/\r\n")).unwrap_or_default();
+        let body = serde_json::json!({ "asked_with": cookies }).to_string();
+        write!(
+            stream,
+            "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nConnection: close\r\n{set_cookie}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    fn react(&self, path: &str, session: &str) -> (u16, Option<String>) {
+        let mut state = self.state();
+        *state.requests.entry(path.to_owned()).or_default() += 1;
+        let alive = state.alive.iter().any(|alive| alive == session);
+        let mut fresh = None;
+        if alive && path == "/rotate" {
+            let new = random_secret();
+            if self.old == OldSession::Dies {
+                state.alive.retain(|alive| alive != session);
+            }
+            state.alive.push(new.clone());
+            state.issued.push(new.clone());
+            fresh = Some(new);
+        }
+        *state.waiting.entry(path.to_owned()).or_default() += 1;
+        while state.held.iter().any(|held| held == path) {
+            state = self.state.1.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.waiting.entry(path.to_owned()).and_modify(|waiting| *waiting -= 1);
+        (if alive { 200 } else { 401 }, fresh)
+    }
+}
+
+/// One HTTP/1.0 exchange of the test's own, past Keywheel: status, headers and body.
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
+    }
+}
+
+/// `headers` are whole lines such as `Cookie: a=b`.
+#[track_caller]
+pub fn http(method: &str, url: &str, headers: &[&str]) -> Answer {
+    let rest = url.strip_prefix("http://").expect("peers speak plain HTTP");
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let mut stream = TcpStream::connect(host).expect("the peer listens");
+    stream.set_read_timeout(Some(SOON)).expect("a timeout can be set");
+    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    // Version 1.0, for then no answer is chunked.
+    write!(stream, "{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: 0\r\n{lines}\r\n")
+        .expect("the peer reads");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("the peer answers");
+    let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// A peer of tests/peers. It ends when its standard input closes, which also happens where the
+/// test run is killed.
+pub struct Peer {
+    pub ready: Value,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    _folder: tempfile::TempDir,
+}
+
+impl Peer {
+    /// The Django site, its sessions living this many seconds.
+    pub fn django(session_age: u32) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let database = folder.path().join("site.sqlite3");
+        let mut command = command(installed_peers().join("django-venv/bin/python"));
+        command.arg(source("tests/peers/django-site/site.py")).arg("--db").arg(database);
+        Self::start(command.args(["--port", "0", "--session-age", &session_age.to_string()]), folder)
+    }
+
+    /// The OpenID provider, its access tokens living this many seconds.
+    pub fn oidc(access_ttl: u32) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = command("node");
+        command.arg(installed_peers().join("oidc-provider/server.js"));
+        Self::start(command.args(["--port", "0", "--access-ttl", &access_ttl.to_string()]), folder)
+    }
+
+    fn start(command: &mut Command, folder: tempfile::TempDir) -> Self {
+        let log = folder.path().join("stderr.log");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log).expect("a log file"))
+            .spawn()
+            .expect("the peer starts");
+        let stdin = child.stdin.take();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped"))
+            .read_line(&mut line)
+            .expect("the peer speaks UTF-8");
+        let ready = serde_json::from_str(&line).unwrap_or_else(|error| {
+            panic!("{error} in {line:?}; its log:\n{}", std::fs::read_to_string(&log).unwrap_or_default())
+        });
+        Self { ready, child, stdin, _folder: folder }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.ready["url"].as_str().expect("the peer says its URL"))
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let end = Instant::now() + Duration::from_secs(5);
+        while !matches!(self.child.try_wait(), Ok(Some(_))) {
+            if Instant::now() > end {
+                // Best effort: the test has its verdict already.
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// A file of the repository.
+pub fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("host lies in the repository").join(path)
+}
+
+fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("tmp lies in the target folder")
+}
+
+fn installed_peers() -> PathBuf {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    let peers = target().join("peers");
+    INSTALLED.get_or_init(|| {
+        let mut setup = command("bash");
+        setup.arg(source("tests/peers/setup.sh")).env("TARGET_DIR", &peers);
+        assert!(setup.status().expect("bash starts").success(), "tests/peers/setup.sh failed");
+    });
+    peers
+}
+
+/// A built plugin of plugins/, by its service.
+pub fn plugin(service: &str) -> PathBuf {
+    built_plugins().join(format!("{}.wasm", service.replace('-', "_")))
+}
+
+/// A built guest of tests/guests, by its name.
+pub fn guest(name: &str) -> PathBuf {
+    built_plugins().join("examples").join(format!("{name}.wasm"))
+}
+
+/// `make plugins` builds them beforehand and keeps them fresh; this is for a plain `cargo test`
+/// in a new clone.
+fn built_plugins() -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    let folder = target().join("wasm32-wasip2/plugin");
+    BUILT.get_or_init(|| {
+        let wanted = ["http_session", "oauth2_refresh", "examples/well_behaved", "examples/uses_std"];
+        if wanted.iter().all(|name| folder.join(name).with_extension("wasm").exists()) {
+            return;
+        }
+        let mut build = command(env!("CARGO"));
+        build.current_dir(source("")).env("CARGO_TARGET_DIR", target());
+        build.args(["build", "--quiet", "--locked", "--target", "wasm32-wasip2", "--profile", "plugin"]);
+        build.args(["-p", "http-session", "-p", "oauth2-refresh", "-p", "keywheel-guests"]);
+        build.args(["--lib", "--examples"]);
+        assert!(
+            build.status().expect("cargo starts").success(),
+            "the plugins can't be built; hint: rustup target add wasm32-wasip2"
+        );
+    });
+    folder
+}

@@ -1,0 +1,10 @@
+//! The end-to-end tests: the real binary, real plugins, real processes and real peers, on
+//! loopback alone. What a unit can show is tested beside its code; here stands what only the
+//! whole can show. Each test has a home of its own, so all of them run at once.
+
+mod harness;
+mod isolation;
+mod lifecycle;
+mod peers;
+mod recovery;
+mod secrets;
