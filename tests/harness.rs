@@ -2,7 +2,6 @@
 //! with real sessions, and the peers. It drives the built binary from outside, as a person
 //! would, and reaches into nothing of the host. Every wait here has a condition and a deadline.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,6 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,11 @@ pub fn wait_until<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> O
     }
 }
 
+/// A test that failed elsewhere says nothing about what it held.
+fn hold<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A secret that no other test run has seen.
 pub fn random_secret() -> String {
     let mut bytes = [0; 24];
@@ -46,6 +51,13 @@ fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
 pub fn kill_9(pid: u32) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the process is there");
+}
+
+/// Whether a process is there, and more than a name that waits for its parent.
+pub fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name is in brackets and may hold anything; the state comes after it.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// How a command ended and what it printed.
@@ -78,8 +90,8 @@ impl Output {
 pub struct TestHome {
     folder: tempfile::TempDir,
     /// Everything any command in this home printed.
-    printed: RefCell<String>,
-    daemons: RefCell<u32>,
+    printed: Mutex<String>,
+    daemons: AtomicU32,
 }
 
 impl TestHome {
@@ -92,7 +104,7 @@ impl TestHome {
     /// A folder in which nothing was made yet.
     pub fn without_init() -> Self {
         let folder = tempfile::Builder::new().prefix("keywheel-test-").tempdir().expect("a temporary folder");
-        Self { folder, printed: RefCell::default(), daemons: RefCell::default() }
+        Self { folder, printed: Mutex::default(), daemons: AtomicU32::new(0) }
     }
 
     /// KEYWHEEL_HOME.
@@ -131,7 +143,7 @@ impl TestHome {
         let text = |bytes| String::from_utf8(bytes).expect("commands print UTF-8");
         let output =
             Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) };
-        self.printed.borrow_mut().extend([output.stdout.as_str(), output.stderr.as_str()]);
+        hold(&self.printed).extend([output.stdout.as_str(), output.stderr.as_str()]);
         output
     }
 
@@ -143,8 +155,8 @@ impl TestHome {
 
     /// Everything any command or daemon of this home printed.
     pub fn printed(&self) -> String {
-        let mut all = self.printed.borrow().clone();
-        for number in 0..*self.daemons.borrow() {
+        let mut all = hold(&self.printed).clone();
+        for number in 0..self.daemons.load(Ordering::Relaxed) {
             all.push_str(&std::fs::read_to_string(self.log_of(number)).expect("the daemon's log"));
         }
         all
@@ -165,7 +177,12 @@ impl TestHome {
 
     /// Starts the daemon and waits until it answers.
     pub fn serve(&self) -> Daemon {
-        let daemon = self.start_daemon();
+        self.serve_with(&[])
+    }
+
+    /// As `serve`, with more arguments.
+    pub fn serve_with(&self, more: &[&str]) -> Daemon {
+        let daemon = self.start_daemon(more);
         wait_until(SOON, "the daemon answers", || {
             let status = self.run(&["status", "--json"]);
             (status.code() == 0 && status.json()["daemon"] == true).then_some(())
@@ -174,10 +191,10 @@ impl TestHome {
     }
 
     /// Starts the daemon and doesn't wait.
-    pub fn start_daemon(&self) -> Daemon {
-        let log = self.log_of(self.daemons.replace_with(|&mut number| number + 1));
+    pub fn start_daemon(&self, more: &[&str]) -> Daemon {
+        let log = self.log_of(self.daemons.fetch_add(1, Ordering::Relaxed));
         let file = File::create(&log).expect("a log file");
-        let mut command = self.command(&["serve", "--log", "debug"]);
+        let mut command = self.command(&[&["serve"], more].concat());
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second descriptor")).stderr(file);
         // SAFETY: one system call that allocates nothing runs between fork and exec.
         unsafe {
@@ -296,19 +313,25 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if !matches!(self.child.try_wait(), Ok(Some(_))) {
             self.signal(rustix::process::Signal::TERM);
-            let end = Instant::now() + Duration::from_secs(5);
-            while !matches!(self.child.try_wait(), Ok(Some(_))) {
-                if Instant::now() > end {
-                    // Best effort: the test has its verdict already.
-                    let _ = self.child.kill();
-                    let _ = self.child.wait();
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            reap(&mut self.child);
         }
         if std::thread::panicking() {
             eprintln!("the daemon's log:\n{}", self.log());
         }
+    }
+}
+
+/// Waits for a child that was told to end, and ends it by force if it won't.
+fn reap(child: &mut Child) {
+    let end = Instant::now() + Duration::from_secs(5);
+    while !matches!(child.try_wait(), Ok(Some(_))) {
+        if Instant::now() > end {
+            // Best effort: the test has its verdict already.
+            let _ = child.kill();
+            let _ = child.wait();
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -398,7 +421,7 @@ impl Service {
     }
 
     fn state(&self) -> MutexGuard<'_, ServiceState> {
-        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
+        hold(&self.state.0)
     }
 
     fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
@@ -458,10 +481,9 @@ impl Service {
     }
 }
 
-/// One HTTP/1.0 exchange of the test's own, past Keywheel: status, headers and body.
+/// What a service answers to the test itself, past Keywheel.
 pub struct Answer {
     pub status: u16,
-    pub head: String,
     pub body: String,
 }
 
@@ -472,7 +494,7 @@ impl Answer {
     }
 }
 
-/// `headers` are whole lines such as `Cookie: a=b`.
+/// One HTTP/1.0 exchange; `headers` are whole lines such as `Cookie: a=b`.
 #[track_caller]
 pub fn http(method: &str, url: &str, headers: &[&str]) -> Answer {
     let rest = url.strip_prefix("http://").expect("peers speak plain HTTP");
@@ -487,7 +509,7 @@ pub fn http(method: &str, url: &str, headers: &[&str]) -> Answer {
     stream.read_to_string(&mut text).expect("the peer answers");
     let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
+    Answer { status, body: body.to_owned() }
 }
 
 /// A peer of tests/peers. It ends when its standard input closes, which also happens where the
@@ -544,15 +566,7 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         drop(self.stdin.take());
-        let end = Instant::now() + Duration::from_secs(5);
-        while !matches!(self.child.try_wait(), Ok(Some(_))) {
-            if Instant::now() > end {
-                // Best effort: the test has its verdict already.
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        reap(&mut self.child);
     }
 }
 

@@ -1,1 +1,159 @@
-//! Placeholder.
+//! The two providers against servers that nobody here wrote: a Django site whose sessions
+//! expire, and an OpenID provider that revokes everything when a refresh token comes twice.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::*;
+
+#[test]
+fn a_django_session_outlives_its_own_expiry_under_the_daemon_and_dies_without_it() {
+    // Rotated each second, so that a busy machine may be three seconds late.
+    const AGE: u32 = 4;
+    let (home, site) = (TestHome::new(), Peer::django(AGE));
+    let issue = |user: &str| {
+        let issued = http("POST", &site.url(&format!("/test/issue/?user={user}")), &[]).json();
+        issued["cookie"]["value"].as_str().expect("a session").to_owned()
+    };
+    let account =
+        |session: &str| http("GET", &site.url("/account/"), &[&format!("Cookie: sessionid={session}")]);
+    home.drop_plugin(&plugin("http-session"));
+    let daemon = home.serve();
+    let (kept, left_alone) = (issue("ann"), issue("bob"));
+    assert_eq!(account(&left_alone).status, 200);
+    let started = Instant::now();
+    let base_url = format!("base_url={}", site.url(""));
+    let settings = [
+        &base_url,
+        "validate_path=/account/",
+        "refresh_path=/refresh/",
+        "login_path=/login/",
+        "cookie_name=sessionid",
+    ];
+    let mut arguments = vec!["--every", "1s", "--rotate-every", "1s"];
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    home.add("ann", "http-session", &format!("session={kept}"), &arguments);
+    wait_until(SOON, "the session has lived three times its age", || {
+        (started.elapsed() > Duration::from_secs(3 * u64::from(AGE))).then_some(())
+    });
+    let stats = http("GET", &site.url("/stats/"), &[]).json();
+    assert_eq!(stats["dead_session_requests"], 0, "{stats}");
+    assert!(stats["cycles"].as_u64().is_some_and(|cycles| cycles >= 4), "{stats}");
+    assert_eq!(stats["logins"], 0, "{stats}");
+    let reports = home.reports("ann");
+    assert!(reports.iter().all(|report| report["status"] == "success"), "{reports:?}");
+    let header = home
+        .run(&["credential", "export", "ann", "--format", "header", "--url", &site.url("/account/")])
+        .ok()
+        .stdout;
+    let now = header.split("sessionid=").nth(1).expect("a session cookie").trim_end();
+    let page = account(now);
+    assert_eq!((page.status, page.json()["user"].as_str()), (200, Some("ann")));
+    // Nobody looked after this one, and the first one was replaced.
+    assert_eq!(account(&left_alone).status, 302);
+    assert_eq!(account(&kept).status, 302);
+    assert!(daemon.stop().success());
+    wait_until(SOON, "the session dies once nobody keeps it", || {
+        (http("GET", &site.url("/stats/"), &[]).json()["live_sessions"] == 0).then_some(())
+    });
+}
+
+struct Grant {
+    site: Peer,
+    client: Value,
+    tokens: Value,
+}
+
+impl Grant {
+    fn new(client_id: &str) -> Self {
+        let site = Peer::oidc(5);
+        let tokens =
+            http("POST", &site.url(&format!("/test/issue?client={client_id}&account=ann")), &[]).json();
+        let clients = site.ready["clients"].as_array().expect("an array");
+        let client =
+            clients.iter().find(|client| client["client_id"] == client_id).expect("the client").clone();
+        Self { site, client, tokens }
+    }
+
+    fn add(&self, home: &TestHome, client_auth: &str, more: &[&str]) {
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let settings = [
+            format!("token_url={}", text(&self.site.ready["token_url"])),
+            format!("validate_url={}", text(&self.site.ready["userinfo_url"])),
+            format!("client_id={}", text(&self.client["client_id"])),
+            format!("client_auth={client_auth}"),
+        ];
+        let keys = format!(
+            "refresh_token={}\nclient_secret={}\n",
+            text(&self.tokens["refresh_token"]),
+            text(&self.client["client_secret"])
+        );
+        let mut arguments = more.to_vec();
+        arguments.extend(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
+        home.add("ann", "oauth2-refresh", &keys, &arguments);
+    }
+
+    fn events(&self) -> Value {
+        http("GET", &self.site.url("/test/events"), &[]).json()
+    }
+
+    #[track_caller]
+    fn assert_never_reused(&self) {
+        let events = self.events();
+        for trouble in ["reuse_detected", "grants_revoked", "refresh_errors", "server_errors"] {
+            assert_eq!(events[trouble], 0, "{trouble} in {events}");
+        }
+    }
+
+    /// What the provider itself says to the access token that an export shows.
+    fn userinfo(&self, home: &TestHome) -> Answer {
+        let exported = home.run(&["credential", "export", "ann", "--format", "env"]).ok().stdout;
+        let line = exported.lines().find(|line| line.contains("ACCESS_TOKEN=")).expect("an access token");
+        let token = line.split_once('=').expect("NAME=VALUE").1.trim_matches(['\'', '"']);
+        let url = self.site.ready["userinfo_url"].as_str().expect("a URL");
+        http("GET", url, &[&format!("Authorization: Bearer {token}")])
+    }
+}
+
+#[test]
+fn a_refresh_token_is_rotated_on_schedule_again_and_again_without_reuse() {
+    let (home, grant) = (TestHome::new(), Grant::new("peer-client-secret-basic"));
+    home.drop_plugin(&plugin("oauth2-refresh"));
+    let _daemon = home.serve();
+    grant.add(&home, "header", &["--every", "1s", "--rotate-every", "1s"]);
+    wait_until(SOON, "six rotations are done", || {
+        grant.events()["refresh_exchanges"].as_u64().filter(|&exchanges| exchanges >= 6)
+    });
+    grant.assert_never_reused();
+    // The first look finds no access token yet, which is no fault; from then on all is well.
+    let reports = home.reports("ann");
+    assert_eq!(reports[0]["status"], "unreachable", "{}", reports[0]);
+    assert!(reports[1..].iter().all(|report| report["status"] == "success"), "{reports:?}");
+    assert!(reports[1..].iter().filter(|report| report["meta"]["rotated"] == true).count() >= 5);
+    home.run(&["credential", "pause", "ann"]).ok();
+    let answer = wait_until(SOON, "no attempt is in flight", || {
+        (home.json(&["status"])["inFlight"] == 0).then(|| grant.userinfo(&home))
+    });
+    assert_eq!((answer.status, answer.json()["sub"].as_str()), (200, Some("ann")));
+}
+
+#[test]
+fn a_refresh_token_is_rotated_on_demand_again_and_again_without_reuse() {
+    let (home, grant) = (TestHome::new(), Grant::new("peer-client-secret-post"));
+    home.drop_plugin(&plugin("oauth2-refresh"));
+    let _daemon = home.serve();
+    grant.add(&home, "body", &["--every", "1h"]);
+    home.wait_for_reports("ann", 1);
+    wait_until(SOON, "six rotations are done", || {
+        let output = home.run(&["credential", "rotate", "ann"]);
+        // The schedule may be at it itself, for the first rotation brings the access token.
+        assert!(output.status.success() || output.code() == 75, "{output:?}");
+        (grant.events()["refresh_exchanges"].as_u64() >= Some(6)).then_some(())
+    });
+    grant.assert_never_reused();
+    let answer = grant.userinfo(&home);
+    assert_eq!((answer.status, answer.json()["sub"].as_str()), (200, Some("ann")));
+    let shown = home.json(&["credential", "show", "ann"]);
+    assert_eq!(shown["credential"]["identity"], "ann", "{shown}");
+}
