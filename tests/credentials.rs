@@ -106,6 +106,21 @@ fn what_goes_in_by_one_format_comes_out_by_it_and_goes_in_again() {
 }
 
 #[test]
+fn only_the_keys_of_the_mapping_say_when_a_credential_ends() {
+    let home = home_with_site();
+    let line =
+        |name: &str, years: i64| format!("site.example\tFALSE\t/\tTRUE\t{}\t{name}\tx\n", years_away(years));
+    let cookies = format!("{}{}", line("sid", 9), line("theme", 1));
+    let path = file(&home, "cookies.txt", &cookies);
+    let path = path.to_str().expect("UTF-8");
+    home.run(&add_site("ann", &["--from", path])).ok();
+    let ends = || home.json(&["credential", "list"])[0]["monitor"]["expiresAt"].clone();
+    let at_first = ends();
+    home.run(&["credential", "import", "ann", path]).ok();
+    assert_eq!(ends(), at_first);
+}
+
+#[test]
 fn tokens_come_from_standard_input_and_leave_as_env_or_json() {
     let home = TestHome::new();
     home.drop_plugin(&plugin("oauth2-refresh"));
