@@ -2,9 +2,12 @@
 //! loopback alone. What a unit can show is tested beside its code; here stands what only the
 //! whole can show. Each test has a home of its own, so all of them run at once.
 
+mod architecture;
+mod credentials;
 mod harness;
 mod isolation;
 mod lifecycle;
 mod peers;
+mod plugins;
 mod recovery;
 mod secrets;

@@ -152,6 +152,9 @@ impl From<RegistryError> for Refusal {
             RegistryError::Write(error) => error.into(),
             RegistryError::NoSuchService(_) => Self::not_found(error.to_string()),
             RegistryError::Refused(_) => Self::bad_input(error.to_string()),
+            RegistryError::Folder { ref source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Self::not_found(format!("{error}: {source}"))
+            }
             RegistryError::Folder { ref source, .. } => Self::bad_input(format!("{error}: {source}")),
             RegistryError::Open(_) | RegistryError::Read(_) => Self::internal(error.to_string()),
         }
@@ -207,6 +210,10 @@ async fn answer(client: UnixStream, host: &Host) -> io::Result<()> {
     let mut line = Vec::new();
     let mut from = BufReader::new(from.take(LONGEST_LINE));
     tokio::time::timeout(SILENCE, from.read_until(b'\n', &mut line)).await??;
+    if line.is_empty() {
+        // It only asked whether a daemon is here.
+        return Ok(());
+    }
     let outcome = match serde_json::from_slice::<Operation>(&line) {
         Ok(operation) => host.carry_out(operation).await,
         // The line may hold a secret, so the error doesn't quote it.

@@ -11,11 +11,12 @@ use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, Home, Isolation};
 use crate::control::{self, Operation, Outcome, Refusal};
-use crate::credential::{Jar, Key, Secret, now};
+use crate::credential::{Jar, Key, Millis, Secret, now};
 use crate::db::queries::{ReadError, Reader};
 use crate::db::writer::{NewCredential, NewGeneration, WriteError, Writer, WriterThread};
 use crate::db::{Action, DbError, HomeLock};
 use crate::egress::{Egress, EgressError, EgressOptions};
+use crate::provider::KeySpec;
 use crate::registry::{self, Providers, Registry, RegistryError};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::seal_jar;
@@ -219,12 +220,7 @@ impl Host {
         if !lost.is_empty() {
             return Err(Refusal::bad_input(format!("required key `{}` is missing", lost.join("`, `"))));
         }
-        let expires = jar
-            .keys
-            .iter()
-            .filter(|key| resolved.keys.iter().any(|spec| spec.name == key.name))
-            .filter_map(|key| key.expires)
-            .min();
+        let expires = earliest_expiry(&jar, &resolved.keys);
         let keys = seal_jar(&self.vault, &new.credential_id, 1, &jar)
             .map_err(|error| Refusal::internal(error.to_string()))?;
         self.writer
@@ -254,9 +250,14 @@ impl Host {
             .credential(credential_id)
             .map_err(|error| Refusal::internal(error.to_string()))?
             .ok_or_else(|| Refusal::not_found(format!("no credential `{credential_id}`")))?;
+        let mapping = reader
+            .provider(&row.service)
+            .map_err(|error| Refusal::internal(error.to_string()))?
+            .map(|provider| provider.key_mapping)
+            .unwrap_or_default();
         let generation = row.last_generation + 1;
         let jar = self.jar(keys);
-        let expires = jar.keys.iter().filter_map(|key| key.expires).min();
+        let expires = earliest_expiry(&jar, &mapping);
         let keys = seal_jar(&self.vault, credential_id, generation, &jar)
             .map_err(|error| Refusal::internal(error.to_string()))?;
         self.writer
@@ -289,6 +290,13 @@ impl Host {
             .collect();
         Jar { keys }
     }
+}
+
+/// When the first of the mapped keys ends. Other cookies travel along, and their end says
+/// nothing of the session.
+fn earliest_expiry(jar: &Jar, mapping: &[KeySpec]) -> Option<Millis> {
+    let mapped = jar.keys.iter().filter(|key| mapping.iter().any(|spec| spec.name == key.name));
+    mapped.filter_map(|key| key.expires).min()
 }
 
 /// Runs the daemon until `stop`.

@@ -128,6 +128,7 @@ impl Failure {
                 OpenError::Write(_) => 75,
                 _ => 1,
             },
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 3,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
             Self::Read(_) | Self::Other(_) | Self::Io { .. } | Self::Unhealthy => 1,
         }

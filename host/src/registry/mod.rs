@@ -29,7 +29,7 @@ use crate::protocol::PoolShape;
 use crate::provider::Manifest;
 use crate::supervisor::{Code, Supervisor};
 use crate::vault::Vault;
-use cache::{Cache, is_plugin_name};
+use cache::{Cache, CacheError, is_plugin_name};
 use permissions::{Permissions, difference};
 pub use watcher::watch;
 
@@ -140,7 +140,37 @@ struct Stamp {
 #[derive(Debug, Clone)]
 struct Seen {
     stamp: Stamp,
-    result: Result<Candidate, String>,
+    result: Result<Candidate, Unfit>,
+}
+
+/// Why a file is not taken.
+#[derive(Debug, Clone)]
+struct Unfit {
+    why: String,
+    /// It is the machine's fault and not the file's, a full disk for example: the next scan
+    /// tries again, though the file stays as it is.
+    passing: bool,
+}
+
+impl Unfit {
+    fn passing(why: String) -> Self {
+        Self { why, passing: true }
+    }
+}
+
+impl From<String> for Unfit {
+    fn from(why: String) -> Self {
+        Self { why, passing: false }
+    }
+}
+
+impl From<CacheError> for Unfit {
+    fn from(error: CacheError) -> Self {
+        match &error {
+            CacheError::Io(source) => Self::passing(format!("{error}: {source}")),
+            CacheError::Refused(_) | CacheError::Compiler(_) => error.to_string().into(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -153,6 +183,9 @@ pub struct Registry {
     providers: Arc<Providers>,
     /// Held during a rescan: two at once would compile everything twice.
     seen: tokio::sync::Mutex<HashMap<PathBuf, Seen>>,
+    /// One of them is held while a digest is stored and compiled, so that files with the same
+    /// bytes don't do so over each other. Chosen by the digest's first digit.
+    looking: [tokio::sync::Mutex<()>; 16],
     status: Mutex<Vec<PluginStatus>>,
     /// Woken whenever the active set changed.
     changed: tokio::sync::watch::Sender<u64>,
@@ -184,6 +217,7 @@ impl Registry {
             writer,
             providers,
             seen: tokio::sync::Mutex::default(),
+            looking: Default::default(),
             status: Mutex::default(),
             changed: tokio::sync::watch::channel(0).0,
         })
@@ -211,7 +245,10 @@ impl Registry {
         let files = list(&self.home.plugins())?;
         let unread: Vec<_> = files
             .iter()
-            .filter(|(path, stamp)| seen.get(*path).is_none_or(|old| old.stamp != **stamp))
+            .filter(|(path, stamp)| {
+                let known = seen.get(*path).filter(|old| old.stamp == **stamp);
+                known.is_none_or(|old| old.result.as_ref().is_err_and(|unfit| unfit.passing))
+            })
             .map(|(path, stamp)| (path.clone(), stamp.clone()))
             .collect();
         let looked: Vec<_> = stream::iter(unread)
@@ -238,7 +275,7 @@ impl Registry {
                     let service = candidate.manifest.service.clone();
                     claimed.entry(service).or_default().push((path.clone(), candidate.clone()));
                 }
-                Err(why) if !is_settling(&file.stamp) => status.push(refused(path, why)),
+                Err(unfit) if !is_settling(&file.stamp) => status.push(refused(path, &unfit.why)),
                 Err(_) => {}
             }
         }
@@ -339,7 +376,7 @@ impl Registry {
         }
         match self.inspect(&row.plugin_digest).await {
             Ok(candidate) => self.activate(service, &candidate, granted.reveal.clone(), Some(row)).await,
-            Err(why) => {
+            Err(Unfit { why, .. }) => {
                 tracing::error!(service, why, "the approved plugin can't be run from the store");
                 Ok(false)
             }
@@ -390,16 +427,21 @@ impl Registry {
     }
 
     /// Reads a file once: what is hashed here is what will run.
-    async fn look(&self, path: &Path, stamp: &Stamp) -> Result<Candidate, String> {
+    async fn look(&self, path: &Path, stamp: &Stamp) -> Result<Candidate, Unfit> {
         if stamp.bytes > limits::PLUGIN_BYTES {
-            return Err(format!("{} bytes, at most {} are allowed", stamp.bytes, limits::PLUGIN_BYTES));
+            return Err(format!("{} bytes, at most {} are allowed", stamp.bytes, limits::PLUGIN_BYTES).into());
         }
-        let bytes = read_capped(path).map_err(|error| format!("can't be read: {error}"))?;
+        let bytes = read_capped(path).map_err(|error| Unfit::passing(format!("can't be read: {error}")))?;
         let digest = hex::encode(Sha256::digest(&bytes));
-        self.cache.keep(&digest, &bytes).map_err(|error| format!("can't be stored: {error}"))?;
+        let stripe = digest.chars().next().and_then(|digit| digit.to_digit(16)).unwrap_or(0);
+        let _alone = self.looking[stripe as usize].lock().await;
+        let known = self.cache.stored(&digest).exists();
+        self.cache
+            .keep(&digest, &bytes)
+            .map_err(|error| Unfit::passing(format!("can't be stored: {error}")))?;
         drop(bytes);
         let found = self.inspect(&digest).await;
-        if found.is_err() {
+        if found.is_err() && !known {
             // Nothing refers to it, and a folder of broken files must not fill the store.
             let _ = fs::remove_file(self.cache.stored(&digest));
         }
@@ -407,12 +449,11 @@ impl Registry {
     }
 
     /// Compiles and describes a plugin of the store.
-    async fn inspect(&self, digest: &str) -> Result<Candidate, String> {
+    async fn inspect(&self, digest: &str) -> Result<Candidate, Unfit> {
         let code = self
             .cache
             .load(digest, &self.vault, self.supervisor.spawner(), self.supervisor.require_sandbox())
-            .await
-            .map_err(|error| error.to_string())?;
+            .await?;
         let (manifest, shape) = self.supervisor.describe(code).await.map_err(|error| error.to_string())?;
         manifest::check(&manifest).map_err(|error| error.to_string())?;
         Ok(Candidate { digest: digest.to_owned(), manifest, shape })
@@ -425,7 +466,9 @@ impl Registry {
     pub async fn check(&self, path: &Path) -> Result<PluginStatus, RegistryError> {
         let stamp =
             stamp_of(path).map_err(|source| RegistryError::Folder { path: path.to_owned(), source })?;
-        let candidate = self.look(path, &stamp).await.map_err(RegistryError::Refused)?;
+        // A scan meanwhile would tidy away what is being looked at.
+        let _no_scan = self.seen.lock().await;
+        let candidate = self.look(path, &stamp).await.map_err(|unfit| RegistryError::Refused(unfit.why))?;
         let row = self.reader()?.provider(&candidate.manifest.service)?;
         let asked = Permissions::of(&candidate.manifest);
         let mut lines = asked.lines();

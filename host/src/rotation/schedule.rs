@@ -60,11 +60,12 @@ pub fn next(facts: &Facts) -> (Millis, Action) {
             let first = facts.interval.clamp(SHORTEST, FIRST_RETRY);
             let doublings = facts.consecutive_failures.saturating_sub(1).min(10);
             let backoff = (first << doublings).min(LONGEST_RETRY.max(first));
-            let wait = jittered(facts.asked.unwrap_or(0).max(backoff), facts.spread);
+            // What the service asked for is a floor, so its jitter only adds.
+            let floor = facts.asked.map_or(0, |asked| asked + facts.spread % (asked / 10 + 1));
             if facts.stale && facts.can_rotate && facts.action == Action::Validate {
-                return (now + wait.min(SHORTEST), Action::Rotate);
+                return (now + floor.max(SHORTEST), Action::Rotate);
             }
-            (now + wait, facts.action)
+            (now + jittered(backoff, facts.spread).max(floor), facts.action)
         }
         Standing::Dead => {
             let wait = jittered(
@@ -210,6 +211,12 @@ mod tests {
         let facts =
             Facts { standing: Standing::Unclear, asked: Some(3_600_000), consecutive_failures: 1, ..alive() };
         assert_eq!(next(&facts).0, 1_000_000 + 3_600_000);
+        for (spread, stale) in
+            (0..2_000_000).step_by(999).flat_map(|spread| [(spread, false), (spread, true)])
+        {
+            let (at, _) = next(&Facts { spread, stale, ..facts });
+            assert!((4_600_000..=4_960_000).contains(&at), "{at}");
+        }
     }
 
     #[test]
