@@ -54,7 +54,7 @@ fn a_worker_runs_behind_every_layer_with_nothing_but_its_socket() {
     let worker = home.worker("well-behaved").expect("a worker");
     let layers = worker["layers"].as_array().expect("an array");
     let names: Vec<_> = layers.iter().filter_map(|layer| layer["name"].as_str()).collect();
-    assert_eq!(names, ["no_new_privs", "not dumpable", "rlimits", "landlock", "seccomp"]);
+    assert_eq!(names, ["no_new_privs", "rlimits", "not dumpable", "landlock", "seccomp"]);
     for layer in layers {
         assert_eq!(layer["state"], "On", "{layer}");
     }

@@ -17,6 +17,9 @@ use crate::protocol::{Layer, LayerState};
 /// The ioctl of `/proc/self/pagemap` that wasmtime's pool resets memory with (Linux 6.7).
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
 
+/// prctl(2): names a mapping of one's own.
+const PR_SET_VMA: u64 = 0x5356_4d41;
+
 /// What kind of process is locked down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -145,6 +148,12 @@ fn filter(kind: Kind) -> Result<seccompiler::BpfProgram, seccompiler::BackendErr
     let only_asks = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::F_GETFD as u64)
         .and_then(|condition| SeccompRule::new(vec![condition]))?;
     rules.insert(libc::SYS_fcntl, vec![only_asks]);
+    // The allocator names its mappings for the person who looks at them, and asks which memory
+    // is near; both lazily, so not before this.
+    let only_names = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, PR_SET_VMA)
+        .and_then(|condition| SeccompRule::new(vec![condition]))?;
+    rules.insert(libc::SYS_prctl, vec![only_names]);
+    rules.insert(libc::SYS_getcpu, vec![]);
     // Memory may be mapped and re-protected, but never made executable.
     let not_executable = || {
         SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0)
