@@ -65,6 +65,15 @@ impl Output {
         line(text);
     }
 
+    /// The same for a command that must still clean up when nobody reads any more.
+    ///
+    /// # Errors
+    /// Standard output's, such as a closed pipe.
+    pub fn try_line(self, text: &str) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{text}").and_then(|()| out.flush())
+    }
+
     /// Talk beside the data.
     pub fn say(self, text: &str) {
         if !self.json {
@@ -92,8 +101,7 @@ impl Output {
 
 /// A closed pipe is how `head` says it has enough; it is no error and no reason to panic.
 fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+    if (Output { json: false }).try_line(text).is_err() {
         std::process::exit(0);
     }
 }

@@ -30,7 +30,7 @@ pub async fn watch(registry: Arc<Registry>, folder: &Path, every: Duration, mut 
     if let Err(error) = &watcher {
         tracing::warn!(%error, ?every, "the plugin folder can't be watched, it is looked at on a timer");
     }
-    // What was dropped between the caller's scan and this watch made no event.
+    // What came between the caller's scan and the watch made no event.
     woken.notify_one();
     let mut settling = false;
     while !*stop.borrow() {
@@ -43,5 +43,59 @@ pub async fn watch(registry: Arc<Registry>, folder: &Path, every: Duration, mut 
             Ok(half_written) => settling = half_written,
             Err(error) => tracing::error!(%error, "the plugin folder can't be scanned"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::fs::File;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::config::Home;
+    use crate::db::HomeLock;
+    use crate::db::writer::Writer;
+    use crate::limits;
+    use crate::supervisor::Supervisor;
+    use crate::vault::Vault;
+
+    #[tokio::test]
+    async fn a_file_that_came_between_the_first_scan_and_the_watch_is_seen() -> Result<(), Box<dyn Error>> {
+        let folder = tempfile::tempdir()?;
+        let home = Home::locate(Some(folder.path().join("home")))?;
+        home.make_folders()?;
+        Vault::create(&home.master_key())?;
+        let (writer, thread) = Writer::start(&home.database(), HomeLock::acquire(&home.lock())?)?;
+        let registry = Registry::new(
+            &home,
+            // Nothing is started: a file of this size is refused unread.
+            Supervisor::new("/nonexistent".into(), true)?,
+            Arc::new(Vault::open(&home.master_key())?),
+            writer,
+            Arc::default(),
+        );
+        registry.rescan().await?;
+        let file = File::create(home.plugins().join("huge.wasm"))?;
+        file.set_len(limits::PLUGIN_BYTES + 1)?;
+        // Old enough that its error is shown at once.
+        file.set_modified(SystemTime::now() - Duration::from_secs(60))?;
+
+        let (stop, stopped) = watch::channel(false);
+        let plugins = home.plugins();
+        let watching = super::watch(Arc::clone(&registry), &plugins, Duration::from_secs(3_600), stopped);
+        let seen = async {
+            while registry.status().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            stop.send(true)
+        };
+        let (seen, ()) =
+            tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(seen, watching) }).await?;
+        seen?;
+        assert_eq!(registry.status()[0].file, "huge.wasm");
+        drop(registry);
+        tokio::task::spawn_blocking(move || thread.join()).await?;
+        Ok(())
     }
 }

@@ -114,7 +114,7 @@ struct Demo {
     daemon: Option<Daemon>,
     reader: Option<Reader>,
     home: Home,
-    folder: TempDir,
+    folder: Option<TempDir>,
     last_report: i64,
     tallies: [Tally; 2],
     workers: Vec<WorkerStatus>,
@@ -212,7 +212,7 @@ impl Demo {
             daemon: None,
             reader: None,
             home: Home::locate(Some(folder.path().join("home")))?,
-            folder,
+            folder: Some(folder),
             last_report: 0,
             tallies: Default::default(),
             workers: Vec::new(),
@@ -237,7 +237,7 @@ impl Demo {
         self.held(self.home.root().display().to_string());
 
         self.begin("the daemon starts");
-        let daemon = Daemon::start(&self.home, &self.folder.path().join("daemon.log"))?;
+        let daemon = Daemon::start(&self.home, &self.folder()?.join("daemon.log"))?;
         let pid = daemon.pid();
         self.daemon = Some(daemon);
         self.until(SOON, "the daemon doesn't answer", |demo| demo.answered.then_some(())).await?;
@@ -288,7 +288,7 @@ impl Demo {
         self.begin("a cookie imported from cookies.txt");
         let twin = Twin { session: self.service.sign_in(), signed_in: Instant::now() };
         let (address, session) = (self.service.address, self.service.sign_in());
-        let file = self.folder.path().join("cookies.txt");
+        let file = self.folder()?.join("cookies.txt");
         // Whole seconds and never late, as browsers write it.
         let end = (now() + LIFE.as_millis() as u64) / 1_000;
         let text = format!(
@@ -469,18 +469,24 @@ impl Demo {
         Ok(())
     }
 
-    /// Without `--once`: on and on, until a signal.
+    /// Without `--once`: on and on, until a signal or nobody watches any more.
     async fn go_on(&mut self) -> Held<()> {
-        loop {
+        self.begin("goes on and on");
+        while !self.stage.is_deserted() {
             self.look().await?;
             self.check_health()?;
             tokio::time::sleep(LAZY_LOOK).await;
         }
+        Ok(())
+    }
+
+    fn folder(&self) -> Held<&Path> {
+        self.folder.as_ref().map(TempDir::path).ok_or_else(|| "the temporary home is gone".into())
     }
 
     async fn closing(&mut self) -> Held<()> {
         self.begin("no secret on disk");
-        let (mark, folder) = (self.service.mark(), self.folder.path().to_owned());
+        let (mark, folder) = (self.service.mark(), self.folder()?.to_owned());
         let search = tokio::task::spawn_blocking(move || search(&folder, mark.as_bytes()));
         let found = search.await.map_err(|error| error.to_string())?;
         let found = found.map_err(|error| format!("the home can't be searched: {error}"))?;
@@ -630,11 +636,14 @@ impl Demo {
             let _ = daemon.stop().await;
             self.log_tail = daemon.last_words();
         }
-        let Err(why) = ended else {
+        self.reader = None;
+        let removed = self.folder.take().map_or(Ok(()), TempDir::close);
+        let removed = removed.map_err(|error| format!("the temporary home can't be removed: {error}"));
+        let Err(why) = ended.and(removed) else {
             self.log_tail.clear();
             return true;
         };
-        let (name, began) = self.open_step.take().unwrap_or(("goes on and on", self.began));
+        let (name, began) = self.open_step.take().unwrap_or(("cleaned up", self.began));
         self.stage.broke(name, &why);
         self.steps.push(Step { name, held: false, detail: why, ms: millis(began.elapsed()) });
         false
@@ -666,7 +675,7 @@ impl Demo {
             return;
         }
         if ok {
-            output.line(&format!(
+            self.stage.say(&format!(
                 "\nEvery step held: {} reports, {} rotations, {} services, {} requests, {:.1} s. The \
                  temporary home is gone.\n\n{}",
                 summary.reports,

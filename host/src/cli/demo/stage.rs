@@ -2,6 +2,7 @@
 //! the time its secret has left. On a terminal it moves; elsewhere it is plain lines; with
 //! `--json` it is silent. It shows what it is told and decides nothing.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -34,6 +35,8 @@ pub struct Stage {
     output: Output,
     show: Show,
     started: Instant,
+    /// Nobody reads any more.
+    deserted: Cell<bool>,
 }
 
 impl Stage {
@@ -43,7 +46,7 @@ impl Stage {
             (false, false) => Show::Plain,
             (false, true) => moving(lanes),
         };
-        Self { output, show, started: Instant::now() }
+        Self { output, show, started: Instant::now(), deserted: Cell::new(false) }
     }
 
     pub fn begin(&self, title: &'static str) {
@@ -64,13 +67,14 @@ impl Stage {
         let at = self.started.elapsed().as_secs_f32();
         match &self.show {
             Show::Silent => {}
-            Show::Plain => self.output.line(&format!("{at:5.1}s  {sign} {title:<38} {detail}")),
+            Show::Plain => self.line(&format!("{at:5.1}s  {sign} {title:<38} {detail}")),
             Show::Moving { all, .. } => {
                 let line = format!(
                     "\x1b[2m{at:5.1}s\x1b[0m  \x1b[{colour}m{sign}\x1b[0m {title:<38} \x1b[2m{detail}\x1b[0m"
                 );
-                // A terminal that is gone shows nothing, and the demo ends by itself.
-                let _ = all.println(line);
+                if all.println(line).is_err() {
+                    self.deserted.set(true);
+                }
             }
         }
     }
@@ -79,7 +83,7 @@ impl Stage {
     pub fn event(&self, service: &str, what: &str) {
         if let Show::Plain = self.show {
             let at = self.started.elapsed().as_secs_f32();
-            self.output.line(&format!("{at:5.1}s      {service:<16} {what}"));
+            self.line(&format!("{at:5.1}s      {service:<16} {what}"));
         }
     }
 
@@ -98,6 +102,16 @@ impl Stage {
         }
     }
 
+    pub fn is_deserted(&self) -> bool {
+        self.deserted.get()
+    }
+
+    fn line(&self, text: &str) {
+        if self.output.try_line(text).is_err() {
+            self.deserted.set(true);
+        }
+    }
+
     /// The moving part goes, what was checked off stays.
     pub fn close(&self) {
         if let Show::Moving { step, lanes, .. } = &self.show {
@@ -111,8 +125,8 @@ impl Stage {
     pub fn say(&self, text: &str) {
         match &self.show {
             Show::Silent => {}
-            Show::Plain => self.output.line(text),
-            Show::Moving { all, .. } => all.suspend(|| self.output.line(text)),
+            Show::Plain => self.line(text),
+            Show::Moving { all, .. } => all.suspend(|| self.line(text)),
         }
     }
 }
