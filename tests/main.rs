@@ -5,6 +5,7 @@
 mod architecture;
 mod credentials;
 mod harness;
+mod home;
 mod isolation;
 mod lifecycle;
 mod peers;
