@@ -4,6 +4,7 @@
 
 mod architecture;
 mod credentials;
+mod docs;
 mod harness;
 mod home;
 mod isolation;
