@@ -4,7 +4,9 @@
 
 mod architecture;
 mod credentials;
+mod docs;
 mod harness;
+mod home;
 mod isolation;
 mod lifecycle;
 mod peers;

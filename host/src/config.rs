@@ -12,6 +12,10 @@ use serde::Deserialize;
 pub enum ConfigError {
     #[error("no home: {0} doesn't exist; hint: `keywheel init` makes one")]
     NoHome(PathBuf),
+    #[error(
+        "no master key at {0}, and a database beside it; hint: put the backup of it back, or run `keywheel init` if this home was never finished"
+    )]
+    NoKey(PathBuf),
     #[error("no home to use: neither --home, KEYWHEEL_HOME, XDG_DATA_HOME nor HOME is set")]
     Nowhere,
     #[error("{path} can't be used")]
@@ -95,7 +99,13 @@ impl Home {
     /// # Errors
     /// Where the home isn't one yet.
     pub fn require(&self) -> Result<(), ConfigError> {
-        if self.exists() { Ok(()) } else { Err(ConfigError::NoHome(self.root.clone())) }
+        if self.exists() {
+            Ok(())
+        } else if self.database().exists() {
+            Err(ConfigError::NoKey(self.master_key()))
+        } else {
+            Err(ConfigError::NoHome(self.root.clone()))
+        }
     }
 
     /// Makes the folders, private to the user.

@@ -5,8 +5,8 @@ use serde_json::json;
 use super::Failure;
 use super::output::Output;
 use crate::config::{Home, TEMPLATE, write_atomically};
-use crate::db::HomeLock;
 use crate::db::writer::Writer;
+use crate::db::{HomeLock, Reader};
 use crate::vault::Vault;
 
 pub fn run(home: &Home, output: Output) -> Result<(), Failure> {
@@ -40,6 +40,14 @@ pub fn make(home: &Home) -> Result<(), Failure> {
     let (writer, thread) = Writer::start(&home.database(), lock)?;
     drop(writer);
     thread.join();
+    let sealed = Reader::open(&home.database())?.counts()?.credentials;
+    if sealed > 0 {
+        return Err(Failure::BadInput(format!(
+            "the database holds {sealed} credential{} sealed with a master key that isn't at {}; hint: put the backup of it back",
+            if sealed == 1 { "" } else { "s" },
+            home.master_key().display()
+        )));
+    }
     Vault::create(&home.master_key())?;
     Ok(())
 }

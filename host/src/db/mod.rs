@@ -169,9 +169,37 @@ fn open_for_reading(path: &Path) -> Result<Connection, DbError> {
         return Err(DbError::Missing(path.to_owned()));
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = connect(path, flags, None)?;
+    match open_current(path, path, flags) {
+        // Where no writer runs even a reader has to make the log's index first, and can't on a
+        // full or read-only disk. That must not stop reading. Without a log the file is whole,
+        // and nobody is about to write it there.
+        Err(DbError::Sqlite { source, .. }) if lacks_index(&source) && !has_log(path) => {
+            let mut url = url::Url::from_file_path(path).map_err(|()| DbError::at(path, source))?;
+            url.set_query(Some("immutable=1"));
+            open_current(path, Path::new(url.as_str()), flags | OpenFlags::SQLITE_OPEN_URI)
+        }
+        opened => opened,
+    }
+}
+
+fn open_current(path: &Path, name: &Path, flags: OpenFlags) -> Result<Connection, DbError> {
+    let db = connect(name, flags, None)?;
     migrations::check_current(&db, path)?;
     Ok(db)
+}
+
+fn lacks_index(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure | ErrorCode::ReadOnly)
+    )
+}
+
+/// Whether there is anything that isn't in the database file itself.
+fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).is_ok_and(|log| log.len() > 0)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that opens connections")]
