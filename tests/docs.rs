@@ -85,6 +85,8 @@ fn built_example(page: &str) -> PathBuf {
     if !folder.join("Cargo.lock").exists() {
         fs::copy(source("Cargo.lock"), folder.join("Cargo.lock")).expect("the lock file");
     }
+    // Where the guests are built, what the example depends on was fetched.
+    guest("well_behaved");
     cargo(&folder, &["test"]);
     cargo(&folder, &["build", "--release", "--target", "wasm32-wasip2"]);
     let plugin = "target/wasm32-wasip2/release/forum_provider.wasm";
