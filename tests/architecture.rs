@@ -88,7 +88,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("TcpStream::connect", &["egress"]),
     ("UdpSocket", &["egress"]),
     ("rusqlite", &["db"]),
-    ("process::Command", &["supervisor/worker_process.rs"]),
+    // The demo's daemon is a process of its own, as it is for everybody.
+    ("process::Command", &["supervisor/worker_process.rs", "cli/demo/daemon.rs"]),
     ("Command::new(", &["supervisor/worker_process.rs", "cli/demo/daemon.rs"]),
     ("wasmtime", &["worker"]),
     ("chacha20poly1305", &["vault.rs"]),
@@ -97,7 +98,7 @@ const OWNED: &[(&str, &[&str])] = &[
     // elsewhere; the key's own name stands where the home is laid out.
     ("\"master.key\"", &["config.rs"]),
     ("println!", &["cli/output.rs"]),
-    ("prctl", &["worker/sandbox.rs", "supervisor/worker_process.rs"]),
+    ("seccompiler", &["worker/sandbox.rs"]),
 ];
 
 struct SourceFile {
@@ -290,9 +291,17 @@ fn every_file_says_first_what_it_owns() {
     assert!(silent.is_empty(), "no `//!` head in {}", silent.join(", "));
 }
 
+/// A page without its section of that name, which says what there isn't.
+pub fn without_what_is_not_built(page: &str) -> String {
+    let (before, after) = page.split_once("\n## Not built yet\n").unwrap_or((page, ""));
+    let rest = after.find("\n## ").map_or("", |at| &after[at..]);
+    format!("{before}{rest}")
+}
+
 #[test]
 fn every_path_that_the_architecture_page_names_exists() {
     let page = fs::read_to_string(source("docs/architecture.md")).expect("docs/architecture.md");
+    let page = without_what_is_not_built(&page);
     let tops = ["host/", "plugin-sdk/", "plugins/", "migrations/", "tests/", "docs/", ".ci/"];
     let mut named = 0;
     // A path stands between backticks; `plugins/<service>/` and `NNNN_name.sql` are patterns.
