@@ -142,10 +142,12 @@ CREATE TABLE cookie_rotation_reports (
     started_at       TEXT    NOT NULL,
     finished_at      TEXT    NOT NULL,
     created_at       TEXT    NOT NULL,
-    idempotency_key  TEXT    NOT NULL UNIQUE,
-    meta_json        TEXT    NOT NULL
+    -- cookie_id, attempt_number and started_at in one text, for those who deliver reports.
+    idempotency_key  TEXT    NOT NULL,
+    meta_json        TEXT    NOT NULL,
+    -- A second delivery changes nothing; and one credential's reports are found by it.
+    UNIQUE (cookie_id, attempt_number, started_at)
 ) STRICT;
 
-CREATE INDEX reports_by_cookie ON cookie_rotation_reports (cookie_id, id);
 -- For "since" and for retention; rows arrive in its order, so it is cheap to keep.
 CREATE INDEX reports_by_time ON cookie_rotation_reports (created_at);

@@ -649,8 +649,11 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
 /// did, anything else is late or wrong.
 fn finish_again(db: &Connection, end: &FinishRow) -> Written<i64> {
     let first: Option<i64> = db
-        .prepare_cached("SELECT id FROM cookie_rotation_reports WHERE idempotency_key = ?1")?
-        .query_row([&end.idempotency_key], |row| row.get(0))
+        .prepare_cached(
+            "SELECT id FROM cookie_rotation_reports
+             WHERE cookie_id = ?1 AND attempt_number = ?2 AND started_at = ?3",
+        )?
+        .query_row(params![end.token.credential_id, end.attempt_number, end.started_at], |row| row.get(0))
         .optional()?;
     if let Some(first) = first {
         return Ok(first);

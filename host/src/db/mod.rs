@@ -41,8 +41,8 @@ const CHECKPOINT_PAGES: u32 = 4_096;
 /// A WAL that outgrew this behind a long reader is cut back at the next checkpoint.
 const WAL_BYTES: u32 = 64 << 20;
 
-/// Page cache of a connection, in KiB: the hot indexes of 100,000 credentials.
-const CACHE_KIB: i32 = 16 << 10;
+/// Page cache of a connection, in KiB, taken as it is needed: what 100,000 credentials touch.
+const CACHE_KIB: i32 = 64 << 10;
 
 /// Every statement of `commands` and of `queries` stays prepared.
 const STATEMENTS: usize = 128;

@@ -207,6 +207,12 @@ pub enum GenerationChange {
     Keep,
 }
 
+/// A batch of this many commands means that many attempts run at once.
+const BUSY_BATCH: usize = 8;
+
+/// How long commands are gathered then: about as long as their commit and its fsync take.
+const GATHER: Duration = Duration::from_micros(500);
+
 /// The handle to the writing thread. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Writer {
@@ -547,8 +553,13 @@ fn is_transient(error: &rusqlite::Error) -> bool {
 }
 
 fn serve(db: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>, first_pause: Duration) {
-    let mut failing = false;
+    let (mut failing, mut last_batch) = (false, 0);
     while let Some(first) = jobs.blocking_recv() {
+        // Under load a moment's wait lets more commands share a commit, whose price is the same
+        // for one and for many; a lone command never waits.
+        if last_batch >= BUSY_BATCH {
+            thread::sleep(GATHER);
+        }
         // What came while the last commit waited for the disk shares the next one.
         let mut batch = vec![first];
         while batch.len() < WRITER_BATCH
@@ -556,6 +567,7 @@ fn serve(db: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>, first_pause: D
         {
             batch.push(next);
         }
+        last_batch = batch.len();
         match persist(db, &mut batch, first_pause) {
             Ok(()) => {
                 if failing {

@@ -23,9 +23,9 @@ use crate::report::Report;
 use crate::supervisor::Supervisor;
 use crate::vault::Vault;
 
-/// Attempts of one service in flight: while its worker runs as many as it can, as many again are
-/// being claimed and as many written down, so that neither the worker nor the disk waits.
-const PER_SERVICE: usize = 3 * limits::CALL.in_flight as usize;
+/// Attempts of one service in flight: while its worker runs as many as it can, several times as
+/// many are being claimed and written down, so that it never waits for the disk.
+const PER_SERVICE: usize = 8 * limits::CALL.in_flight as usize;
 
 /// The longest sleep between two looks at the due queue: a clock that jumped is noticed by then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
