@@ -72,6 +72,21 @@ fn a_second_init_changes_nothing() {
 }
 
 #[test]
+fn a_lost_database_is_never_replaced_by_an_empty_one() {
+    let home = TestHome::new();
+    for file in ["keywheel.db", "keywheel.db-wal", "keywheel.db-shm"] {
+        let _ = std::fs::remove_file(home.path().join(file));
+    }
+    all_refuse(
+        &home,
+        &[&["serve"], &["status"], &["plugin", "list"]],
+        78,
+        &["no database at ", "put the backup"],
+    );
+    assert!(!home.path().join("keywheel.db").exists());
+}
+
+#[test]
 fn an_init_that_was_cut_off_can_be_run_again() {
     let home = TestHome::new();
     fs::remove_file(home.path().join("master.key")).expect("the key comes last");

@@ -163,6 +163,10 @@ async fn open(folder: &Path) -> Host {
     let home = Home::locate(Some(folder.to_owned())).expect("a home");
     home.make_folders().expect("folders");
     if !home.exists() {
+        let lock = keywheel::db::HomeLock::acquire(&home.lock()).expect("the lock");
+        let (writer, thread) = keywheel::db::Writer::start(&home.database(), lock).expect("a database");
+        drop(writer);
+        thread.join();
         keywheel::vault::Vault::create(&home.master_key()).expect("a key");
     }
     let options = HostOptions { executable: PathBuf::from(env!("CARGO_BIN_EXE_keywheel")) };

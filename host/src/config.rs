@@ -16,6 +16,10 @@ pub enum ConfigError {
         "no master key at {0}, and a database beside it; hint: put the backup of it back, or run `keywheel init` if this home was never finished"
     )]
     NoKey(PathBuf),
+    #[error(
+        "no database at {0}, and its master key beside it; hint: put the backup of it back, or begin anew in another home"
+    )]
+    NoDatabase(PathBuf),
     #[error("no home to use: neither --home, KEYWHEEL_HOME, XDG_DATA_HOME nor HOME is set")]
     Nowhere,
     #[error("{path} can't be used")]
@@ -99,8 +103,11 @@ impl Home {
     /// # Errors
     /// Where the home isn't one yet.
     pub fn require(&self) -> Result<(), ConfigError> {
-        if self.exists() {
+        if self.exists() && self.database().exists() {
             Ok(())
+        } else if self.exists() {
+            // A new one in its place would look like an installation that never had a credential.
+            Err(ConfigError::NoDatabase(self.database()))
         } else if self.database().exists() {
             Err(ConfigError::NoKey(self.master_key()))
         } else {

@@ -16,7 +16,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::future::{Future, Ready};
+use std::future::Future;
+#[cfg(test)]
+use std::future::Ready;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
@@ -107,19 +109,20 @@ impl Egress {
         })
     }
 
-    /// One request of one call, with its redirects. When this returns, with an answer or
+    /// One request of one call, with nothing kept on the way: for tests of what it captures. When this returns, with an answer or
     /// without, the exchange's jar has whatever was captured. An answer lists in `changes`
     /// what the caller must store durably *before* it hands the answer to the worker; after
     /// an error that is in `exchange.take_changes()`.
+    #[cfg(test)]
     pub async fn send(&self, exchange: &mut Exchange, request: HttpRequest) -> Result<Exchanged, HttpError> {
         self.run(exchange, request, None::<fn(Vec<KeyChange>) -> Ready<Result<(), HttpError>>>).await
     }
 
-    /// As `send`, but has changes kept as they happen: `keep` stores them durably, and only
-    /// then the next redirect is followed or the answer returned. So a host that dies during
-    /// a later hop loses nothing an earlier one issued. `changes` of the answer is empty.
-    /// Where `keep` fails the request fails with its error and the changes stay in the
-    /// exchange.
+    /// One request of one call, with its redirects. Changes are kept as they happen: `keep`
+    /// stores them durably, and only then the next redirect is followed or the answer returned.
+    /// So a host that dies during a later hop loses nothing an earlier one issued. `changes` of
+    /// the answer is empty. Where `keep` fails the request fails with its error and the changes
+    /// stay in the exchange.
     pub async fn send_keeping<F, K>(
         &self,
         exchange: &mut Exchange,

@@ -282,7 +282,16 @@ impl Registry {
         let served: HashSet<String> = claimed.keys().cloned().collect();
         let mut changed = false;
         for (service, candidates) in claimed {
-            changed |= self.settle(&service, candidates, rows.get(&service), &mut status).await?;
+            let file = candidates.first().map(|(path, _)| path.clone()).unwrap_or_default();
+            match self.settle(&service, candidates, rows.get(&service), &mut status).await {
+                Ok(activated) => changed |= activated,
+                // One plugin's trouble is not the others'.
+                Err(RegistryError::Refused(why)) => {
+                    status.retain(|known| known.service.as_deref() != Some(service.as_str()));
+                    status.push(refused(&file, &why));
+                }
+                Err(error) => return Err(error),
+            }
         }
         for service in self.providers.services() {
             if !served.contains(&service) {

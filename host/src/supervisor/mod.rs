@@ -62,7 +62,7 @@ pub enum CallError {
 pub struct WorkerStatus {
     pub service: String,
     pub digest: String,
-    /// `running`, `idle`, `restarting` or `parked`.
+    /// `running`, `idle` (also between a crash and the restart) or `parked`.
     pub state: String,
     pub pid: Option<u32>,
     pub worker_id: Option<String>,
