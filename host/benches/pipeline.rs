@@ -277,7 +277,13 @@ async fn reports(host: &Host) -> f64 {
             .expect("a credential");
     }
     let quotas = vec![("reports".to_owned(), u32::try_from(COUNT).expect("it fits"))];
-    let claim = ClaimDue { owner: "bench".into(), now: now(), lease_until: now() + 600_000, quotas };
+    let claim = ClaimDue {
+        owner: "bench".into(),
+        now: now(),
+        lease_until: now() + 600_000,
+        quotas,
+        at_most: u32::MAX,
+    };
     let claims = host.writer.claim_due(claim).await.expect("claims").claims;
     let count = claims.len();
     let claims = Arc::new(tokio::sync::Mutex::new(claims));

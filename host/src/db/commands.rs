@@ -293,6 +293,11 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
     let now = millis(claim.now);
     let mut claims = Vec::new();
     for (service, quota) in &claim.quotas {
+        let left = claim.at_most.saturating_sub(u32::try_from(claims.len()).unwrap_or(u32::MAX));
+        let quota = left.min(*quota);
+        if quota == 0 {
+            break;
+        }
         // Rows of open attempts have their lease's end as due time, so one that is due here
         // with a journal row lost its owner.
         let due: Vec<(i64, Option<i64>, Action)> = db

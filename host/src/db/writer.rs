@@ -111,6 +111,8 @@ pub struct ClaimDue {
     pub lease_until: Millis,
     /// Service and how many of its credentials may be claimed.
     pub quotas: Vec<(String, u32)>,
+    /// Over all of them; who is first in `quotas` is served first.
+    pub at_most: u32,
 }
 
 #[derive(Debug, Clone)]

@@ -168,6 +168,7 @@ fn due(now: Millis, quotas: &[(&str, u32)]) -> ClaimDue {
         now,
         lease_until: now + LEASE,
         quotas: quotas.iter().map(|(service, quota)| ((*service).to_owned(), *quota)).collect(),
+        at_most: u32::MAX,
     }
 }
 
@@ -234,6 +235,20 @@ async fn quotas_take_the_earliest_due_of_each_service_and_the_rest_says_when() {
     assert_eq!(second.next_due, Some(T0 + 30));
     let counts = home.reader().due(T0 + 25).unwrap();
     assert_eq!(counts.iter().map(|row| row.due).collect::<Vec<_>>(), [1, 0]);
+}
+
+#[tokio::test]
+async fn claims_stop_at_what_is_free_over_all_services_and_the_first_named_is_first() {
+    let home = Home::new();
+    for number in 0..5 {
+        home.add(&format!("shop-{number}"), "shop").await;
+        home.add(&format!("bank-{number}"), "bank").await;
+    }
+    let claim = ClaimDue { at_most: 6, ..due(T0, &[("shop", 5), ("bank", 5)]) };
+    let claims = home.writer.claim_due(claim).await.unwrap();
+    let of = |service: &str| claims.claims.iter().filter(|claim| claim.service == service).count();
+    assert_eq!((of("shop"), of("bank")), (5, 1));
+    assert_eq!(claims.next_due, Some(T0), "the rest of the bank is due still");
 }
 
 #[tokio::test]

@@ -443,16 +443,19 @@ impl<'a> Attempt<'a> {
 
     /// Runs one call and serves what it asks for. Only a failure to write is an error here.
     async fn call(&mut self, call: Call, jar: Arc<Jar>) -> Result<Ended, WriteError> {
-        let deadline = self.deadline.min(Instant::now() + limits::CALL_WALL);
         let supervisor = self.engine.supervisor.clone();
-        let started = tokio::time::timeout_at(deadline, supervisor.call(&self.claim.service, call)).await;
+        // Waiting for a place on a busy worker is no part of the attempt: only its own time may
+        // end it. The wait is bounded by the deadlines of those before it.
+        let asked = Instant::now();
+        let started = supervisor.call(&self.claim.service, call).await;
+        self.deadline += asked.elapsed();
+        let deadline = self.deadline.min(Instant::now() + limits::CALL_WALL);
         let mut running = match started {
-            Ok(Ok(running)) => running,
-            Ok(Err(error @ (CallError::Parked { .. } | CallError::NoPlugin(_) | CallError::Unfit(_)))) => {
+            Ok(running) => running,
+            Err(error @ (CallError::Parked { .. } | CallError::NoPlugin(_) | CallError::Unfit(_))) => {
                 return Ok(Ended::Faulted(Fault::Load(error.to_string())));
             }
-            Ok(Err(error)) => return Ok(Ended::Lost(error.to_string())),
-            Err(_) => return Ok(Ended::Lost("no worker was free before the attempt's deadline".into())),
+            Err(error) => return Ok(Ended::Lost(error.to_string())),
         };
         self.worker = Some(running.worker_id().to_owned());
         let mut exchange = Exchange::new(Arc::clone(&self.resolved), Jar::clone(&jar), deadline);

@@ -3,10 +3,12 @@
 
 pub mod attempt;
 pub mod decide;
+mod pace;
 mod resolved;
 pub mod schedule;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,9 +25,8 @@ use crate::report::Report;
 use crate::supervisor::Supervisor;
 use crate::vault::Vault;
 
-/// Attempts of one service in flight: while its worker runs as many as it can, several times as
-/// many are being claimed and written down, so that it never waits for the disk.
-const PER_SERVICE: usize = 8 * limits::CALL.in_flight as usize;
+/// Attempts of one service in flight, and more where it is fast enough (`pace`).
+const PER_SERVICE: usize = limits::CALL.in_flight as usize;
 
 /// The longest sleep between two looks at the due queue: a clock that jumped is noticed by then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -48,6 +49,9 @@ pub struct Rotation {
     pub owner: String,
     resolved: resolved::ResolvedSettings,
     in_flight: Mutex<HashMap<String, (String, ClaimToken)>>,
+    paces: Mutex<HashMap<String, pace::Pace>>,
+    /// Which service is first at the next claim.
+    turn: AtomicUsize,
     changed: Notify,
 }
 
@@ -73,6 +77,8 @@ impl Rotation {
             owner,
             resolved: resolved::ResolvedSettings::default(),
             in_flight: Mutex::default(),
+            paces: Mutex::default(),
+            turn: AtomicUsize::new(0),
             changed: Notify::new(),
         })
     }
@@ -98,7 +104,10 @@ impl Rotation {
         let (id, service) = (claim.token.credential_id.clone(), claim.service.clone());
         self.hold().insert(id.clone(), (service, claim.token.clone()));
         let result = attempt::run(self, claim).await;
-        self.hold().remove(&id);
+        if let Some((service, _)) = self.hold().remove(&id) {
+            let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+            paces.entry(service).or_default().ended(now());
+        }
         if let Err(error) = &result {
             // The journal row stays; the lease runs out and the attempt is recovered.
             tracing::error!(credential = id, %error, "an attempt could not be written down");
@@ -174,23 +183,25 @@ impl Rotation {
             }
             (in_flight.len(), per_service)
         };
-        let mut free = limits::IN_FLIGHT.saturating_sub(total);
-        let mut quotas = Vec::new();
-        for service in self.providers.services() {
-            let used = per_service.get(&service).copied().unwrap_or(0);
-            let quota = PER_SERVICE.saturating_sub(used).min(free);
-            if quota > 0 {
-                free -= quota.min(free / 2 + 1);
-                quotas.push((service, u32::try_from(quota).unwrap_or(u32::MAX)));
-            }
-        }
+        let free = limits::IN_FLIGHT.saturating_sub(total);
+        let at = now();
+        let room: Vec<_> = {
+            let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = |service: String| {
+                let used = per_service.get(&service).copied().unwrap_or(0);
+                let ahead = paces.get_mut(&service).map_or(0, |pace| pace.ahead(at));
+                ((PER_SERVICE + ahead).saturating_sub(used), service)
+            };
+            self.providers.services().into_iter().map(room).collect()
+        };
+        let quotas = quotas(room, free, self.turn.fetch_add(1, Ordering::Relaxed));
         if quotas.is_empty() {
             return Ok(LONGEST_SLEEP);
         }
-        let at = now();
+        let at_most = u32::try_from(free).unwrap_or(u32::MAX);
         let claims = self
             .writer
-            .claim_due(ClaimDue { owner: self.owner.clone(), now: at, lease_until: lease(), quotas })
+            .claim_due(ClaimDue { owner: self.owner.clone(), now: at, lease_until: lease(), quotas, at_most })
             .await?;
         for claim in claims.claims {
             self.start(running, claim);
@@ -222,5 +233,46 @@ impl Rotation {
                 Err(error) => tracing::error!(%error, "leases can't be renewed"),
             }
         }
+    }
+}
+
+/// How many of each service may be claimed. Every service with room is asked for each time, or
+/// what is due there would be seen late; where there isn't enough for all, another is first.
+fn quotas(room: Vec<(usize, String)>, free: usize, turn: usize) -> Vec<(String, u32)> {
+    let mut quotas: Vec<_> = room
+        .into_iter()
+        .map(|(room, service)| (service, u32::try_from(room.min(free)).unwrap_or(u32::MAX)))
+        .filter(|(_, quota)| *quota > 0)
+        .collect();
+    if !quotas.is_empty() {
+        let first = turn % quotas.len();
+        quotas.rotate_left(first);
+    }
+    quotas
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn services(count: usize) -> Vec<(usize, String)> {
+        (0..count).map(|n| (PER_SERVICE, format!("s{n}"))).collect()
+    }
+
+    #[test]
+    fn every_one_of_many_services_is_asked_for_however_little_is_free() {
+        assert_eq!(quotas(services(300), 1, 0).len(), 300);
+    }
+
+    #[test]
+    fn a_full_service_and_a_full_host_claim_nothing() {
+        assert!(quotas(vec![(0, "s".into())], 10, 0).is_empty());
+        assert!(quotas(services(3), 0, 0).is_empty());
+    }
+
+    #[test]
+    fn each_service_is_first_in_its_turn() {
+        let first: Vec<_> = (0..4).map(|turn| quotas(services(3), 9, turn)[0].0.clone()).collect();
+        assert_eq!(first, ["s0", "s1", "s2", "s0"]);
     }
 }
