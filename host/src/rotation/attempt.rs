@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::Rotation;
-use super::decide::{self, Claimed, Plan, Rejected};
+use super::decide::{self, Claimed, Issued, Plan, Rejected};
 use super::schedule::{self, Facts, Standing};
 use crate::credential::{Jar, Key, Millis, now};
 use crate::db::writer::{Claim, Finish, GenerationChange, MonitorUpdate, WriteError};
@@ -23,7 +23,7 @@ use crate::protocol::{
 };
 use crate::provider::{CommitClass, Location, Resolved, ResolvedMethod};
 use crate::registry::ActiveProvider;
-use crate::report::{Report, iso8601};
+use crate::report::{Report, Status, iso8601};
 use crate::supervisor::{CallError, CallEvent, RunningCall};
 use crate::vault::{Place, Vault, VaultError};
 
@@ -65,6 +65,8 @@ pub struct Attempt<'a> {
     expiry_updates: Vec<(String, Option<Millis>)>,
     deadline: Instant,
     requests: u32,
+    /// The plugin trapped, went over a limit or failed: reported as such, and no verdict.
+    faulted: bool,
     worker: Option<String>,
     method: Option<ResolvedMethod>,
     /// The steps taken, for `meta.path`.
@@ -139,6 +141,7 @@ impl<'a> Attempt<'a> {
             expiry_updates: Vec::new(),
             deadline: Instant::now() + limits::ATTEMPT_WALL,
             requests: 0,
+            faulted: false,
             worker: None,
             method,
             path: Vec::new(),
@@ -190,10 +193,10 @@ impl<'a> Attempt<'a> {
         let verdict = self.validate(jar).await?;
         // The service may have issued a new secret while it was only asked.
         if self.pending.is_some() {
-            return match verdict {
-                Verdict::Valid(_) => self.test_pending().await,
-                // A logged-out answer never overwrites what may still live.
-                other => Ok(self.drop_pending(other)),
+            return match decide::issued_while_validating(&verdict) {
+                Issued::Test => self.test_pending().await,
+                Issued::Drop => Ok(self.drop_pending(verdict)),
+                Issued::Keep => Ok(self.keep_pending(verdict)),
             };
         }
         Ok(self.unchanged(verdict))
@@ -226,7 +229,10 @@ impl<'a> Attempt<'a> {
         let outcome = match ended {
             Ended::Answered(Answer::Rotated(outcome)) => outcome,
             Ended::Answered(_) => return self.without_answer("the plugin answered another call").await,
-            Ended::Faulted(fault) => return self.without_answer(&fault.to_string()).await,
+            Ended::Faulted(fault) => {
+                self.faulted = true;
+                return self.without_answer(&fault.to_string()).await;
+            }
             Ended::Lost(why) => return self.without_answer(&why).await,
         };
         if self.pending.is_some() {
@@ -387,9 +393,15 @@ impl<'a> Attempt<'a> {
             let context = self.context(&jar);
             let verdict = match self.call(Call::Validate(context), Arc::clone(&jar)).await? {
                 Ended::Answered(Answer::Validated(verdict)) => verdict,
-                Ended::Answered(_) => unfit("the plugin answered another call".into()),
+                Ended::Answered(_) => {
+                    self.faulted = true;
+                    unknown("the plugin answered another call")
+                }
                 // A plugin's own trouble says nothing of the credential.
-                Ended::Faulted(fault) => unfit(fault.to_string()),
+                Ended::Faulted(fault) => {
+                    self.faulted = true;
+                    unknown(fault.to_string())
+                }
                 Ended::Lost(why) => unknown(why),
             };
             match verdict {
@@ -715,7 +727,10 @@ async fn finish(
             .map(|attempt| attempt.resolved.validate_url.clone())
             .unwrap_or_default(),
         cookie_keys: jar.keys.iter().map(|key| (key.name.clone(), key.fingerprint.clone())).collect(),
-        status: decide::status(&verdict),
+        status: match &verdict {
+            Verdict::Unknown(_) if attempt.as_ref().is_some_and(|attempt| attempt.faulted) => Status::Failed,
+            verdict => decide::status(verdict),
+        },
         message: message.map(|message| clipped(&message)),
         started_at: iso8601(claim.started_at),
         finished_at: iso8601(finished),

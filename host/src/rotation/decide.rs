@@ -70,6 +70,26 @@ pub const fn rejected_pending(class: CommitClass) -> Rejected {
     }
 }
 
+/// What becomes of a secret that the service issued while the present one was only asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Issued {
+    /// The present one lives, and the new one is asked about next.
+    Test,
+    /// A logged-out answer hands out fresh anonymous sessions, which must never replace one that
+    /// may still live.
+    Drop,
+    /// Nothing was learnt, and the new one may be the only one that lives.
+    Keep,
+}
+
+pub const fn issued_while_validating(verdict: &Verdict) -> Issued {
+    match verdict {
+        Verdict::Valid(_) => Issued::Test,
+        Verdict::Invalid(_) => Issued::Drop,
+        Verdict::Unknown(_) | Verdict::NeedsHuman(_) => Issued::Keep,
+    }
+}
+
 /// The required keys a jar lacks; with any, it is never promoted.
 pub fn lost_keys<'a>(jar: &Jar, keys: &'a [KeySpec]) -> Vec<&'a str> {
     keys.iter()
@@ -96,6 +116,7 @@ pub const fn status(verdict: &Verdict) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{Evidence, Reason};
 
     fn claimed(action: Action, has_pending: bool, interrupted: Option<(Phase, CommitClass)>) -> Plan {
         plan(Claimed { action, has_pending, interrupted })
@@ -140,6 +161,20 @@ mod tests {
         for class in CommitClass::ALL {
             let keep = class == CommitClass::BurnOnIssue;
             assert_eq!(rejected_pending(class) == Rejected::KeepForHuman, keep, "{class}");
+        }
+    }
+
+    #[test]
+    fn what_is_issued_while_validating_is_dropped_only_by_a_plain_no() {
+        let reason = Reason::default;
+        let table = [
+            (Verdict::Valid(Evidence::default()), Issued::Test),
+            (Verdict::Invalid(reason()), Issued::Drop),
+            (Verdict::Unknown(reason()), Issued::Keep),
+            (Verdict::NeedsHuman(reason()), Issued::Keep),
+        ];
+        for (verdict, expected) in table {
+            assert_eq!(issued_while_validating(&verdict), expected, "{}", verdict.as_str());
         }
     }
 
