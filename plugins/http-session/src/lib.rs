@@ -39,6 +39,11 @@ impl Provider for HttpSession {
             .setting(
                 Setting::text("refresh_path").help("What to visit to extend the session; validate_path if empty"),
             )
+            .setting(
+                Setting::choice("commit_class", CommitClass::NAMES)
+                    .default("sliding")
+                    .help("What a refresh does to the old session; burn-on-issue if refresh_path ends it at once"),
+            )
             .origin("{base_url.origin}")
             .validate_url("{base_url}{validate_path}")
             .key(
@@ -47,6 +52,7 @@ impl Provider for HttpSession {
             )
             .method(
                 Method::new("visit", CommitClass::Sliding)
+                    .commit_class_from("commit_class")
                     .help("Visit refresh_path as a browser would; the site extends the session"),
             )
     }
