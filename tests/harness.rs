@@ -192,9 +192,24 @@ impl TestHome {
 
     /// Starts the daemon and doesn't wait.
     pub fn start_daemon(&self, more: &[&str]) -> Daemon {
+        self.start_daemon_on(&Kernel::whole(), more)
+    }
+
+    /// As `run`, on a kernel that lacks something.
+    pub fn run_on(&self, kernel: &Kernel, arguments: &[&str]) -> Output {
+        let mut command = self.command(arguments);
+        kernel.hold_for(&mut command);
+        let output = command.stdin(Stdio::null()).output().expect("the command ends");
+        let text = |bytes| String::from_utf8(bytes).expect("commands print UTF-8");
+        Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// As `start_daemon`, on a kernel that lacks something.
+    pub fn start_daemon_on(&self, kernel: &Kernel, more: &[&str]) -> Daemon {
         let log = self.log_of(self.daemons.fetch_add(1, Ordering::Relaxed));
         let file = File::create(&log).expect("a log file");
         let mut command = self.command(&[&["serve"], more].concat());
+        kernel.hold_for(&mut command);
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second descriptor")).stderr(file);
         // SAFETY: one system call that allocates nothing runs between fork and exec.
         unsafe {
@@ -270,6 +285,50 @@ impl TestHome {
     }
 }
 
+/// A kernel as a process sees it: this one, with some system calls answered by an error as if
+/// they weren't there or weren't allowed.
+#[derive(Default)]
+pub struct Kernel {
+    filters: Vec<seccompiler::BpfProgram>,
+}
+
+impl Kernel {
+    pub fn whole() -> Self {
+        Self::default()
+    }
+
+    /// Answers a system call with an error number; with `flags`, only where its first argument
+    /// has all of these bits.
+    pub fn without(mut self, call: i64, flags: u64, error: i32) -> Self {
+        use seccompiler::{
+            SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+        };
+        let with_flags = || {
+            let op = SeccompCmpOp::MaskedEq(flags);
+            SeccompCondition::new(0, SeccompCmpArgLen::Qword, op, flags)
+                .and_then(|condition| SeccompRule::new(vec![condition]))
+                .expect("a condition")
+        };
+        let rules = if flags == 0 { Vec::new() } else { vec![with_flags()] };
+        let arch = std::env::consts::ARCH.try_into().expect("a known machine");
+        let action = SeccompAction::Errno(error.unsigned_abs());
+        let filter = SeccompFilter::new([(call, rules)].into(), SeccompAction::Allow, action, arch);
+        self.filters.push(filter.and_then(TryInto::try_into).expect("a filter"));
+        self
+    }
+
+    fn hold_for(&self, command: &mut Command) {
+        for filter in self.filters.clone() {
+            // SAFETY: two system calls that allocate nothing run between fork and exec.
+            unsafe {
+                command.pre_exec(move || {
+                    seccompiler::apply_filter(&filter).map_err(|_| std::io::ErrorKind::Other.into())
+                });
+            }
+        }
+    }
+}
+
 /// A running daemon. Dropping it ends it, by force if it won't.
 pub struct Daemon {
     child: Child,
@@ -279,6 +338,18 @@ pub struct Daemon {
 impl Daemon {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its living child processes, whichever of its threads started them.
+    pub fn children(&self) -> Vec<u32> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the daemon's threads");
+        let of = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("children"));
+        // A thread may end while it is asked.
+        let lists = threads.flatten().filter_map(|thread| of(thread).ok());
+        let all: Vec<u32> = lists
+            .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+            .collect();
+        all.into_iter().filter(|&pid| is_running(pid)).collect()
     }
 
     pub fn log(&self) -> String {

@@ -6,7 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Require;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -131,14 +133,27 @@ impl Home {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Isolation {
-    /// Plugins run only with every layer of the sandbox.
+    /// Plugins run only with every layer of the sandbox, the namespaces alone excepted: many
+    /// containers don't give them to those who aren't root.
     #[default]
     Strict,
     /// Plugins run with the layers this kernel has.
     BestEffort,
+    /// Namespaces too, and a process for each call.
+    Paranoid,
+}
+
+impl Isolation {
+    pub const fn requires(self) -> Require {
+        match self {
+            Self::Strict => Require::AllButNamespaces,
+            Self::BestEffort => Require::Nothing,
+            Self::Paranoid => Require::All,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -162,8 +177,10 @@ impl Default for Config {
 /// What `init` writes: every choice with its default, so that nobody has to look it up.
 pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its default.
 
-# "strict" runs plugins only with the whole sandbox (Landlock, seccomp);
-# "best-effort" runs them with what this kernel has.
+# "strict" runs plugins only inside the whole sandbox, of which the kernel may withhold the
+# namespaces alone; "best-effort" runs them with what this kernel has; "paranoid" wants the
+# namespaces too and gives each call of a plugin a process of its own, 3 ms dearer.
+# `keywheel doctor` shows what there is.
 #isolation = "strict"
 
 # A worker without work for this long is stopped; it starts again when something is due.

@@ -102,7 +102,8 @@ impl Host {
             EgressOptions { extra_ca_pem },
             Arc::new(move |secret: &Secret| of_egress.fingerprint(secret)),
         )?;
-        let supervisor = Supervisor::new(options.executable, config.isolation == Isolation::Strict)
+        let paranoid = config.isolation == Isolation::Paranoid;
+        let supervisor = Supervisor::new(&options.executable, config.isolation.requires(), paranoid)
             .map_err(|source| OpenError::Io { what: "the spawner can't be started", source })?;
         let providers = Arc::new(Providers::default());
         let registry = Registry::new(

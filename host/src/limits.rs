@@ -65,6 +65,10 @@ pub const DRAIN: Duration = Duration::from_secs(60);
 /// A claim; renewed at a third of it while its attempt is in flight.
 pub const LEASE: Duration = Duration::from_secs(60);
 
+/// Processes of one service at once where each call has its own: at 3 ms a start and a tenth of
+/// a second a call more than a spawner can start, and a service that hangs keeps no more.
+pub const PROCESSES_PER_SERVICE: usize = 16;
+
 /// Writer commands waiting. A full queue slows attempts down instead of growing.
 pub const WRITER_QUEUE: usize = 4_096;
 

@@ -5,14 +5,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Children are entered before anything else exists: no runtime, no logging, no arguments
     // but the one that names them.
-    let mut arguments = std::env::args_os().skip(1);
-    match arguments.next().as_deref().and_then(|first| first.to_str()) {
-        Some("__worker") => return keywheel::worker::run(),
-        Some("__compile") => {
-            let require = arguments.next().is_some_and(|flag| flag == "--require-sandbox");
-            return keywheel::worker::compile::run(require);
-        }
-        _ => {}
+    match std::env::args_os().nth(1).as_deref().and_then(|first| first.to_str()) {
+        Some("__worker") => keywheel::worker::run(),
+        Some("__compile") => keywheel::worker::compile::run(),
+        Some("__probe") => keywheel::worker::probe::run(),
+        _ => keywheel::cli::run(),
     }
-    keywheel::cli::run()
 }

@@ -216,7 +216,7 @@ pub enum ToWorker {
         service: Option<String>,
         limits: CallLimits,
         pool: Option<PoolShape>,
-        require_sandbox: bool,
+        confinement: Confinement,
     },
     Start {
         id: CallId,
@@ -270,11 +270,96 @@ pub enum FromWorker {
     },
 }
 
+/// Which layers of the sandbox a process must have before it touches a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Require {
+    Nothing,
+    /// Containers often deny namespaces to those who aren't root; the other layers hold alone.
+    AllButNamespaces,
+    All,
+}
+
+/// The name of the one layer that `Require::AllButNamespaces` does without.
+pub const NAMESPACES: &str = "namespaces";
+
+impl Require {
+    /// In words, the layers of these that are missing and may not be.
+    pub fn unmet(self, layers: &[Layer]) -> Vec<String> {
+        let needed = |layer: &&Layer| match self {
+            Self::Nothing => false,
+            Self::AllButNamespaces => layer.name != NAMESPACES,
+            Self::All => true,
+        };
+        layers.iter().filter(needed).filter_map(Layer::missing).collect()
+    }
+}
+
+/// What a child can't find out about its sandbox by itself. For a compiler it is the whole order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    pub require: Require,
+    pub namespaces: LayerState,
+}
+
+/// What kind of process is confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// Runs native code that is mapped already: no executable mapping from here on.
+    Worker,
+    /// Turns WebAssembly into native code: a file in, a file out.
+    Compiler,
+}
+
+/// What a probe is asked to do once it is confined as a real process of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeOrder {
+    pub kind: Kind,
+    pub confinement: Confinement,
+    /// False: everything but the filter of system calls, to see what the other layers hold.
+    pub filtered: bool,
+    /// One of `worker::probe::ATTEMPTS`; None: only say which layers there are.
+    pub attempt: Option<u32>,
+    pub targets: Targets,
+}
+
+/// Real things within reach of an unconfined process, for an attempt to fail at.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Targets {
+    pub host_pid: i32,
+    /// A listening socket on 127.0.0.1.
+    pub tcp_port: u16,
+    /// One for datagrams.
+    pub udp_port: u16,
+    /// The name of a listening socket in the abstract namespace.
+    pub abstract_name: String,
+    /// A folder that its user may write.
+    pub folder: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProbeAnswer {
+    Confined(Vec<Layer>),
+    Unfit(String),
+    /// The attempt returned: an error number of the system, or none because it succeeded.
+    Returned(Option<i32>),
+}
+
 /// One layer of the sandbox, as the process itself found it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
     pub name: String,
     pub state: LayerState,
+}
+
+impl Layer {
+    /// What is amiss, in words, if it isn't on.
+    pub fn missing(&self) -> Option<String> {
+        match &self.state {
+            LayerState::On => None,
+            LayerState::Off => Some(format!("{} is off", self.name)),
+            LayerState::Unavailable(why) => Some(format!("{}: {why}", self.name)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ mod completions;
 mod connection;
 mod credential;
 mod demo;
+mod doctor;
 pub mod formats;
 mod init;
 mod output;
@@ -56,6 +57,8 @@ enum Command {
     Demo(demo::Arguments),
     /// What runs, what is healthy, what is not
     Status,
+    /// What of the sandbox this machine gives, and whether that is enough
+    Doctor(doctor::Arguments),
     /// Provider plugins: list, check, install, approve, remove
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -174,6 +177,11 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(home()?, arguments).await,
         Command::Demo(arguments) => demo::run(arguments, output).await,
         Command::Status => status::run(&home()?, output).await,
+        Command::Doctor(arguments) => {
+            // Before `init`, and on a machine that only wants to know, there is no home.
+            let home = home().ok().filter(Home::exists);
+            doctor::run(home.as_ref(), &arguments, output).await
+        }
         Command::Plugin(command) => plugin::run(home()?, command, output).await,
         Command::Credential(command) => credential::run(home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,

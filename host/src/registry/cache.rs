@@ -9,11 +9,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::config::Home;
 use crate::limits;
-use crate::protocol::{self, CompileAnswer};
+use crate::protocol::{self, CompileAnswer, Confinement, Require};
 use crate::supervisor::worker_process::{Spawned, Spawner, Task};
 use crate::vault::Vault;
 
@@ -62,12 +62,12 @@ impl Cache {
         digest: &str,
         vault: &Vault,
         spawner: &Spawner,
-        require_sandbox: bool,
+        require: Require,
     ) -> Result<File, CacheError> {
         if let Some(file) = self.verified(digest, vault) {
             return Ok(file);
         }
-        self.compile(digest, vault, spawner, require_sandbox).await?;
+        self.compile(digest, vault, spawner, require).await?;
         self.verified(digest, vault)
             .ok_or_else(|| CacheError::Io(io::Error::other("native code vanished while it was written")))
     }
@@ -98,7 +98,7 @@ impl Cache {
         digest: &str,
         vault: &Vault,
         spawner: &Spawner,
-        require_sandbox: bool,
+        require: Require,
     ) -> Result<(), CacheError> {
         let plugin = OwnedFd::from(File::open(self.stored(digest))?);
         let path = self.native(digest);
@@ -107,10 +107,13 @@ impl Cache {
         let _ = fs::remove_file(&temporary);
         let output =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
-        let task = Task::Compiler { plugin, output: output.try_clone()?.into(), require_sandbox };
+        let task = Task::Compiler { plugin, output: output.try_clone()?.into() };
         let result = async {
-            let Spawned { mut child, mut socket } = spawner.spawn(task).await?;
+            let Spawned { mut child, mut socket, namespaces } = spawner.spawn(task).await?;
+            let mut order = Vec::new();
+            protocol::encode(&Confinement { require, namespaces }, &mut order).map_err(io::Error::other)?;
             let answer = tokio::time::timeout(limits::COMPILE_WALL, async {
+                socket.write_all(&order).await?;
                 let mut head = [0; 4];
                 socket.read_exact(&mut head).await?;
                 let length = protocol::frame_length(&head).map_err(io::Error::other)?.unwrap_or(0);

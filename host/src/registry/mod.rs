@@ -405,12 +405,7 @@ impl Registry {
         }
         let code = self
             .cache
-            .load(
-                &candidate.digest,
-                &self.vault,
-                self.supervisor.spawner(),
-                self.supervisor.require_sandbox(),
-            )
+            .load(&candidate.digest, &self.vault, self.supervisor.spawner(), self.supervisor.require())
             .await
             .map_err(|error| RegistryError::Refused(error.to_string()))?;
         self.supervisor.set(
@@ -461,7 +456,7 @@ impl Registry {
     async fn inspect(&self, digest: &str) -> Result<Candidate, Unfit> {
         let code = self
             .cache
-            .load(digest, &self.vault, self.supervisor.spawner(), self.supervisor.require_sandbox())
+            .load(digest, &self.vault, self.supervisor.spawner(), self.supervisor.require())
             .await?;
         let (manifest, shape) = self.supervisor.describe(code).await.map_err(|error| error.to_string())?;
         manifest::check(&manifest).map_err(|error| error.to_string())?;

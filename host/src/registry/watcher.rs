@@ -70,7 +70,7 @@ mod tests {
         let registry = Registry::new(
             &home,
             // Nothing is started: a file of this size is refused unread.
-            Supervisor::new("/nonexistent".into(), true)?,
+            Supervisor::new(Path::new("/nonexistent"), crate::protocol::Require::All, false)?,
             Arc::new(Vault::open(&home.master_key())?),
             writer,
             Arc::default(),

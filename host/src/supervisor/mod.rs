@@ -4,6 +4,7 @@
 //! go to whoever started the call.
 
 mod link;
+pub mod probe;
 pub mod restart_policy;
 pub mod worker_process;
 
@@ -11,7 +12,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -23,7 +24,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use crate::credential::{Millis, now};
 use crate::limits;
 use crate::protocol::{
-    self, BUILD, Call, CallId, FromWorker, HttpError, HttpResponse, Layer, LayerState, PoolShape, ToWorker,
+    self, BUILD, Call, CallId, CallLimits, Confinement, FromWorker, HttpError, HttpResponse, Layer,
+    PoolShape, Require, ToWorker,
 };
 use crate::provider::Manifest;
 pub use link::CallEvent;
@@ -96,6 +98,8 @@ struct Service {
     current: RwLock<Option<Arc<Worker>>>,
     /// Held while a worker is being started, so that one is.
     starting: tokio::sync::Mutex<()>,
+    /// Where each call has its own process: how many of them at once.
+    alone: Arc<Semaphore>,
     policy: Mutex<RestartPolicy>,
     parked: AtomicBool,
     starts: AtomicU32,
@@ -107,7 +111,9 @@ struct Service {
 struct Inner {
     spawner: Spawner,
     services: RwLock<HashMap<String, Arc<Service>>>,
-    require_sandbox: bool,
+    require: Require,
+    /// Each call in a process of its own, instead of a worker for each service.
+    process_per_call: bool,
     next_worker: AtomicU32,
     closing: AtomicBool,
 }
@@ -129,13 +135,14 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 impl Supervisor {
     /// # Errors
     /// Where the spawner's thread can't be started.
-    pub fn new(executable: PathBuf, require_sandbox: bool) -> std::io::Result<Self> {
+    pub fn new(executable: &Path, require: Require, process_per_call: bool) -> std::io::Result<Self> {
         let spawner = Spawner::start(executable, tokio::runtime::Handle::current())?;
         Ok(Self {
             inner: Arc::new(Inner {
                 spawner,
                 services: RwLock::default(),
-                require_sandbox,
+                require,
+                process_per_call,
                 next_worker: AtomicU32::new(1),
                 closing: AtomicBool::new(false),
             }),
@@ -146,8 +153,8 @@ impl Supervisor {
         &self.inner.spawner
     }
 
-    pub fn require_sandbox(&self) -> bool {
-        self.inner.require_sandbox
+    pub fn require(&self) -> Require {
+        self.inner.require
     }
 
     /// Makes this plugin the one that serves the service. A worker of another digest finishes
@@ -173,6 +180,7 @@ impl Supervisor {
                     code: RwLock::new(code),
                     current: RwLock::default(),
                     starting: tokio::sync::Mutex::default(),
+                    alone: Arc::new(Semaphore::new(limits::PROCESSES_PER_SERVICE)),
                     policy: Mutex::default(),
                     parked: AtomicBool::new(false),
                     starts: AtomicU32::new(0),
@@ -216,6 +224,9 @@ impl Supervisor {
             .get(service)
             .cloned()
             .ok_or_else(|| CallError::NoPlugin(service.to_owned()))?;
+        if self.inner.process_per_call {
+            return self.call_alone(&service, call).await;
+        }
         let mut call = call;
         // A worker may end between being found and being asked; then a second one is started.
         for _ in 0..2 {
@@ -237,7 +248,35 @@ impl Supervisor {
             .get(service)
             .cloned()
             .ok_or_else(|| CallError::NoPlugin(service.to_owned()))?;
+        if self.inner.process_per_call {
+            return Ok(());
+        }
         self.worker(&service).await.map(drop)
+    }
+
+    /// Runs a call in a process of its own, which ends with it.
+    async fn call_alone(&self, service: &Arc<Service>, call: Call) -> Result<RunningCall, CallError> {
+        let turn = Arc::clone(&service.alone).acquire_owned().await.map_err(|_| CallError::ShuttingDown)?;
+        self.may_start(service)?;
+        let code = Arc::clone(&read(&service.code));
+        let (supervisor, of) = (self.clone(), Arc::clone(service));
+        let on_end = move |worker: &Arc<Worker>, why: &str| supervisor.ended(&of, worker, why);
+        let worker = service.note(self.spawn_worker(Some(&service.name), &code, 1, on_end).await)?;
+        let started = worker.start(call).await?;
+        let mut running = started.map_err(|_| CallError::Died("before the call began".into()))?;
+        running.alone = Some(turn);
+        Ok(running)
+    }
+
+    fn may_start(&self, service: &Service) -> Result<(), CallError> {
+        if self.inner.closing.load(Ordering::Relaxed) {
+            return Err(CallError::ShuttingDown);
+        }
+        if service.parked.load(Ordering::Relaxed) {
+            let crashes = service.policy.lock().unwrap_or_else(PoisonError::into_inner).recent_crashes();
+            return Err(CallError::Parked { service: service.name.clone(), crashes });
+        }
+        Ok(())
     }
 
     /// Runs `describe` in a process of its own, with no host API, and ends it.
@@ -246,7 +285,7 @@ impl Supervisor {
     /// What the plugin did instead of describing itself.
     pub async fn describe(&self, code: File) -> Result<(Manifest, PoolShape), CallError> {
         let (worker, shape) = self
-            .spawn_worker(None, &Code { digest: String::new(), file: code, shape: None }, |_, _| {})
+            .spawn_worker(None, &Code { digest: String::new(), file: code, shape: None }, 1, |_, _| {})
             .await?;
         let answer = async {
             let mut running = match worker.start(Call::Describe).await? {
@@ -285,26 +324,15 @@ impl Supervisor {
         if let Some(worker) = service.alive() {
             return Ok(worker);
         }
-        if self.inner.closing.load(Ordering::Relaxed) {
-            return Err(CallError::ShuttingDown);
-        }
-        if service.parked.load(Ordering::Relaxed) {
-            let crashes = service.policy.lock().unwrap_or_else(PoisonError::into_inner).recent_crashes();
-            return Err(CallError::Parked { service: service.name.clone(), crashes });
-        }
+        self.may_start(service)?;
         let code = Arc::clone(&read(&service.code));
         let (supervisor, of) = (self.clone(), Arc::clone(service));
         let spawned = self
-            .spawn_worker(Some(&service.name), &code, move |worker, why| supervisor.ended(&of, worker, why))
+            .spawn_worker(Some(&service.name), &code, limits::CALL.in_flight, move |worker, why| {
+                supervisor.ended(&of, worker, why);
+            })
             .await;
-        let (worker, _) = match spawned {
-            Ok(spawned) => spawned,
-            Err(error) => {
-                *service.last_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-                return Err(error);
-            }
-        };
-        service.starts.fetch_add(1, Ordering::Relaxed);
+        let worker = service.note(spawned)?;
         *write(&service.current) = Some(Arc::clone(&worker));
         tracing::info!(service = service.name, worker = worker.id, pid = worker.pid, "worker announced");
         Ok(worker)
@@ -325,6 +353,9 @@ impl Supervisor {
         *service.last_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
         let decision = service.policy.lock().unwrap_or_else(PoisonError::into_inner).crashed(now());
         match decision {
+            Decision::RestartAfter(_) if self.inner.process_per_call => {
+                tracing::warn!(service = service.name, worker = worker.id, why, "worker died");
+            }
             Decision::RestartAfter(delay) => {
                 tracing::warn!(
                     service = service.name,
@@ -357,20 +388,21 @@ impl Supervisor {
         &self,
         service: Option<&str>,
         code: &Code,
+        in_flight: u32,
         on_end: impl FnOnce(&Arc<Worker>, &str) + Send + 'static,
     ) -> Result<(Arc<Worker>, PoolShape), CallError> {
         let id = format!("w{}", self.inner.next_worker.fetch_add(1, Ordering::Relaxed));
         let fd = code.file.as_fd().try_clone_to_owned().map_err(CallError::Spawn)?;
-        let Spawned { mut child, socket } =
+        let Spawned { mut child, socket, namespaces } =
             self.inner.spawner.spawn(Task::Worker { code: fd }).await.map_err(CallError::Spawn)?;
-        let pid = child.id().unwrap_or_default();
+        let pid = child.pid();
         let (mut from, mut to) = socket.into_split();
         let hello = ToWorker::Hello {
             worker_id: id.clone(),
             service: service.map(str::to_owned),
-            limits: limits::CALL,
+            limits: CallLimits { in_flight, ..limits::CALL },
             pool: code.shape,
-            require_sandbox: self.inner.require_sandbox,
+            confinement: Confinement { require: self.inner.require, namespaces },
         };
         let announced = tokio::time::timeout(limits::WORKER_READY, handshake(&mut from, &mut to, &hello))
             .await
@@ -378,7 +410,7 @@ impl Supervisor {
         let announced = match announced {
             Ok(announced) => announced,
             Err(CallError::Died(why)) => {
-                let _ = child.start_kill();
+                child.kill();
                 let status = child.wait().await.map_err(CallError::Spawn)?;
                 return Err(CallError::Died(format!("{why} ({})", describe_exit(status))));
             }
@@ -407,7 +439,7 @@ impl Supervisor {
             pid,
             layers,
             link: Arc::clone(&link),
-            slots: Arc::new(Semaphore::new(limits::CALL.in_flight as usize)),
+            slots: Arc::new(Semaphore::new(in_flight as usize)),
             in_flight: AtomicU32::new(0),
             last_used: AtomicU64::new(now()),
             retired: AtomicBool::new(false),
@@ -426,7 +458,7 @@ impl Supervisor {
             };
             of_task.slots.close();
             // Closing the socket ends an honest worker; the kill is for any other.
-            let _ = child.start_kill();
+            child.kill();
             let status = child.wait().await;
             let why = match (why, status) {
                 (LinkEnd::Closed, Ok(status)) => describe_exit(status),
@@ -513,6 +545,20 @@ fn describe_exit(status: ExitStatus) -> String {
 }
 
 impl Service {
+    /// Takes note of a start for `status`.
+    fn note(&self, spawned: Result<(Arc<Worker>, PoolShape), CallError>) -> Result<Arc<Worker>, CallError> {
+        match spawned {
+            Ok((worker, _)) => {
+                self.starts.fetch_add(1, Ordering::Relaxed);
+                Ok(worker)
+            }
+            Err(error) => {
+                *self.last_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
     fn alive(&self) -> Option<Arc<Worker>> {
         read(&self.current).as_ref().filter(|worker| !worker.slots.is_closed()).cloned()
     }
@@ -520,18 +566,22 @@ impl Service {
     fn status(&self) -> WorkerStatus {
         let current = read(&self.current).clone();
         let parked = self.parked.load(Ordering::Relaxed);
+        let alone = limits::PROCESSES_PER_SERVICE - self.alone.available_permits();
         WorkerStatus {
             service: self.name.clone(),
             digest: read(&self.code).digest.clone(),
             state: match &current {
                 Some(_) => "running",
+                None if alone > 0 => "running",
                 None if parked => "parked",
                 None => "idle",
             }
             .to_owned(),
             pid: current.as_ref().map(|worker| worker.pid),
             worker_id: current.as_ref().map(|worker| worker.id.clone()),
-            in_flight: current.as_ref().map_or(0, |worker| worker.in_flight.load(Ordering::Relaxed)),
+            in_flight: current
+                .as_ref()
+                .map_or(alone as u32, |worker| worker.in_flight.load(Ordering::Relaxed)),
             starts: self.starts.load(Ordering::Relaxed),
             crashes: self.crashes.load(Ordering::Relaxed),
             last_end: self.last_end.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -546,7 +596,8 @@ impl Worker {
         let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return Ok(Err(call)) };
         let Some((id, events)) = self.link.register() else { return Ok(Err(call)) };
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let running = RunningCall { id, events, worker: Arc::clone(self), finished: false, _slot: slot };
+        let running =
+            RunningCall { id, events, worker: Arc::clone(self), finished: false, _slot: slot, alone: None };
         self.link
             .send(&ToWorker::Start { id, call })
             .map_err(|error| CallError::Unfit(format!("the call can't be sent: {error}")))?;
@@ -568,6 +619,8 @@ pub struct RunningCall {
     worker: Arc<Worker>,
     finished: bool,
     _slot: OwnedSemaphorePermit,
+    /// Held where the process is this call's alone, and ends with it.
+    alone: Option<OwnedSemaphorePermit>,
 }
 
 impl RunningCall {
@@ -620,17 +673,8 @@ impl Drop for RunningCall {
         if !self.finished && self.worker.link.forget(self.id) {
             let _ = self.worker.link.send(&ToWorker::Cancel { id: self.id });
         }
+        if self.alone.is_some() {
+            self.worker.end();
+        }
     }
-}
-
-/// The layers that are not on, in words.
-pub fn missing_layers(layers: &[Layer]) -> Vec<String> {
-    layers
-        .iter()
-        .filter_map(|layer| match &layer.state {
-            LayerState::On => None,
-            LayerState::Off => Some(format!("{}: off", layer.name)),
-            LayerState::Unavailable(why) => Some(format!("{}: {why}", layer.name)),
-        })
-        .collect()
 }

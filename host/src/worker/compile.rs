@@ -3,24 +3,27 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::FromRawFd;
+use std::os::fd::{FromRawFd, RawFd};
 use std::process::ExitCode;
 
 use wasmparser::{ComponentExternalKind, Encoding, Parser, Payload};
 
-use super::{CODE_FD, OUTPUT_FD, SOCKET_FD, engine, sandbox, write_message};
+use super::sandbox::Sandbox;
+use super::{CODE_FD, OUTPUT_FD, SOCKET_FD, engine, read_message, write_message};
 use crate::limits;
-use crate::protocol::{ABI_VERSIONS, CompileAnswer, LayerState};
+use crate::protocol::{ABI_VERSIONS, CompileAnswer, Confinement, Kind, Layer};
 
 const PACKAGE: &str = "keywheel:provider/";
 const IMPORTS: [&str; 4] = ["types", "http", "log", "secrets"];
 
-/// Compiles the file on `CODE_FD` into the one on `OUTPUT_FD` and answers on the socket.
-pub fn run(require_sandbox: bool) -> ExitCode {
+/// Compiles the file on `CODE_FD` into the one on `OUTPUT_FD` and answers on the socket, where
+/// the host first says what sandbox it wants.
+pub fn run() -> ExitCode {
     // SAFETY: the parent placed these three descriptors and nothing else here owns them.
     let (mut socket, input, output) =
         unsafe { (File::from_raw_fd(SOCKET_FD), File::from_raw_fd(CODE_FD), File::from_raw_fd(OUTPUT_FD)) };
-    let answer = match compile(input, output, require_sandbox) {
+    let Ok(Some(confinement)) = read_message(&mut socket) else { return ExitCode::FAILURE };
+    let answer = match compile(input, output, confinement) {
         Ok(answer) => answer,
         Err(why) => CompileAnswer::Refused(why),
     };
@@ -30,19 +33,26 @@ pub fn run(require_sandbox: bool) -> ExitCode {
     }
 }
 
-fn compile(mut input: File, mut output: File, require_sandbox: bool) -> Result<CompileAnswer, String> {
+/// Goes through every layer in its order; see `super::confine`.
+pub fn confine(
+    confinement: Confinement,
+    last: RawFd,
+    filtered: bool,
+) -> Result<(wasmtime::Engine, Vec<Layer>), String> {
+    let mut sandbox = Sandbox::enter(confinement, last);
     // Installs wasmtime's signal handlers, which no system call may change later.
     let engine = engine::compiling().map_err(|error| format!("no compiler: {error:#}"))?;
     // Native code is at most a few times the size of its source.
-    let mut layers = sandbox::bound(limits::COMPILE_ADDRESS_SPACE, limits::PLUGIN_BYTES * 8);
-    layers.push(sandbox::undumpable());
-    layers.push(sandbox::landlock());
-    layers.push(sandbox::seccomp(sandbox::Kind::Compiler));
-    if let Some(layer) = layers.iter().find(|layer| layer.state != LayerState::On)
-        && require_sandbox
-    {
-        return Err(format!("the compiler's sandbox is incomplete: {layer:?}"));
+    sandbox.bound(limits::COMPILE_ADDRESS_SPACE, limits::PLUGIN_BYTES * 8);
+    sandbox.leave_files();
+    if filtered {
+        sandbox.filter_calls(Kind::Compiler);
     }
+    Ok((engine, sandbox.finish()?))
+}
+
+fn compile(mut input: File, mut output: File, confinement: Confinement) -> Result<CompileAnswer, String> {
+    let (engine, _) = confine(confinement, OUTPUT_FD, true)?;
     let mut bytes = Vec::new();
     input
         .rewind()

@@ -99,18 +99,18 @@ impl Plugin {
     ///
     /// # Errors
     /// In words for the operator: what is missing or unknown.
-    pub fn load(engine: Engine, path: &Path) -> Result<Self, String> {
+    pub fn load(engine: &Engine, path: &Path) -> Result<Self, String> {
         // SAFETY: the file was written by our own compiler process, its tag was verified by
         // the host on the very descriptor this path names, and the cache never overwrites a
         // file in place, so the mapping can't change.
-        let component = unsafe { Component::deserialize_file(&engine, path) }
+        let component = unsafe { Component::deserialize_file(engine, path) }
             .map_err(|error| format!("native code doesn't load: {error:#}"))?;
         let ty = component.component_type();
-        let wants_wasi = ty.imports(&engine).any(|(name, _)| name.starts_with("wasi:"));
+        let wants_wasi = ty.imports(engine).any(|(name, _)| name.starts_with("wasi:"));
         let shape = component.resources_required().map_or(PoolShape { memories: 1, tables: 1 }, |needs| {
             PoolShape { memories: needs.num_memories, tables: needs.num_tables }
         });
-        let mut linker: Linker<Guest> = Linker::new(&engine);
+        let mut linker: Linker<Guest> = Linker::new(engine);
         super::bindings::Provider::add_to_linker::<_, wasmtime::component::HasSelf<_>>(
             &mut linker,
             |guest| guest,
@@ -123,6 +123,6 @@ impl Plugin {
             .instantiate_pre(&component)
             .and_then(ProviderPre::new)
             .map_err(|error| format!("{error:#}"))?;
-        Ok(Self { engine, pre, shape, wants_wasi })
+        Ok(Self { engine: engine.clone(), pre, shape, wants_wasi })
     }
 }

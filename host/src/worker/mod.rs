@@ -8,6 +8,7 @@ mod convert;
 pub mod engine;
 mod host_api;
 mod link;
+pub mod probe;
 pub mod sandbox;
 
 use std::collections::HashMap;
@@ -22,11 +23,13 @@ use tokio::task::AbortHandle;
 use wasmtime::Store;
 
 use crate::protocol::{
-    self, Answer, BUILD, Call, CallId, CallLimits, Fault, FromWorker, Layer, LayerState, PoolShape, ToWorker,
+    self, Answer, BUILD, Call, CallId, CallLimits, Confinement, Fault, FromWorker, Kind, Layer, PoolShape,
+    ToWorker,
 };
 use engine::Plugin;
 use host_api::{Guest, OverLimit};
 use link::{Link, Reply};
+use sandbox::Sandbox;
 
 /// Where the parent puts the socket and the native code.
 pub const SOCKET_FD: RawFd = 3;
@@ -49,14 +52,15 @@ pub fn run() -> ExitCode {
 
 fn serve(socket: OwnedFd) -> io::Result<()> {
     let mut stream = std::fs::File::from(socket);
-    let Some(ToWorker::Hello { worker_id, service, limits, pool, require_sandbox }) =
-        read_message(&mut stream)?
+    let Some(ToWorker::Hello { worker_id, service, limits, pool, confinement }) = read_message(&mut stream)?
     else {
         return Err(io::Error::other("the host spoke before its greeting"));
     };
     // Asked for now: once confined, this process may not even do that.
-    let pid = std::process::id();
-    let ready = prepare(&stream, &limits, pool, require_sandbox);
+    let pid = pid_outside()?;
+    let load =
+        |engine: &wasmtime::Engine| Plugin::load(engine, Path::new(&format!("/proc/self/fd/{CODE_FD}")));
+    let ready = confine(&stream, &limits, pool, confinement, true, load);
     let (plugin, runtime, ticker, layers) = match ready {
         Ok(ready) => ready,
         Err(why) => {
@@ -93,48 +97,44 @@ const fn abi() -> &'static str {
     protocol::ABI_VERSIONS[protocol::ABI_VERSIONS.len() - 1]
 }
 
-type Ready = (Plugin, tokio::runtime::Runtime, Arc<Ticker>, Vec<Layer>);
+/// The number by which the host knows this process; in a namespace of its own it is 1.
+fn pid_outside() -> io::Result<u32> {
+    let link = std::fs::read_link("/proc/self")?;
+    link.to_str()
+        .and_then(|name| name.parse().ok())
+        .ok_or_else(|| io::Error::other("/proc/self names no process"))
+}
 
-fn prepare(
+/// Goes through every layer in its order, and on the way makes what can't be made later.
+/// Without `filtered` system calls stay open, which only a probe asks for.
+fn confine<T>(
     socket: &std::fs::File,
     limits: &CallLimits,
     pool: Option<PoolShape>,
-    require_sandbox: bool,
-) -> Result<Ready, String> {
-    let mut layers = sandbox::bound(engine::address_space(limits, pool), 0);
+    confinement: Confinement,
+    filtered: bool,
+    load: impl FnOnce(&wasmtime::Engine) -> Result<T, String>,
+) -> Result<(T, tokio::runtime::Runtime, Arc<Ticker>, Vec<Layer>), String> {
+    let mut sandbox = Sandbox::enter(confinement, CODE_FD);
+    sandbox.bound(engine::address_space(limits, pool), 0);
     let engine = engine::running(limits, pool).map_err(|error| format!("{error:#}"))?;
-    let plugin = Plugin::load(engine, Path::new(&format!("/proc/self/fd/{CODE_FD}")))?;
+    let loaded = load(&engine)?;
     // SAFETY: the parent placed the native code here; it is mapped now, and nobody else in
     // this process owns the descriptor.
     drop(unsafe { OwnedFd::from_raw_fd(CODE_FD) });
-    layers.push(sandbox::undumpable());
-    layers.push(sandbox::landlock());
+    sandbox.leave_files();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
-    let ticker = Ticker::start(plugin.engine.clone()).map_err(|error| error.to_string())?;
+    let ticker = Ticker::start(engine).map_err(|error| error.to_string())?;
     // From here on the socket is read by the event loop; the announcement is far smaller than
     // the socket's buffer, so its one write never has to wait.
     rustix::io::ioctl_fionbio(socket, true).map_err(|error| error.to_string())?;
-    layers.push(sandbox::seccomp(sandbox::Kind::Worker));
-    if require_sandbox {
-        let missing: Vec<String> = layers
-            .iter()
-            .filter_map(|layer| match &layer.state {
-                LayerState::On => None,
-                LayerState::Off => Some(format!("{} is off", layer.name)),
-                LayerState::Unavailable(why) => Some(format!("{}: {why}", layer.name)),
-            })
-            .collect();
-        if !missing.is_empty() {
-            return Err(format!(
-                "the sandbox is incomplete ({}); hint: set isolation = \"best-effort\" in config.toml to run plugins all the same",
-                missing.join("; ")
-            ));
-        }
+    if filtered {
+        sandbox.filter_calls(Kind::Worker);
     }
-    Ok((plugin, runtime, ticker, layers))
+    Ok((loaded, runtime, ticker, sandbox.finish()?))
 }
 
 struct Worker {

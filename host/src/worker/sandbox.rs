@@ -1,9 +1,11 @@
 //! Locks this process down before the first plugin byte runs. The order is that of
-//! docs/architecture.md: descriptors and environment were closed by the parent, then
-//! dumpability and rlimits here, then Landlock, then (after every thread exists) seccomp.
-//! Nothing here can be undone by the process itself.
+//! docs/architecture.md: the parent closed descriptors, emptied the environment and made the
+//! namespaces, which is checked here; then rlimits, then (once its own files are open)
+//! dumpability and Landlock, then (after every thread exists) seccomp. Nothing here can be undone
+//! by the process itself.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, RawFd};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
@@ -12,7 +14,7 @@ use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-use crate::protocol::{Layer, LayerState};
+use crate::protocol::{Confinement, Kind, Layer, LayerState, NAMESPACES, Require};
 
 /// The ioctl of `/proc/self/pagemap` that wasmtime's pool resets memory with (Linux 6.7).
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
@@ -20,48 +22,104 @@ const PAGEMAP_SCAN: u64 = 0xc060_6610;
 /// prctl(2): names a mapping of one's own.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// What kind of process is locked down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Runs native code that is mapped already: no executable mapping from here on.
-    Worker,
-    /// Turns WebAssembly into native code: a file in, a file out.
-    Compiler,
+/// A process on its way into its sandbox, and the layers it has so far.
+#[derive(Debug)]
+pub struct Sandbox {
+    require: Require,
+    layers: Vec<Layer>,
 }
 
-/// Bounds what the process may use of the machine.
-pub fn bound(address_space: u64, file_bytes: u64) -> Vec<Layer> {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let limit = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
-    let mut layers = Vec::new();
-    layers.push(layer("no_new_privs", rustix::thread::set_no_new_privs(true)));
-    let rlimits = setrlimit(Resource::As, limit(address_space))
-        .and_then(|()| setrlimit(Resource::Core, limit(0)))
-        .and_then(|()| setrlimit(Resource::Fsize, limit(file_bytes)))
-        // The descriptors that exist plus the ones the event loop opens, and no more.
-        .and_then(|()| setrlimit(Resource::Nofile, limit(16)));
-    layers.push(layer("rlimits", rlimits));
-    layers
+impl Sandbox {
+    /// The layers that came with the process. `last` is the highest descriptor it was given.
+    pub fn enter(confinement: Confinement, last: RawFd) -> Self {
+        let mut sandbox = Self { require: confinement.require, layers: Vec::new() };
+        sandbox.layer("descriptors", only_descriptors_up_to(last));
+        let variables = std::env::vars_os().count();
+        let empty = if variables == 0 { Ok(()) } else { Err(format!("{variables} variables")) };
+        sandbox.layer("environment", empty);
+        sandbox.layers.push(Layer { name: NAMESPACES.into(), state: confinement.namespaces });
+        sandbox.layer("no_new_privs", rustix::thread::set_no_new_privs(true));
+        sandbox
+    }
+
+    /// Bounds what the process may use of the machine.
+    pub fn bound(&mut self, address_space: u64, file_bytes: u64) {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        let limit = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
+        let rlimits = setrlimit(Resource::As, limit(address_space))
+            .and_then(|()| setrlimit(Resource::Core, limit(0)))
+            .and_then(|()| setrlimit(Resource::Fsize, limit(file_bytes)))
+            // The descriptors that exist plus the ones the event loop opens, and no more.
+            .and_then(|()| setrlimit(Resource::Nofile, limit(16)));
+        self.layer("rlimits", rlimits);
+    }
+
+    /// Keeps other processes of this user from reading its memory, and denies it the whole file
+    /// system, TCP, abstract sockets and signals to others. After it opened what it needs: an
+    /// undumpable process may not even open its own files in `/proc`. Before any other thread,
+    /// for Landlock holds for this one and those it starts later.
+    pub fn leave_files(&mut self) {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        self.layer("not dumpable", set_dumpable_behavior(DumpableBehavior::NotDumpable));
+        self.layer("landlock", landlock());
+    }
+
+    /// Leaves only the system calls that running (or compiling) WebAssembly needs; any other
+    /// kills the process. Holds for every thread.
+    pub fn filter_calls(&mut self, kind: Kind) {
+        let applied = filter(kind).map_err(|error| error.to_string()).and_then(|program| {
+            seccompiler::apply_filter_all_threads(&program).map_err(|error| error.to_string())
+        });
+        self.layer("seccomp", applied);
+    }
+
+    /// # Errors
+    /// Names the layers that are missing and may not be.
+    pub fn finish(self) -> Result<Vec<Layer>, String> {
+        let missing = self.require.unmet(&self.layers);
+        if missing.is_empty() {
+            return Ok(self.layers);
+        }
+        Err(format!(
+            "the sandbox is incomplete ({}); hint: `keywheel doctor` says more, and isolation = \"best-effort\" in config.toml runs plugins with what this kernel has",
+            missing.join("; ")
+        ))
+    }
+
+    fn layer(&mut self, name: &str, result: Result<(), impl std::fmt::Display>) {
+        let state = match result {
+            Ok(()) => LayerState::On,
+            Err(error) => LayerState::Unavailable(error.to_string()),
+        };
+        self.layers.push(Layer { name: name.to_owned(), state });
+    }
 }
 
-/// Keeps other processes of this user from reading its memory. After the code was loaded, for an
-/// undumpable process may no longer open its own files in `/proc`.
-pub fn undumpable() -> Layer {
-    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-    layer("not dumpable", set_dumpable_behavior(DumpableBehavior::NotDumpable))
-}
-
-fn layer(name: &str, result: Result<(), impl std::fmt::Display>) -> Layer {
-    let state = match result {
-        Ok(()) => LayerState::On,
-        Err(error) => LayerState::Unavailable(error.to_string()),
+/// The parent closes all others at exec; whether it did is seen, not believed.
+fn only_descriptors_up_to(last: RawFd) -> Result<(), String> {
+    let listed = || -> std::io::Result<Vec<String>> {
+        use rustix::fs::{Dir, Mode, OFlags};
+        let folder = rustix::fs::open("/proc/self/fd", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let own = folder.as_raw_fd();
+        let mut others = Vec::new();
+        for entry in Dir::new(folder)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.parse::<RawFd>().is_ok_and(|fd| fd > last && fd != own) {
+                others.push(name);
+            }
+        }
+        Ok(others)
     };
-    Layer { name: name.to_owned(), state }
+    match listed() {
+        Ok(others) if others.is_empty() => Ok(()),
+        Ok(others) => Err(format!("open beyond the given ones: {}", others.join(", "))),
+        Err(error) => Err(format!("can't be listed: {error}")),
+    }
 }
 
-/// Denies the whole file system, TCP, abstract sockets and signals to others. Holds for this
-/// thread and those it starts later, so it comes before any other thread.
-pub fn landlock() -> Layer {
+/// # Errors
+/// What this kernel lacks.
+fn landlock() -> Result<(), String> {
     let ruleset = || -> Result<RulesetStatus, landlock::RulesetError> {
         let abi = ABI::V6;
         let status = Ruleset::default()
@@ -73,28 +131,13 @@ pub fn landlock() -> Layer {
             .restrict_self()?;
         Ok(status.ruleset)
     };
-    let state = match ruleset() {
-        Ok(RulesetStatus::FullyEnforced) => LayerState::On,
+    match ruleset() {
+        Ok(RulesetStatus::FullyEnforced) => Ok(()),
         Ok(RulesetStatus::PartiallyEnforced) => {
-            LayerState::Unavailable("this kernel enforces only a part: ABI 6 (Linux 6.12) has all".into())
+            Err("this kernel enforces only a part: ABI 6 (Linux 6.12) has all".into())
         }
-        Ok(RulesetStatus::NotEnforced) => LayerState::Unavailable("this kernel has no Landlock".into()),
-        Err(error) => LayerState::Unavailable(error.to_string()),
-    };
-    Layer { name: "landlock".into(), state }
-}
-
-/// Leaves only the system calls that running (or compiling) WebAssembly needs; any other kills
-/// the process. Holds for every thread.
-pub fn seccomp(kind: Kind) -> Layer {
-    Layer {
-        name: "seccomp".into(),
-        state: match filter(kind).map_err(|error| error.to_string()).and_then(|program| {
-            seccompiler::apply_filter_all_threads(&program).map_err(|error| error.to_string())
-        }) {
-            Ok(()) => LayerState::On,
-            Err(error) => LayerState::Unavailable(error),
-        },
+        Ok(RulesetStatus::NotEnforced) => Err("this kernel has no Landlock".into()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -19,9 +19,10 @@ use crate::config::{Home, write_atomically};
 use crate::control::{self, Operation, Outcome};
 use crate::credential::now;
 use crate::db::queries::{CredentialRow, Reader, ReportFilter, ReportRow};
+use crate::protocol::{LayerState, Require};
 use crate::registry::{PluginState, PluginStatus};
 use crate::report::{Report, Status, parse_iso8601};
-use crate::supervisor::{WorkerStatus, missing_layers};
+use crate::supervisor::WorkerStatus;
 use daemon::Daemon;
 use service::{CLIENT, COOKIE, LIFE, Service};
 use stage::{Lane, Stage};
@@ -254,11 +255,12 @@ impl Demo {
                 Some([one.layers.clone(), other.layers.clone()].concat())
             })
             .await?;
-        let missing = missing_layers(&layers);
+        let missing = Require::AllButNamespaces.unmet(&layers);
         if !missing.is_empty() {
             return Err(format!("a layer of the sandbox is missing: {}", missing.join(", ")));
         }
-        let mut names: Vec<_> = layers.iter().map(|layer| layer.name.as_str()).collect();
+        let on = layers.iter().filter(|layer| layer.state == LayerState::On);
+        let mut names: Vec<_> = on.map(|layer| layer.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         self.held(names.join(", "));
