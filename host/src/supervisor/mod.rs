@@ -98,6 +98,8 @@ struct Service {
     starting: tokio::sync::Mutex<()>,
     policy: Mutex<RestartPolicy>,
     parked: AtomicBool,
+    /// No file serves it any more: a worker that is just being started must end.
+    removed: AtomicBool,
     starts: AtomicU32,
     crashes: AtomicU32,
     last_end: Mutex<Option<String>>,
@@ -175,6 +177,7 @@ impl Supervisor {
                     starting: tokio::sync::Mutex::default(),
                     policy: Mutex::default(),
                     parked: AtomicBool::new(false),
+                    removed: AtomicBool::new(false),
                     starts: AtomicU32::new(0),
                     crashes: AtomicU32::new(0),
                     last_end: Mutex::default(),
@@ -186,9 +189,9 @@ impl Supervisor {
 
     /// Stops serving a service, its running calls drained.
     pub fn remove(&self, service: &str) {
-        if let Some(service) = write(&self.inner.services).remove(service)
-            && let Some(old) = write(&service.current).take()
-        {
+        let Some(service) = write(&self.inner.services).remove(service) else { return };
+        service.removed.store(true, Ordering::SeqCst);
+        if let Some(old) = write(&service.current).take() {
             self.retire(old);
         }
     }
@@ -292,22 +295,38 @@ impl Supervisor {
             let crashes = service.policy.lock().unwrap_or_else(PoisonError::into_inner).recent_crashes();
             return Err(CallError::Parked { service: service.name.clone(), crashes });
         }
-        let code = Arc::clone(&read(&service.code));
-        let (supervisor, of) = (self.clone(), Arc::clone(service));
-        let spawned = self
-            .spawn_worker(Some(&service.name), &code, move |worker, why| supervisor.ended(&of, worker, why))
-            .await;
-        let (worker, _) = match spawned {
-            Ok(spawned) => spawned,
-            Err(error) => {
-                *service.last_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-                return Err(error);
+        loop {
+            let code = Arc::clone(&read(&service.code));
+            let (supervisor, of) = (self.clone(), Arc::clone(service));
+            let spawned = self
+                .spawn_worker(Some(&service.name), &code, move |worker, why| {
+                    supervisor.ended(&of, worker, why);
+                })
+                .await;
+            let (worker, _) = match spawned {
+                Ok(spawned) => spawned,
+                Err(error) => {
+                    *service.last_end.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some(error.to_string());
+                    return Err(error);
+                }
+            };
+            service.starts.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(service = service.name, worker = worker.id, pid = worker.pid, "worker announced");
+            let mut current = write(&service.current);
+            // While it started, its plugin may have been replaced or removed by someone who found
+            // no worker to retire. Both change what is compared here before they look for one.
+            if service.removed.load(Ordering::SeqCst) {
+                self.retire(worker);
+                return Err(CallError::NoPlugin(service.name.clone()));
             }
-        };
-        service.starts.fetch_add(1, Ordering::Relaxed);
-        *write(&service.current) = Some(Arc::clone(&worker));
-        tracing::info!(service = service.name, worker = worker.id, pid = worker.pid, "worker announced");
-        Ok(worker)
+            if read(&service.code).digest == code.digest {
+                *current = Some(Arc::clone(&worker));
+                return Ok(worker);
+            }
+            drop(current);
+            self.retire(worker);
+        }
     }
 
     /// A worker of the service ended, whoever wanted it.
