@@ -12,4 +12,5 @@ mod lifecycle;
 mod peers;
 mod plugins;
 mod recovery;
+mod reload;
 mod secrets;
