@@ -27,7 +27,7 @@ use crate::db::writer::{PendingProvider, ProviderUpdate, WriteError, Writer};
 use crate::limits;
 use crate::protocol::PoolShape;
 use crate::provider::Manifest;
-use crate::supervisor::{Code, Supervisor};
+use crate::supervisor::{CallError, Code, Supervisor};
 use crate::vault::Vault;
 use cache::{Cache, CacheError, is_plugin_name};
 use permissions::{Permissions, difference};
@@ -604,7 +604,12 @@ impl Registry {
             .cache
             .load(digest, &self.vault, self.supervisor.spawner(), self.supervisor.require_sandbox())
             .await?;
-        let (manifest, shape) = self.supervisor.describe(code).await.map_err(|error| error.to_string())?;
+        let described = self.supervisor.describe(code).await;
+        let (manifest, shape) = described.map_err(|error| match error {
+            // In words about the plugin, which has no worker yet.
+            CallError::Unfit(why) => why,
+            other => other.to_string(),
+        })?;
         manifest::check(&manifest).map_err(|error| error.to_string())?;
         Ok(Candidate { digest: digest.to_owned(), manifest, shape })
     }
