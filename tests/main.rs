@@ -3,6 +3,7 @@
 //! whole can show. Each test has a home of its own, so all of them run at once.
 
 mod architecture;
+mod compatibility;
 mod credentials;
 mod docs;
 mod harness;
@@ -12,4 +13,5 @@ mod lifecycle;
 mod peers;
 mod plugins;
 mod recovery;
+mod reload;
 mod secrets;

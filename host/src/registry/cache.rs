@@ -2,13 +2,16 @@
 //! the exact engine that will run it, and believed only with the host's own tag. A file here
 //! is never overwritten in place, for a mapped file that changes kills its process.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::config::Home;
@@ -50,7 +53,39 @@ impl Cache {
     /// Keeps the plugin's bytes under their digest.
     pub fn keep(&self, digest: &str, bytes: &[u8]) -> io::Result<()> {
         let path = self.stored(digest);
-        if path.exists() { Ok(()) } else { crate::config::write_atomically(&path, bytes) }
+        if path.exists() {
+            return Ok(());
+        }
+        make_folder(&self.store)?;
+        crate::config::write_atomically(&path, bytes)
+    }
+
+    fn file_note(&self, digest: &str) -> PathBuf {
+        self.store.join(format!("{digest}.file"))
+    }
+
+    /// The name of the plugin folder's file that the stored bytes came from. It lies beside
+    /// them, so that it is true after a restart and goes when they go.
+    pub fn file_of(&self, digest: &str) -> Option<OsString> {
+        // A file name has 255 bytes at most.
+        let mut name = Vec::new();
+        File::open(self.file_note(digest)).ok()?.take(256).read_to_end(&mut name).ok()?;
+        let name = OsString::from_vec(name);
+        // A note from elsewhere must not lead out of the folder.
+        (Path::new(&name).file_name() == Some(&name)).then_some(name)
+    }
+
+    pub fn remember_file(&self, digest: &str, name: &OsStr) -> io::Result<()> {
+        if self.file_of(digest).as_deref() == Some(name) {
+            return Ok(());
+        }
+        make_folder(&self.store)?;
+        crate::config::write_atomically(&self.file_note(digest), name.as_bytes())
+    }
+
+    pub fn forget_file(&self, digest: &str) {
+        // Mostly there is none.
+        let _ = fs::remove_file(self.file_note(digest));
     }
 
     /// Native code for a plugin in the store, compiled if it isn't there or isn't ours.
@@ -100,7 +135,8 @@ impl Cache {
         spawner: &Spawner,
         require: Require,
     ) -> Result<(), CacheError> {
-        let plugin = OwnedFd::from(File::open(self.stored(digest))?);
+        let plugin = OwnedFd::from(self.genuine(digest)?);
+        make_folder(&self.folder)?;
         let path = self.native(digest);
         let temporary = self.folder.join(format!(".{digest}-{}.tmp", std::process::id()));
         // A leftover of a crash would make `create_new` fail for ever.
@@ -154,6 +190,26 @@ impl Cache {
         finished
     }
 
+    /// A plugin of the store that is what its name says. One that isn't is removed: where its
+    /// file is still in the plugin folder, the next scan brings it back.
+    fn genuine(&self, digest: &str) -> io::Result<File> {
+        let path = self.stored(digest);
+        let mut file = File::open(&path)?;
+        let (mut hash, mut chunk) = (Sha256::new(), vec![0; 64 << 10]);
+        loop {
+            match file.read(&mut chunk)? {
+                0 => break,
+                length => hash.update(&chunk[..length]),
+            }
+        }
+        if hex::encode(hash.finalize()) != digest {
+            let _ = fs::remove_file(&path);
+            return Err(io::Error::other(format!("{} was damaged and is removed", path.display())));
+        }
+        file.rewind()?;
+        Ok(file)
+    }
+
     /// Removes native code and plugin bytes that nobody uses any more.
     pub fn prune(&self, used: impl Fn(&str) -> bool) {
         for folder in [&self.folder, &self.store] {
@@ -170,6 +226,11 @@ impl Cache {
             }
         }
     }
+}
+
+/// Both folders hold nothing that can't be made again, and may go at any time.
+fn make_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Names the engine that native code is for: another wasmtime or other settings, another file.

@@ -11,7 +11,7 @@ mod watcher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -27,7 +27,7 @@ use crate::db::writer::{PendingProvider, ProviderUpdate, WriteError, Writer};
 use crate::limits;
 use crate::protocol::PoolShape;
 use crate::provider::Manifest;
-use crate::supervisor::{Code, Supervisor};
+use crate::supervisor::{CallError, Code, Supervisor};
 use crate::vault::Vault;
 use cache::{Cache, CacheError, is_plugin_name};
 use permissions::{Permissions, difference};
@@ -38,6 +38,10 @@ const AT_ONCE: usize = 2;
 
 /// A file changed this recently may still be copied; its error is not shown yet.
 pub const SETTLING: Duration = Duration::from_millis(500);
+
+/// File systems stamp by a clock that ticks every 4 to 10 ms. A file read within the tick of its
+/// last change may change once more without its stamp showing it.
+const TICK: Duration = Duration::from_millis(20);
 
 /// A provider that may be asked: what the rotation engine knows of a plugin.
 #[derive(Debug)]
@@ -128,11 +132,13 @@ pub struct Candidate {
     shape: PoolShape,
 }
 
-/// Size, time and identity of a file: while these stay, its bytes are not read again.
+/// Size, times and identity of a file: while these stay, its bytes are not read again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     bytes: u64,
     modified: Option<SystemTime>,
+    /// `cp -p` and `touch` set the other time to what they like; this one only the kernel sets.
+    changed: Option<SystemTime>,
     inode: u64,
     device: u64,
 }
@@ -140,6 +146,8 @@ struct Stamp {
 #[derive(Debug, Clone)]
 struct Seen {
     stamp: Stamp,
+    /// Read so soon after its last change that the stamp may be true of other bytes.
+    unsure: bool,
     result: Result<Candidate, Unfit>,
 }
 
@@ -186,6 +194,8 @@ pub struct Registry {
     /// One of them is held while a digest is stored and compiled, so that files with the same
     /// bytes don't do so over each other. Chosen by the digest's first digit.
     looking: [tokio::sync::Mutex<()>; 16],
+    /// What each service ran before what it runs now: kept, for it is the likeliest to come back.
+    previous: Mutex<HashMap<String, String>>,
     status: Mutex<Vec<PluginStatus>>,
     /// Woken whenever the active set changed.
     changed: tokio::sync::watch::Sender<u64>,
@@ -218,6 +228,7 @@ impl Registry {
             providers,
             seen: tokio::sync::Mutex::default(),
             looking: Default::default(),
+            previous: Mutex::default(),
             status: Mutex::default(),
             changed: tokio::sync::watch::channel(0).0,
         })
@@ -242,19 +253,21 @@ impl Registry {
     /// Where the folder or the database can't be used; what is active stays so.
     pub async fn rescan(&self) -> Result<bool, RegistryError> {
         let mut seen = self.seen.lock().await;
+        let now = SystemTime::now();
         let files = list(&self.home.plugins())?;
         let unread: Vec<_> = files
             .iter()
             .filter(|(path, stamp)| {
                 let known = seen.get(*path).filter(|old| old.stamp == **stamp);
-                known.is_none_or(|old| old.result.as_ref().is_err_and(|unfit| unfit.passing))
+                known.is_none_or(|old| old.unsure || old.result.as_ref().is_err_and(|unfit| unfit.passing))
             })
             .map(|(path, stamp)| (path.clone(), stamp.clone()))
             .collect();
         let looked: Vec<_> = stream::iter(unread)
             .map(|(path, stamp)| async move {
+                let unsure = stamp.is_within(TICK, now);
                 let result = self.look(&path, &stamp).await;
-                (path, Seen { stamp, result })
+                (path, Seen { stamp, unsure, result })
             })
             .buffer_unordered(AT_ONCE)
             .collect()
@@ -262,7 +275,8 @@ impl Registry {
         seen.retain(|path, _| files.contains_key(path));
         seen.extend(looked);
 
-        let settling = seen.values().any(|file| file.result.is_err() && is_settling(&file.stamp));
+        let now = SystemTime::now();
+        let settling = seen.values().any(|file| file.result.is_err() && file.stamp.is_within(SETTLING, now));
         let rows: BTreeMap<String, ProviderRow> =
             self.reader()?.providers()?.into_iter().map(|row| (row.service.clone(), row)).collect();
         let mut claimed: BTreeMap<String, Vec<(PathBuf, Candidate)>> = BTreeMap::new();
@@ -275,12 +289,21 @@ impl Registry {
                     let service = candidate.manifest.service.clone();
                     claimed.entry(service).or_default().push((path.clone(), candidate.clone()));
                 }
-                Err(unfit) if !is_settling(&file.stamp) => status.push(refused(path, &unfit.why)),
+                Err(unfit) if !file.stamp.is_within(SETTLING, now) => {
+                    status.push(refused(path, &unfit.why));
+                }
                 Err(_) => {}
             }
         }
-        let served: HashSet<String> = claimed.keys().cloned().collect();
+        let mut served = HashSet::new();
         let mut changed = false;
+        for (service, row) in &rows {
+            if let Some(update) = self.bad_update(service, row, &seen, &rows, &claimed)? {
+                served.insert(service.clone());
+                changed |= self.fall_back(row, &update, &mut claimed, &mut status).await?;
+            }
+        }
+        served.extend(claimed.keys().cloned());
         for (service, candidates) in claimed {
             let file = candidates.first().map(|(path, _)| path.clone()).unwrap_or_default();
             match self.settle(&service, candidates, rows.get(&service), &mut status).await {
@@ -293,11 +316,17 @@ impl Registry {
                 Err(error) => return Err(error),
             }
         }
+        for row in rows.values().filter(|row| !served.contains(&row.service)) {
+            // Its file is gone, and with it the plugin: what comes later under that name is no
+            // bad update.
+            self.cache.forget_file(&row.plugin_digest);
+        }
         for service in self.providers.services() {
             if !served.contains(&service) {
                 tracing::info!(service, "plugin removed");
                 self.supervisor.remove(&service);
                 self.providers.remove(&service);
+                self.previous.lock().unwrap_or_else(PoisonError::into_inner).remove(&service);
                 changed = true;
             }
         }
@@ -310,6 +339,104 @@ impl Registry {
         Ok(settling)
     }
 
+    /// Whether the file that a service is served by was replaced by one that can't serve it,
+    /// while no other file brings the approved version.
+    fn bad_update(
+        &self,
+        service: &str,
+        row: &ProviderRow,
+        seen: &HashMap<PathBuf, Seen>,
+        rows: &BTreeMap<String, ProviderRow>,
+        claimed: &BTreeMap<String, Vec<(PathBuf, Candidate)>>,
+    ) -> Result<Option<BadUpdate>, RegistryError> {
+        let candidates = claimed.get(service).map(Vec::as_slice).unwrap_or_default();
+        if candidates.iter().any(|(_, found)| found.digest == row.plugin_digest) {
+            return Ok(None);
+        }
+        let Some(path) = self.cache.file_of(&row.plugin_digest).map(|name| self.home.plugins().join(name))
+        else {
+            return Ok(None);
+        };
+        let Some(file) = seen.get(&path) else { return Ok(None) };
+        let why = match &file.result {
+            // Half-written as a rule; the last good version is as good as it was.
+            Err(unfit) => unfit.why.clone(),
+            // A newer version, which is judged like any other.
+            Ok(found) if found.manifest.service == service => return Ok(None),
+            Ok(found) => {
+                let has_credentials = |service: &str| -> Result<bool, RegistryError> {
+                    Ok(!self.reader()?.credentials(Some(service))?.is_empty())
+                };
+                let other = &found.manifest.service;
+                // An approved plugin that was moved here must not lose its own service for it.
+                let moved = rows.get(other).is_some_and(|row| row.plugin_digest == found.digest)
+                    && claimed.get(other).is_some_and(|all| {
+                        all.iter().filter(|(_, same)| same.digest == found.digest).count() == 1
+                    });
+                if !has_credentials(service)? || (moved && has_credentials(other)?) {
+                    return Ok(None);
+                }
+                format!(
+                    "served `{service}`, which has credentials, and is for `{other}` now; hint: give it a file name of its own"
+                )
+            }
+        };
+        let settling = file.result.is_err() && file.stamp.is_within(SETTLING, SystemTime::now());
+        Ok(Some(BadUpdate { path, why, settling }))
+    }
+
+    /// Keeps a service on its approved version, from the store.
+    async fn fall_back(
+        &self,
+        row: &ProviderRow,
+        update: &BadUpdate,
+        claimed: &mut BTreeMap<String, Vec<(PathBuf, Candidate)>>,
+        status: &mut Vec<PluginStatus>,
+    ) -> Result<bool, RegistryError> {
+        let service = &row.service;
+        let name = name_of(&update.path);
+        for (other, found) in claimed.remove(service).unwrap_or_default() {
+            status.push(conflict(service, &name, &other, &found));
+        }
+        for candidates in claimed.values_mut() {
+            candidates.retain(|(path, _)| *path != update.path);
+        }
+        claimed.retain(|_, candidates| !candidates.is_empty());
+        if row.pending.is_some() {
+            // The file that waited for approval is no more; what is approved must be there.
+            self.writer.set_provider_pending(service, None).await?;
+        }
+        let changed = self.keep_approved(service, row, &grants_of(row)).await?;
+        let running = self.providers.get(service).is_some_and(|active| active.digest == row.plugin_digest);
+        let goes_on = if running {
+            format!(
+                "`{service}` goes on with its approved version {}; hint: put a working plugin in place of {name}, or delete it to stop serving `{service}`",
+                row.version
+            )
+        } else {
+            format!(
+                "the approved version {} of `{service}` can't be run either; hint: put it in place of {name}",
+                row.version
+            )
+        };
+        status.retain(|known| known.file != name);
+        status.push(PluginStatus {
+            service: Some(service.clone()),
+            ..if running && update.settling {
+                PluginStatus {
+                    state: PluginState::Active,
+                    title: Some(row.manifest.title.clone()),
+                    version: Some(row.version.clone()),
+                    digest: Some(row.plugin_digest.clone()),
+                    ..refused(&update.path, &format!("the file is being written; {goes_on}"))
+                }
+            } else {
+                refused(&update.path, &format!("{}; {goes_on}", update.why))
+            }
+        });
+        Ok(changed)
+    }
+
     /// One service: which of its files serves it, and what that one may do.
     async fn settle(
         &self,
@@ -318,21 +445,19 @@ impl Registry {
         row: Option<&ProviderRow>,
         status: &mut Vec<PluginStatus>,
     ) -> Result<bool, RegistryError> {
-        // The approved one stays; among newcomers the first by name, so that a rescan decides
-        // the same again.
+        // The approved one stays, or else what replaced its file; among newcomers the first by
+        // name, so that a rescan decides the same again.
         let chosen = row
-            .and_then(|row| candidates.iter().position(|(_, found)| found.digest == row.plugin_digest))
+            .and_then(|row| {
+                candidates.iter().position(|(_, found)| found.digest == row.plugin_digest).or_else(|| {
+                    let file = self.cache.file_of(&row.plugin_digest)?;
+                    candidates.iter().position(|(path, _)| path.file_name() == Some(file.as_os_str()))
+                })
+            })
             .unwrap_or(0);
         let (path, candidate) = candidates.remove(chosen);
         for (other, found) in candidates {
-            status.push(PluginStatus {
-                reason: Some(format!(
-                    "`{service}` is served by {}; hint: remove one of the two",
-                    name_of(&path)
-                )),
-                state: PluginState::Conflict,
-                ..described(&other, &found)
-            });
+            status.push(conflict(service, &name_of(&path), &other, &found));
         }
         let asked = Permissions::of(&candidate.manifest);
         let granted = row.map(grants_of);
@@ -359,6 +484,7 @@ impl Registry {
                     };
                     self.writer.set_provider_pending(service, Some(pending)).await?;
                 }
+                self.remember_file(&row.plugin_digest, &path);
                 return self.keep_approved(service, row, granted).await;
             }
         }
@@ -370,17 +496,28 @@ impl Registry {
         if !same || row.is_some_and(|row| row.pending.is_some() || row.state != "active") {
             self.writer.put_provider(update(&candidate, &grants)?).await?;
         }
+        self.remember_file(&candidate.digest, &path);
         self.activate(service, &candidate, grants.reveal, row).await
     }
 
-    /// The approved version runs from the store while a newer file waits.
+    /// Notes which file a service is served by, for the day a bad one takes its place.
+    fn remember_file(&self, digest: &str, path: &Path) {
+        let Some(name) = path.file_name() else { return };
+        if let Err(error) = self.cache.remember_file(digest, name) {
+            tracing::warn!(%error, file = %path.display(), "not noted: after a restart a bad update of it ends its service");
+        }
+    }
+
+    /// The approved version runs from the store while a newer file waits or can't serve.
     async fn keep_approved(
         &self,
         service: &str,
         row: &ProviderRow,
         granted: &Grants,
     ) -> Result<bool, RegistryError> {
-        if self.providers.get(service).is_some_and(|active| active.digest == row.plugin_digest) {
+        let active = self.providers.get(service);
+        if active.is_some_and(|active| active.digest == row.plugin_digest && active.reveal == granted.reveal)
+        {
             return Ok(false);
         }
         match self.inspect(&row.plugin_digest).await {
@@ -400,7 +537,7 @@ impl Registry {
         row: Option<&ProviderRow>,
     ) -> Result<bool, RegistryError> {
         let active = self.providers.get(service);
-        if active.is_some_and(|active| active.digest == candidate.digest && active.reveal == reveal) {
+        if active.as_ref().is_some_and(|now| now.digest == candidate.digest && now.reveal == reveal) {
             return Ok(false);
         }
         let code = self
@@ -421,6 +558,10 @@ impl Registry {
                 validate_interval: row.and_then(|row| row.operator_validate_interval_seconds),
             },
         );
+        if let Some(old) = active.filter(|old| old.digest != candidate.digest) {
+            let mut previous = self.previous.lock().unwrap_or_else(PoisonError::into_inner);
+            previous.insert(service.to_owned(), old.digest.clone());
+        }
         tracing::info!(
             service,
             digest = &candidate.digest[..12],
@@ -458,7 +599,12 @@ impl Registry {
             .cache
             .load(digest, &self.vault, self.supervisor.spawner(), self.supervisor.require())
             .await?;
-        let (manifest, shape) = self.supervisor.describe(code).await.map_err(|error| error.to_string())?;
+        let described = self.supervisor.describe(code).await;
+        let (manifest, shape) = described.map_err(|error| match error {
+            // In words about the plugin, which has no worker yet.
+            CallError::Unfit(why) => why,
+            other => other.to_string(),
+        })?;
         manifest::check(&manifest).map_err(|error| error.to_string())?;
         Ok(Candidate { digest: digest.to_owned(), manifest, shape })
     }
@@ -559,7 +705,13 @@ impl Registry {
         };
         of(PluginState::Active)
             .or_else(|| of(PluginState::PendingApproval))
-            .map(|status| self.home.plugins().join(&status.file))
+            // A bad update: what it replaced is still served.
+            .or_else(|| of(PluginState::Refused))
+            .and_then(|status| {
+                // By what it is shown as, for a name may hold what can't be shown.
+                let mut entries = fs::read_dir(self.home.plugins()).ok()?.flatten();
+                entries.find(|entry| name_of(&entry.path()) == status.file).map(|entry| entry.path())
+            })
     }
 
     fn prune(&self, rows: &BTreeMap<String, ProviderRow>) {
@@ -568,8 +720,17 @@ impl Registry {
             rows.values().filter_map(|row| row.pending.as_ref()).map(|pending| pending.plugin_digest.clone()),
         );
         used.extend(self.status().into_iter().filter_map(|status| status.digest));
+        used.extend(self.previous.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
         self.cache.prune(|digest| used.contains(digest));
     }
+}
+
+/// The file of a service whose new content can't serve it.
+struct BadUpdate {
+    path: PathBuf,
+    why: String,
+    /// It may still be copied.
+    settling: bool,
 }
 
 fn update(candidate: &Candidate, grants: &Grants) -> Result<ProviderUpdate, RegistryError> {
@@ -591,8 +752,23 @@ fn grants_of(row: &ProviderRow) -> Grants {
     serde_json::from_str(&row.permissions_json).unwrap_or_default()
 }
 
+/// A file's name as people see it: in one line, and without what a terminal would obey.
 fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    plain(&path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
+}
+
+fn plain(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    text.chars().fold(String::new(), |mut shown, c| {
+        if c.is_control() {
+            shown.extend(c.escape_default())
+        } else {
+            shown.push(c)
+        }
+        shown
+    })
 }
 
 fn refused(path: &Path, why: &str) -> PluginStatus {
@@ -603,8 +779,18 @@ fn refused(path: &Path, why: &str) -> PluginStatus {
         title: None,
         version: None,
         digest: None,
-        reason: Some(why.to_owned()),
+        // A trap's text is the plugin's own.
+        reason: Some(plain(why)),
         permissions: Vec::new(),
+    }
+}
+
+/// Another file serves the service.
+fn conflict(service: &str, by: &str, path: &Path, found: &Candidate) -> PluginStatus {
+    PluginStatus {
+        reason: Some(format!("`{service}` is served by {by}; hint: remove one of the two")),
+        state: PluginState::Conflict,
+        ..described(path, found)
     }
 }
 
@@ -621,8 +807,13 @@ fn described(path: &Path, candidate: &Candidate) -> PluginStatus {
     }
 }
 
-fn is_settling(stamp: &Stamp) -> bool {
-    stamp.modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age < SETTLING)
+impl Stamp {
+    /// Whether the file changed at most `span` before `now`.
+    fn is_within(&self, span: Duration, now: SystemTime) -> bool {
+        let young = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age < span);
+        // A file system without one of the times has the other.
+        self.modified.is_some_and(young) || self.changed.is_some_and(young)
+    }
 }
 
 fn stamp_of(path: &Path) -> std::io::Result<Stamp> {
@@ -630,7 +821,14 @@ fn stamp_of(path: &Path) -> std::io::Result<Stamp> {
     if !found.is_file() {
         return Err(std::io::Error::other("not a file"));
     }
-    Ok(Stamp { bytes: found.len(), modified: found.modified().ok(), inode: found.ino(), device: found.dev() })
+    let changed = u64::try_from(found.ctime()).ok().zip(u32::try_from(found.ctime_nsec()).ok());
+    Ok(Stamp {
+        bytes: found.len(),
+        modified: found.modified().ok(),
+        changed: changed.map(|(seconds, nanos)| SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos)),
+        inode: found.ino(),
+        device: found.dev(),
+    })
 }
 
 /// The plugin files of the folder. A link counts as what it points to: its bytes are hashed
@@ -650,10 +848,16 @@ fn list(folder: &Path) -> Result<HashMap<PathBuf, Stamp>, RegistryError> {
     Ok(files)
 }
 
-/// Reads at most one byte more than allowed, whatever the file's size was a moment ago.
+/// Reads at most one byte more than allowed, whatever the file's size was a moment ago, and
+/// never waits: a pipe may have taken the file's place since it was looked at.
 fn read_capped(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(limits::PLUGIN_BYTES + 1).read_to_end(&mut bytes)?;
+    let file =
+        fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("not a file"));
+    }
+    file.take(limits::PLUGIN_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limits::PLUGIN_BYTES {
         return Err(std::io::Error::other(format!("more than {} bytes", limits::PLUGIN_BYTES)));
     }

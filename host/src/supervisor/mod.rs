@@ -102,6 +102,8 @@ struct Service {
     alone: Arc<Semaphore>,
     policy: Mutex<RestartPolicy>,
     parked: AtomicBool,
+    /// No file serves it any more: a worker that is just being started must end.
+    removed: AtomicBool,
     starts: AtomicU32,
     crashes: AtomicU32,
     last_end: Mutex<Option<String>>,
@@ -183,6 +185,7 @@ impl Supervisor {
                     alone: Arc::new(Semaphore::new(limits::PROCESSES_PER_SERVICE)),
                     policy: Mutex::default(),
                     parked: AtomicBool::new(false),
+                    removed: AtomicBool::new(false),
                     starts: AtomicU32::new(0),
                     crashes: AtomicU32::new(0),
                     last_end: Mutex::default(),
@@ -194,9 +197,9 @@ impl Supervisor {
 
     /// Stops serving a service, its running calls drained.
     pub fn remove(&self, service: &str) {
-        if let Some(service) = write(&self.inner.services).remove(service)
-            && let Some(old) = write(&service.current).take()
-        {
+        let Some(service) = write(&self.inner.services).remove(service) else { return };
+        service.removed.store(true, Ordering::SeqCst);
+        if let Some(old) = write(&service.current).take() {
             self.retire(old);
         }
     }
@@ -325,17 +328,30 @@ impl Supervisor {
             return Ok(worker);
         }
         self.may_start(service)?;
-        let code = Arc::clone(&read(&service.code));
-        let (supervisor, of) = (self.clone(), Arc::clone(service));
-        let spawned = self
-            .spawn_worker(Some(&service.name), &code, limits::CALL.in_flight, move |worker, why| {
-                supervisor.ended(&of, worker, why);
-            })
-            .await;
-        let worker = service.note(spawned)?;
-        *write(&service.current) = Some(Arc::clone(&worker));
-        tracing::info!(service = service.name, worker = worker.id, pid = worker.pid, "worker announced");
-        Ok(worker)
+        loop {
+            let code = Arc::clone(&read(&service.code));
+            let (supervisor, of) = (self.clone(), Arc::clone(service));
+            let spawned = self
+                .spawn_worker(Some(&service.name), &code, limits::CALL.in_flight, move |worker, why| {
+                    supervisor.ended(&of, worker, why);
+                })
+                .await;
+            let worker = service.note(spawned)?;
+            tracing::info!(service = service.name, worker = worker.id, pid = worker.pid, "worker announced");
+            let mut current = write(&service.current);
+            // While it started, its plugin may have been replaced or removed by someone who found
+            // no worker to retire. Both change what is compared here before they look for one.
+            if service.removed.load(Ordering::SeqCst) {
+                self.retire(worker);
+                return Err(CallError::NoPlugin(service.name.clone()));
+            }
+            if read(&service.code).digest == code.digest {
+                *current = Some(Arc::clone(&worker));
+                return Ok(worker);
+            }
+            drop(current);
+            self.retire(worker);
+        }
     }
 
     /// A worker of the service ended, whoever wanted it.

@@ -130,6 +130,11 @@ fn check_names(imports: &[String], exports: &[String]) -> Result<(), String> {
             .strip_prefix(PACKAGE)
             .and_then(|rest| rest.split_once('@'))
             .is_some_and(|(interface, _)| IMPORTS.contains(&interface));
+        if name.starts_with("wasi:") && !name.contains("@0.2.") {
+            return Err(format!(
+                "imports `{name}`, and this host links WASI 0.2 alone, empty; hint: build it for wasm32-wasip2"
+            ));
+        }
         if !ours && !name.starts_with("wasi:") {
             return Err(format!(
                 "imports `{name}`, which no host offers; allowed are {PACKAGE}{{{}}}@{known} and WASI 0.2, which is linked empty",

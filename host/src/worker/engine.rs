@@ -10,7 +10,7 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 use super::bindings::ProviderPre;
 use super::host_api::Guest;
 use crate::limits;
-use crate::protocol::{CallLimits, PoolShape};
+use crate::protocol::{ABI_VERSIONS, CallLimits, PoolShape};
 
 /// How often the epoch advances while a guest runs; the grain of the CPU deadline.
 pub const TICK: std::time::Duration = std::time::Duration::from_millis(10);
@@ -122,7 +122,22 @@ impl Plugin {
         let pre = linker
             .instantiate_pre(&component)
             .and_then(ProviderPre::new)
-            .map_err(|error| format!("{error:#}"))?;
+            .map_err(|error| misfit(&format!("{error:#}")))?;
         Ok(Self { engine: engine.clone(), pre, shape, wants_wasi })
     }
+}
+
+/// The names fit, for the compiler looked at them, but what they stand for doesn't. wasmtime says
+/// where; what it means for a plugin is said here.
+pub fn misfit(detail: &str) -> String {
+    let known = ABI_VERSIONS.join(", ");
+    if let Some((_, rest)) = detail.split_once("imports instance `wasi:") {
+        let name = rest.split('`').next().unwrap_or_default();
+        return format!(
+            "needs `wasi:{name}`, which this host doesn't have; hint: build it for wasm32-wasip2 with the Rust release that Keywheel names ({detail})"
+        );
+    }
+    format!(
+        "differs from contract version {known} as it was released, in a type or a function, though it names that version; hint: build it with the SDK as released, its wit folder unchanged ({detail})"
+    )
 }

@@ -231,6 +231,10 @@ fn fault(error: wasmtime::Error) -> Fault {
         Some(trap) => Fault::Trap(trap.to_string()),
         None => {
             let text = format!("{error:#}");
+            // The types of exports are compared by the first instance, and nothing has run by then.
+            if text.contains("failed to convert function to given type") {
+                return Fault::Guest(engine::misfit(&text));
+            }
             // The pool refuses a memory whose declared minimum is over the cap, and a copy
             // over the host-call budget, with plain errors.
             if text.contains("exceeds the limit") || text.contains("fuel allocated for hostcalls") {
