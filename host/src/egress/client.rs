@@ -20,7 +20,7 @@ use std::future::Future;
 #[cfg(test)]
 use std::future::Ready;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -58,11 +58,20 @@ const IDLE: Duration = Duration::from_secs(55);
 /// Hosts remembered without a request in flight, before the idle ones are forgotten.
 const IDLE_GATES: usize = 1_024;
 
+/// Lookups of one name at once. Each takes a thread of a pool of 512 for as long as the system's
+/// resolver likes, also after everybody gave up waiting for it.
+const LOOKUPS_OF_A_NAME: usize = 8;
+
+/// Addresses of a name that are dialled, of each family. Big services answer with about that
+/// many; whoever answers with thousands has this host knock at doors.
+const DIALLED: usize = 8;
+
 /// Sent where the plugin sets none; some services refuse requests without.
 const USER_AGENT: &str = concat!("keywheel/", env!("CARGO_PKG_VERSION"));
 
 type Looked = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 type Lookup = dyn Fn(String) -> Looked + Send + Sync;
+type AskSystem = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// The HTTP broker of a host; share it in an `Arc`.
 pub struct Egress {
@@ -75,10 +84,9 @@ impl Egress {
     /// # Errors
     /// A CA file without certificates, or a TLS setup that fails.
     pub fn new(options: EgressOptions, fingerprint: Arc<Fingerprint>) -> Result<Self, EgressError> {
-        let lookup: Arc<Lookup> = Arc::new(|name| {
-            Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.map(|at| at.ip()).collect()) })
-        });
-        Self::with_lookup(options, fingerprint, &lookup)
+        let ask: Arc<AskSystem> =
+            Arc::new(|name: &str| Ok((name, 0).to_socket_addrs()?.map(|at| at.ip()).collect()));
+        Self::with_lookup(options, fingerprint, &system_lookup(ask))
     }
 
     fn with_lookup(
@@ -104,7 +112,7 @@ impl Egress {
         let [public, loopback, private] = Reach::ALL;
         Ok(Self {
             clients: [build(public)?, build(loopback)?, build(private)?],
-            gates: Gates::default(),
+            gates: Gates::new(limits::PER_HOST_CONCURRENCY),
             fingerprint,
         })
     }
@@ -657,23 +665,52 @@ impl Resolve for Checked {
                     return Err(policy::refused(*ip, class).into());
                 }
             }
+            if found.is_empty() {
+                return Err("the name has no address".into());
+            }
             Ok(dialable(found))
         })
     }
 }
 
-fn dialable(found: Vec<IpAddr>) -> Addrs {
-    // Port 0: the connector puts the URL's port in.
-    Box::new(found.into_iter().map(|ip| SocketAddr::new(ip, 0)))
+/// The system's resolver, asked on a thread that stays behind where the caller gives up.
+fn system_lookup(ask: Arc<AskSystem>) -> Arc<Lookup> {
+    let gates = Gates::new(LOOKUPS_OF_A_NAME);
+    Arc::new(move |name| {
+        let ask = ask.clone();
+        let gate = gates.of(&name);
+        Box::pin(async move {
+            let permit = gate.acquire_owned().await.map_err(io::Error::other)?;
+            tokio::task::spawn_blocking(move || {
+                let _until_the_thread_is_free = permit;
+                ask(&name)
+            })
+            .await?
+        })
+    })
 }
 
-/// Requests in flight to each host, over all credentials.
-#[derive(Default)]
+fn dialable(found: Vec<IpAddr>) -> Addrs {
+    let (mut v4, mut v6) = (DIALLED, DIALLED);
+    // Port 0: the connector puts the URL's port in.
+    Box::new(found.into_iter().filter_map(move |ip| {
+        let left = if ip.is_ipv4() { &mut v4 } else { &mut v6 };
+        *left = left.checked_sub(1)?;
+        Some(SocketAddr::new(ip, 0))
+    }))
+}
+
+/// What may be in flight of each host at once, over all credentials.
 struct Gates {
+    permits: usize,
     by_host: Mutex<HashMap<Box<str>, Arc<Semaphore>>>,
 }
 
 impl Gates {
+    fn new(permits: usize) -> Self {
+        Self { permits, by_host: Mutex::default() }
+    }
+
     fn of(&self, host: &str) -> Arc<Semaphore> {
         let mut by_host = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gate) = by_host.get(host) {
@@ -683,7 +720,7 @@ impl Gates {
             // Held elsewhere means in use or about to be; permits hold their gate too.
             by_host.retain(|_, gate| Arc::strong_count(gate) > 1);
         }
-        let gate = Arc::new(Semaphore::new(limits::PER_HOST_CONCURRENCY));
+        let gate = Arc::new(Semaphore::new(self.permits));
         by_host.insert(host.into(), gate.clone());
         gate
     }

@@ -11,6 +11,8 @@ use crate::credential::{CookieAttributes, Jar, Secret};
 use crate::protocol::{Capture, Leaf, Part, Source};
 use crate::provider::{AllowedOrigin, CookieLocation, Encoding, KeySpec, Location, Resolved};
 
+mod dns;
+
 const OLD: &str = "old-session-value";
 const TOKEN: &str = "token-value/with+specials=";
 
@@ -26,7 +28,11 @@ type Script = Box<dyn FnMut(&str) -> Vec<u8> + Send>;
 
 impl Server {
     async fn start(scripts: impl IntoIterator<Item = Script>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", scripts).await
+    }
+
+    async fn start_at(address: &str, scripts: impl IntoIterator<Item = Script>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let at = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(Mutex::new(0));
@@ -86,7 +92,7 @@ impl Server {
     fn origin(&self) -> AllowedOrigin {
         AllowedOrigin {
             scheme: "http".into(),
-            host: "127.0.0.1".into(),
+            host: Url::parse(&self.url("/")).unwrap().host_str().unwrap().into(),
             port: self.at.port(),
             operator_named: true,
         }
@@ -869,7 +875,7 @@ async fn a_header_given_twice_is_sent_twice() {
 
 #[tokio::test]
 async fn one_host_serves_as_many_requests_at_once_as_its_gate_lets_through() {
-    let gates = Gates::default();
+    let gates = Gates::new(limits::PER_HOST_CONCURRENCY);
     let gate = gates.of("a.example");
     let held: Vec<_> =
         (0..limits::PER_HOST_CONCURRENCY).map(|_| gate.clone().try_acquire_owned().unwrap()).collect();
@@ -881,7 +887,7 @@ async fn one_host_serves_as_many_requests_at_once_as_its_gate_lets_through() {
 
 #[test]
 fn gates_of_idle_hosts_are_forgotten_and_those_in_use_are_not() {
-    let gates = Gates::default();
+    let gates = Gates::new(limits::PER_HOST_CONCURRENCY);
     let used = gates.of("used.example");
     for n in 0..IDLE_GATES * 2 {
         gates.of(&format!("h{n}.example"));
