@@ -19,13 +19,14 @@ use std::error::Error as _;
 use std::future::Future;
 #[cfg(test)]
 use std::future::Ready;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::bufread::MultiGzDecoder;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -234,6 +235,7 @@ impl Egress {
         })?;
 
         let mut request = reqwest::Request::new(outgoing.method.clone(), outgoing.url.clone());
+        request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         for field in &outgoing.headers {
             // A name given twice is sent twice.
             request.headers_mut().append(field.name.clone(), field.value.clone());
@@ -319,16 +321,14 @@ impl Egress {
         ignored: usize,
     ) -> Result<HttpResponse, HttpError> {
         let status = response.status();
-        // reqwest takes the header away where it decompresses. What is left couldn't be redacted.
-        if let Some(encoding) = response.headers().get(header::CONTENT_ENCODING)
-            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-        {
-            return Err(HttpError::Protocol(
-                "the answer has a content encoding that wasn't asked for".to_owned(),
-            ));
-        }
         let mut headers = std::mem::take(response.headers_mut());
+        let gzip = is_gzip(&headers)?;
         let mut body = timeout_at(deadline, read_body(response)).await.map_err(|_| HttpError::Timeout)??;
+        if gzip {
+            body = unzip(&body)?;
+            headers.remove(header::CONTENT_ENCODING);
+            headers.remove(header::CONTENT_LENGTH);
+        }
         let mut extras = Vec::new();
         if status.is_success() {
             let harvest = capture::harvest(&request.capture, &mut headers, &mut body, now);
@@ -528,7 +528,39 @@ fn check_headers(headers: &HeaderMap) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// Reads a body up to the cap, counted after decompression.
+/// Whether a body is gzip. Anything but that or nothing couldn't be redacted.
+fn is_gzip(headers: &HeaderMap) -> Result<bool, HttpError> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
+    let gzip = match encodings.next() {
+        Some(one) if one.eq_ignore_ascii_case(b"gzip") || one.eq_ignore_ascii_case(b"x-gzip") => Some(true),
+        Some(one) if one.eq_ignore_ascii_case(b"identity") => Some(false),
+        Some(_) => None,
+        None => Some(false),
+    };
+    match (gzip, encodings.next()) {
+        (Some(gzip), None) => Ok(gzip),
+        _ => Err(HttpError::Protocol(
+            "the answer has a content encoding that wasn't asked for; asked for: gzip, once".to_owned(),
+        )),
+    }
+}
+
+/// One layer of gzip, all its members, up to the cap. An answer that ends early is none.
+fn unzip(body: &[u8]) -> Result<Vec<u8>, HttpError> {
+    let mut plain = Vec::new();
+    if body.is_empty() {
+        // What HEAD and 304 say of a body they don't bring.
+        return Ok(plain);
+    }
+    // One byte more than allowed tells a bomb from a body that just fits.
+    MultiGzDecoder::new(body)
+        .take(limits::RESPONSE_BYTES as u64 + 1)
+        .read_to_end(&mut plain)
+        .map_err(|error| HttpError::Protocol(format!("the answer is no whole gzip: {error}")))?;
+    if plain.len() > limits::RESPONSE_BYTES { Err(too_large()) } else { Ok(plain) }
+}
+
+/// Reads a body up to the cap, which counts again after decompression.
 async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, HttpError> {
     let announced = response.content_length().unwrap_or(0);
     if announced > limits::RESPONSE_BYTES as u64 {

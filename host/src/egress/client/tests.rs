@@ -12,6 +12,8 @@ use crate::protocol::{Capture, Leaf, Part, Source};
 use crate::provider::{AllowedOrigin, CookieLocation, Encoding, KeySpec, Location, Resolved};
 
 mod dns;
+mod http1;
+mod redirects;
 
 const OLD: &str = "old-session-value";
 const TOKEN: &str = "token-value/with+specials=";
@@ -905,28 +907,38 @@ fn a_ca_file_without_certificates_is_refused() {
     }
 }
 
-/// The environment can't be changed in a process with threads, so this runs itself again in
-/// one whose proxy variables all point to a closed port.
-#[test]
-fn a_proxy_in_the_environment_is_ignored() {
-    const CHILD: &str = "KEYWHEEL_TEST_PROXY_CHILD";
+/// Whether this process runs that test and no other; where not, it runs itself again so, with a
+/// proxy in every variable that programs look for one, and checks that it passed.
+fn alone(test: &str) -> bool {
+    const CHILD: &str = "KEYWHEEL_TEST_ALONE";
     if std::env::var_os(CHILD).is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let server = Server::start([echo()]).await;
-            egress().send(&mut exchange(&[&server]), get(&server.url("/"))).await.unwrap();
-        });
-        return;
+        return true;
     }
     #[expect(clippy::disallowed_methods, reason = "the test runs itself, not a worker")]
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "egress::client::tests::a_proxy_in_the_environment_is_ignored"]).env(CHILD, "1");
+    child.args(["--exact", test, "--nocapture"]).env(CHILD, "1");
     for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
         child.env(name, "http://127.0.0.1:1");
     }
     let output = child.env_remove("NO_PROXY").env_remove("no_proxy").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{why}");
+    false
+}
+
+/// The environment can't be changed in a process with threads, so this runs itself again in
+/// one whose proxy variables all point to a closed port.
+#[test]
+fn a_proxy_in_the_environment_is_ignored() {
+    if !alone("egress::client::tests::a_proxy_in_the_environment_is_ignored") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = Server::start([echo()]).await;
+        egress().send(&mut exchange(&[&server]), get(&server.url("/"))).await.unwrap();
+    });
 }
 
 #[tokio::test]
