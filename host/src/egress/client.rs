@@ -613,11 +613,17 @@ fn classify(error: reqwest::Error) -> HttpError {
             return denied(refused);
         }
         if let Some(tls) = tls_error(current) {
-            return HttpError::Tls(tls.to_string());
+            return HttpError::Tls(in_words(tls));
         }
         deepest = current.to_string();
         cause = current.source();
     }
+    let deepest = if deepest.contains("close_notify") {
+        // rustls explains itself at length; what it means to an operator is this.
+        "the connection was closed in the middle of the answer".to_owned()
+    } else {
+        short(&deepest)
+    };
     if error.is_timeout() {
         HttpError::Timeout
     } else if error.is_dns() {
@@ -637,6 +643,79 @@ fn tls_error<'e>(mut error: &'e (dyn std::error::Error + 'static)) -> Option<&'e
         error = carried;
     }
     error.downcast_ref()
+}
+
+/// What is wrong with a service's TLS, for the operator who reads it in a report. A certificate's
+/// names are the service's own text, and there may be thousands.
+fn in_words(error: &rustls::Error) -> String {
+    use rustls::{CertificateError as Bad, Error};
+    let day = |at: &rustls::pki_types::UnixTime| {
+        i64::try_from(at.as_secs())
+            .ok()
+            .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok())
+            .map_or_else(|| "a day long gone or far off".to_owned(), |moment| moment.date().to_string())
+    };
+    match error {
+        Error::InvalidCertificate(bad) => match bad {
+            Bad::ExpiredContext { not_after, .. } => format!(
+                "the certificate expired on {}; hint: the service has to renew it, unless this machine's clock is wrong",
+                day(not_after)
+            ),
+            Bad::NotValidYetContext { not_before, .. } => format!(
+                "the certificate is not valid before {}; hint: is this machine's clock right?",
+                day(not_before)
+            ),
+            Bad::NotValidForNameContext { expected, presented } => format!(
+                "the certificate is for {}, not for {}; hint: use a name the certificate has",
+                presented_names(presented),
+                expected.to_str()
+            ),
+            Bad::UnknownIssuer => "the certificate is signed by an authority this machine does not trust; hint: if you trust it, name its file as `extra_ca_file` in config.toml".to_owned(),
+            Bad::Revoked => "the certificate was revoked; hint: the service has to renew it".to_owned(),
+            other => format!("the certificate is not acceptable: {}", short(&other.to_string())),
+        },
+        Error::InvalidMessage(_) => {
+            "the service does not speak TLS here; hint: is it plain http, or another port?".to_owned()
+        }
+        Error::AlertReceived(alert) => {
+            format!("the service ended the handshake: {alert:?}; hint: it may want a client certificate or another TLS version")
+        }
+        Error::PeerIncompatible(why) => format!(
+            "the service and this host have no TLS version or cipher in common ({why:?}), allowed: TLS 1.2 and 1.3; hint: the service has to be updated"
+        ),
+        other => short(&other.to_string()),
+    }
+}
+
+fn presented_names(presented: &[String]) -> String {
+    // rustls writes them as `DnsName("example.com")`.
+    let bare = |name: &String| {
+        name.split_once('(')
+            .map_or(name.as_str(), |(_, rest)| rest.trim_end_matches(')'))
+            .trim_matches('"')
+            .to_owned()
+    };
+    if presented.is_empty() {
+        return "no name".to_owned();
+    }
+    short(&policy::listed(presented.iter().map(bare)))
+}
+
+/// Text that a service may have had a say in: on one line and not much of it.
+fn short(text: &str) -> String {
+    const CHARACTERS: usize = 256;
+    let mut line = String::new();
+    for character in text.chars().take(CHARACTERS) {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    if text.chars().nth(CHARACTERS).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 fn build_client(

@@ -13,7 +13,9 @@ use crate::provider::{AllowedOrigin, CookieLocation, Encoding, KeySpec, Location
 
 mod dns;
 mod http1;
+mod http2;
 mod redirects;
+mod tls;
 
 const OLD: &str = "old-session-value";
 const TOKEN: &str = "token-value/with+specials=";
