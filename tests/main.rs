@@ -5,6 +5,7 @@
 mod architecture;
 mod credentials;
 mod docs;
+mod egress;
 mod harness;
 mod home;
 mod isolation;

@@ -14,6 +14,7 @@ use crate::provider::{AllowedOrigin, CookieLocation, Encoding, KeySpec, Location
 mod dns;
 mod http1;
 mod http2;
+mod pools;
 mod redirects;
 mod tls;
 

@@ -324,49 +324,91 @@ fn attacks() -> Vec<Attack> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_frames_come_the_request_ends_typed_and_in_time_and_others_go_on() {
     let neighbour = serve(|_, mut respond| async move { say_fine(&mut respond, "fine") }).await;
-    let egress = Arc::new(trusting());
-    for (what, settings, once, again, timeout) in attacks() {
-        let (first, attacked) = (Arc::new(AtomicUsize::new(0)), what);
-        let server = Tls::start(&["h2"], move |stream| {
-            let (settings, once, again) = (settings.clone(), once.clone(), again.clone());
-            let turn = first.fetch_add(1, Ordering::SeqCst);
-            async move {
-                if turn == 0 {
-                    return forever(stream, settings, once, again).await;
-                }
-                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    say_fine(&mut respond, "fine");
-                }
-            }
-        })
-        .await;
-        let started = Instant::now();
-        let with_body = HttpRequest {
-            timeout: Some(1),
-            method: "POST".into(),
-            body: Some(vec![text(&"x".repeat(100_000))]),
-            ..get(&server.url("/"))
-        };
-        let mut exchange = server.exchange();
-        let attack = egress.send(&mut exchange, with_body);
-        let others = async {
-            for _ in 0..3 {
-                let got =
-                    ask(&egress, &neighbour, 10).await.unwrap_or_else(|error| panic!("{attacked}: {error}"));
-                assert_eq!(body(&got.response), "fine", "{attacked}");
-            }
-        };
-        let (got, ()) = tokio::join!(attack, others);
-        let error = got.map(|got| got.response.status).expect_err(what);
-        let expected = match error {
-            HttpError::Timeout => true,
-            HttpError::Protocol(_) | HttpError::TooLarge(_) => !timeout,
-            _ => false,
-        };
-        assert!(expected, "{what}: {error:?}");
-        assert!(error.to_string().len() < 400, "{what}: {} bytes", error.to_string().len());
-        assert!(started.elapsed() < Duration::from_secs(15), "{what}: {:?}", started.elapsed());
-        println!("{what}: {error} {:?}", started.elapsed());
+    let egress = trusting();
+    let mut all = attacks();
+    while !all.is_empty() {
+        // A few at once: each waits for its deadline most of the time.
+        let some = all.drain(..all.len().min(4)).map(|attack| survive(&egress, &neighbour, attack));
+        futures_util::future::join_all(some).await;
     }
+}
+
+async fn survive(egress: &Egress, neighbour: &Tls, attack: Attack) {
+    let (what, settings, once, again, timeout) = attack;
+    let first = Arc::new(AtomicUsize::new(0));
+    let server = Tls::start(&["h2"], move |stream| {
+        let (settings, once, again) = (settings.clone(), once.clone(), again.clone());
+        let turn = first.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if turn == 0 {
+                return forever(stream, settings, once, again).await;
+            }
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                say_fine(&mut respond, "fine");
+            }
+        }
+    })
+    .await;
+    let started = Instant::now();
+    let with_body = HttpRequest {
+        timeout: Some(2),
+        method: "POST".into(),
+        body: Some(vec![text(&"x".repeat(100_000))]),
+        ..get(&server.url("/"))
+    };
+    let mut exchange = server.exchange();
+    let attack = egress.send(&mut exchange, with_body);
+    let others = async {
+        for _ in 0..3 {
+            let got = ask(egress, neighbour, 20).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(body(&got.response), "fine", "{what}");
+        }
+    };
+    let (got, ()) = tokio::join!(attack, others);
+    let error = got.map(|got| got.response.status).expect_err(what);
+    let expected = match error {
+        HttpError::Timeout => true,
+        HttpError::Protocol(_) | HttpError::TooLarge(_) => !timeout,
+        _ => false,
+    };
+    assert!(expected, "{what}: {error:?}");
+    assert!(error.to_string().len() < 400, "{what}: {} bytes", error.to_string().len());
+    assert!(started.elapsed() < Duration::from_secs(20), "{what}: {:?}", started.elapsed());
+    // A connection that did that is not asked again, so what floods it ends as well. On a slow
+    // machine it may not have been there yet when the first request gave up.
+    let again = match ask(egress, &server, 5).await {
+        Err(HttpError::Timeout) => ask(egress, &server, 20).await,
+        other => other,
+    };
+    let again = again.unwrap_or_else(|error| panic!("{what}, asked again: {error}"));
+    assert_eq!(body(&again.response), "fine", "{what}");
+}
+
+/// Else one answer that never comes would hold up every credential of the service, for the
+/// pool gives the same connection to all.
+#[tokio::test]
+async fn a_connection_that_hung_once_is_not_used_again() {
+    let turn = Arc::new(AtomicUsize::new(0));
+    let server = Tls::start(&["h2"], move |stream| {
+        let turn = turn.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            let mut held = Vec::new();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                match turn {
+                    0 => held.push(respond),
+                    _ => say_fine(&mut respond, "fine"),
+                }
+            }
+        }
+    })
+    .await;
+    let egress = trusting();
+    assert_eq!(ask(&egress, &server, 3).await.unwrap_err(), HttpError::Timeout);
+    let got = ask(&egress, &server, 20).await.unwrap();
+    assert_eq!(body(&got.response), "fine");
+    // One that works is kept.
+    ask(&egress, &server, 20).await.unwrap();
+    assert_eq!(*server.connections.lock().unwrap(), 2);
 }
