@@ -182,7 +182,15 @@ impl TestHome {
 
     /// As `serve`, with more arguments.
     pub fn serve_with(&self, more: &[&str]) -> Daemon {
-        let daemon = self.start_daemon(more);
+        self.answering(self.start_daemon(more))
+    }
+
+    /// As `serve`, with these variables in the daemon's environment.
+    pub fn serve_in(&self, environment: &[(&str, &str)]) -> Daemon {
+        self.answering(self.start_daemon_in(&[], environment))
+    }
+
+    fn answering(&self, daemon: Daemon) -> Daemon {
         wait_until(SOON, "the daemon answers", || {
             let status = self.run(&["status", "--json"]);
             (status.code() == 0 && status.json()["daemon"] == true).then_some(())
@@ -192,7 +200,7 @@ impl TestHome {
 
     /// Starts the daemon and doesn't wait.
     pub fn start_daemon(&self, more: &[&str]) -> Daemon {
-        self.start_daemon_on(&Kernel::whole(), more)
+        self.start_daemon_in(more, &[])
     }
 
     /// As `run`, on a kernel that lacks something.
@@ -204,12 +212,11 @@ impl TestHome {
         Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// As `start_daemon`, on a kernel that lacks something.
-    pub fn start_daemon_on(&self, kernel: &Kernel, more: &[&str]) -> Daemon {
+    fn start_daemon_in(&self, more: &[&str], environment: &[(&str, &str)]) -> Daemon {
         let log = self.log_of(self.daemons.fetch_add(1, Ordering::Relaxed));
         let file = File::create(&log).expect("a log file");
         let mut command = self.command(&[&["serve"], more].concat());
-        kernel.hold_for(&mut command);
+        command.envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second descriptor")).stderr(file);
         // SAFETY: one system call that allocates nothing runs between fork and exec.
         unsafe {

@@ -6,6 +6,7 @@ mod architecture;
 mod compatibility;
 mod credentials;
 mod docs;
+mod egress;
 mod harness;
 mod home;
 mod isolation;

@@ -19,14 +19,16 @@ use std::error::Error as _;
 use std::future::Future;
 #[cfg(test)]
 use std::future::Ready;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::{self, Read as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::bufread::MultiGzDecoder;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -58,11 +60,20 @@ const IDLE: Duration = Duration::from_secs(55);
 /// Hosts remembered without a request in flight, before the idle ones are forgotten.
 const IDLE_GATES: usize = 1_024;
 
+/// Lookups of one name at once. Each takes a thread of a pool of 512 for as long as the system's
+/// resolver likes, also after everybody gave up waiting for it.
+const LOOKUPS_OF_A_NAME: usize = 8;
+
+/// Addresses of a name that are dialled, of each family. Big services answer with about that
+/// many; whoever answers with thousands has this host knock at doors.
+const DIALLED: usize = 8;
+
 /// Sent where the plugin sets none; some services refuse requests without.
 const USER_AGENT: &str = concat!("keywheel/", env!("CARGO_PKG_VERSION"));
 
 type Looked = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 type Lookup = dyn Fn(String) -> Looked + Send + Sync;
+type AskSystem = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// The HTTP broker of a host; share it in an `Arc`.
 pub struct Egress {
@@ -75,10 +86,9 @@ impl Egress {
     /// # Errors
     /// A CA file without certificates, or a TLS setup that fails.
     pub fn new(options: EgressOptions, fingerprint: Arc<Fingerprint>) -> Result<Self, EgressError> {
-        let lookup: Arc<Lookup> = Arc::new(|name| {
-            Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.map(|at| at.ip()).collect()) })
-        });
-        Self::with_lookup(options, fingerprint, &lookup)
+        let ask: Arc<AskSystem> =
+            Arc::new(|name: &str| Ok((name, 0).to_socket_addrs()?.map(|at| at.ip()).collect()));
+        Self::with_lookup(options, fingerprint, &system_lookup(ask))
     }
 
     fn with_lookup(
@@ -104,7 +114,7 @@ impl Egress {
         let [public, loopback, private] = Reach::ALL;
         Ok(Self {
             clients: [build(public)?, build(loopback)?, build(private)?],
-            gates: Gates::default(),
+            gates: Gates::new(limits::PER_HOST_CONCURRENCY),
             fingerprint,
         })
     }
@@ -176,7 +186,7 @@ impl Egress {
         let mut captured = Vec::new();
         let mut ignored = 0_usize;
         loop {
-            let (response, permit) = self.hop(exchange, &outgoing, request.cookies, now, deadline).await?;
+            let (response, slot) = self.hop(exchange, &outgoing, request.cookies, now, deadline).await?;
             check_headers(response.headers())?;
             ignored += self.absorb(exchange, &outgoing.url, response.headers(), now, &mut captured);
             keep_changes(exchange, keep.as_mut()).await?;
@@ -186,13 +196,14 @@ impl Egress {
                 && let Some(location) = response.headers().get(header::LOCATION)
             {
                 redirects_left -= 1;
+                slot.free();
                 outgoing.redirect(step, location)?;
                 continue;
             }
             let exchanged = self
                 .finish(exchange, response, &request, &outgoing.url, now, deadline, captured, ignored)
                 .await?;
-            drop(permit);
+            slot.free();
             keep_changes(exchange, keep.as_mut()).await?;
             return Ok(Exchanged { response: exchanged, changes: exchange.take_changes() });
         }
@@ -206,7 +217,7 @@ impl Egress {
         with_cookies: bool,
         now: Millis,
         deadline: Instant,
-    ) -> Result<(reqwest::Response, OwnedSemaphorePermit), HttpError> {
+    ) -> Result<(reqwest::Response, Slot), HttpError> {
         let resolved = &exchange.resolved;
         let origin = policy::origin(&outgoing.url, &resolved.origins).map_err(denied)?;
         let literal = match outgoing.url.host() {
@@ -226,6 +237,7 @@ impl Egress {
         })?;
 
         let mut request = reqwest::Request::new(outgoing.method.clone(), outgoing.url.clone());
+        request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         for field in &outgoing.headers {
             // A name given twice is sent twice.
             request.headers_mut().append(field.name.clone(), field.value.clone());
@@ -253,8 +265,9 @@ impl Egress {
         let answered = timeout_at(deadline, async move {
             let permit =
                 gate.acquire_owned().await.map_err(|_| HttpError::Other("shutting down".to_owned()))?;
+            let (request, slot) = Slot::take(request, permit)?;
             let response = client.execute(request).await.map_err(classify)?;
-            Ok((response, permit))
+            Ok((response, slot))
         });
         answered.await.map_err(|_| HttpError::Timeout)?
     }
@@ -311,16 +324,14 @@ impl Egress {
         ignored: usize,
     ) -> Result<HttpResponse, HttpError> {
         let status = response.status();
-        // reqwest takes the header away where it decompresses. What is left couldn't be redacted.
-        if let Some(encoding) = response.headers().get(header::CONTENT_ENCODING)
-            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-        {
-            return Err(HttpError::Protocol(
-                "the answer has a content encoding that wasn't asked for".to_owned(),
-            ));
-        }
         let mut headers = std::mem::take(response.headers_mut());
+        let gzip = is_gzip(&headers)?;
         let mut body = timeout_at(deadline, read_body(response)).await.map_err(|_| HttpError::Timeout)??;
+        if gzip {
+            body = unzip(&body)?;
+            headers.remove(header::CONTENT_ENCODING);
+            headers.remove(header::CONTENT_LENGTH);
+        }
         let mut extras = Vec::new();
         if status.is_success() {
             let harvest = capture::harvest(&request.capture, &mut headers, &mut body, now);
@@ -520,7 +531,39 @@ fn check_headers(headers: &HeaderMap) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// Reads a body up to the cap, counted after decompression.
+/// Whether a body is gzip. Anything but that or nothing couldn't be redacted.
+fn is_gzip(headers: &HeaderMap) -> Result<bool, HttpError> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
+    let gzip = match encodings.next() {
+        Some(one) if one.eq_ignore_ascii_case(b"gzip") || one.eq_ignore_ascii_case(b"x-gzip") => Some(true),
+        Some(one) if one.eq_ignore_ascii_case(b"identity") => Some(false),
+        Some(_) => None,
+        None => Some(false),
+    };
+    match (gzip, encodings.next()) {
+        (Some(gzip), None) => Ok(gzip),
+        _ => Err(HttpError::Protocol(
+            "the answer has a content encoding that wasn't asked for; asked for: gzip, once".to_owned(),
+        )),
+    }
+}
+
+/// One layer of gzip, all its members, up to the cap. An answer that ends early is none.
+fn unzip(body: &[u8]) -> Result<Vec<u8>, HttpError> {
+    let mut plain = Vec::new();
+    if body.is_empty() {
+        // What HEAD and 304 say of a body they don't bring.
+        return Ok(plain);
+    }
+    // One byte more than allowed tells a bomb from a body that just fits.
+    MultiGzDecoder::new(body)
+        .take(limits::RESPONSE_BYTES as u64 + 1)
+        .read_to_end(&mut plain)
+        .map_err(|error| HttpError::Protocol(format!("the answer is no whole gzip: {error}")))?;
+    if plain.len() > limits::RESPONSE_BYTES { Err(too_large()) } else { Ok(plain) }
+}
+
+/// Reads a body up to the cap, which counts again after decompression.
 async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, HttpError> {
     let announced = response.content_length().unwrap_or(0);
     if announced > limits::RESPONSE_BYTES as u64 {
@@ -573,11 +616,17 @@ fn classify(error: reqwest::Error) -> HttpError {
             return denied(refused);
         }
         if let Some(tls) = tls_error(current) {
-            return HttpError::Tls(tls.to_string());
+            return HttpError::Tls(in_words(tls));
         }
         deepest = current.to_string();
         cause = current.source();
     }
+    let deepest = if deepest.contains("close_notify") {
+        // rustls explains itself at length; what it means to an operator is this.
+        "the connection was closed in the middle of the answer".to_owned()
+    } else {
+        short(&deepest)
+    };
     if error.is_timeout() {
         HttpError::Timeout
     } else if error.is_dns() {
@@ -597,6 +646,79 @@ fn tls_error<'e>(mut error: &'e (dyn std::error::Error + 'static)) -> Option<&'e
         error = carried;
     }
     error.downcast_ref()
+}
+
+/// What is wrong with a service's TLS, for the operator who reads it in a report. A certificate's
+/// names are the service's own text, and there may be thousands.
+fn in_words(error: &rustls::Error) -> String {
+    use rustls::{CertificateError as Bad, Error};
+    let day = |at: &rustls::pki_types::UnixTime| {
+        i64::try_from(at.as_secs())
+            .ok()
+            .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok())
+            .map_or_else(|| "a day long gone or far off".to_owned(), |moment| moment.date().to_string())
+    };
+    match error {
+        Error::InvalidCertificate(bad) => match bad {
+            Bad::ExpiredContext { not_after, .. } => format!(
+                "the certificate expired on {}; hint: the service has to renew it, unless this machine's clock is wrong",
+                day(not_after)
+            ),
+            Bad::NotValidYetContext { not_before, .. } => format!(
+                "the certificate is not valid before {}; hint: is this machine's clock right?",
+                day(not_before)
+            ),
+            Bad::NotValidForNameContext { expected, presented } => format!(
+                "the certificate is for {}, not for {}; hint: use a name the certificate has",
+                presented_names(presented),
+                expected.to_str()
+            ),
+            Bad::UnknownIssuer => "the certificate is signed by an authority this machine does not trust; hint: if you trust it, name its file as `extra_ca_file` in config.toml".to_owned(),
+            Bad::Revoked => "the certificate was revoked; hint: the service has to renew it".to_owned(),
+            other => format!("the certificate is not acceptable: {}", short(&other.to_string())),
+        },
+        Error::InvalidMessage(_) => {
+            "the service does not speak TLS here; hint: is it plain http, or another port?".to_owned()
+        }
+        Error::AlertReceived(alert) => {
+            format!("the service ended the handshake: {alert:?}; hint: it may want a client certificate or another TLS version")
+        }
+        Error::PeerIncompatible(why) => format!(
+            "the service and this host have no TLS version or cipher in common ({why:?}), allowed: TLS 1.2 and 1.3; hint: the service has to be updated"
+        ),
+        other => short(&other.to_string()),
+    }
+}
+
+fn presented_names(presented: &[String]) -> String {
+    // rustls writes them as `DnsName("example.com")`.
+    let bare = |name: &String| {
+        name.split_once('(')
+            .map_or(name.as_str(), |(_, rest)| rest.trim_end_matches(')'))
+            .trim_matches('"')
+            .to_owned()
+    };
+    if presented.is_empty() {
+        return "no name".to_owned();
+    }
+    short(&policy::listed(presented.iter().map(bare)))
+}
+
+/// Text that a service may have had a say in: on one line and not much of it.
+fn short(text: &str) -> String {
+    const CHARACTERS: usize = 256;
+    let mut line = String::new();
+    for character in text.chars().take(CHARACTERS) {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    if text.chars().nth(CHARACTERS).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 fn build_client(
@@ -657,23 +779,89 @@ impl Resolve for Checked {
                     return Err(policy::refused(*ip, class).into());
                 }
             }
+            if found.is_empty() {
+                return Err("the name has no address".into());
+            }
             Ok(dialable(found))
         })
     }
 }
 
-fn dialable(found: Vec<IpAddr>) -> Addrs {
-    // Port 0: the connector puts the URL's port in.
-    Box::new(found.into_iter().map(|ip| SocketAddr::new(ip, 0)))
+/// The system's resolver, asked on a thread that stays behind where the caller gives up.
+fn system_lookup(ask: Arc<AskSystem>) -> Arc<Lookup> {
+    let gates = Gates::new(LOOKUPS_OF_A_NAME);
+    Arc::new(move |name| {
+        let ask = ask.clone();
+        let gate = gates.of(&name);
+        Box::pin(async move {
+            let permit = gate.acquire_owned().await.map_err(io::Error::other)?;
+            tokio::task::spawn_blocking(move || {
+                let _until_the_thread_is_free = permit;
+                ask(&name)
+            })
+            .await?
+        })
+    })
 }
 
-/// Requests in flight to each host, over all credentials.
-#[derive(Default)]
+fn dialable(found: Vec<IpAddr>) -> Addrs {
+    let (mut v4, mut v6) = (DIALLED, DIALLED);
+    // Port 0: the connector puts the URL's port in.
+    Box::new(found.into_iter().filter_map(move |ip| {
+        let left = if ip.is_ipv4() { &mut v4 } else { &mut v6 };
+        *left = left.checked_sub(1)?;
+        Some(SocketAddr::new(ip, 0))
+    }))
+}
+
+/// One of a host's slots, and the connection that the request in it got. A connection whose
+/// request didn't end well is not used again: it may hang, or a service may flood it with what
+/// HTTP/2 lets it send unasked, and whoever holds no request on it has no deadline for that.
+struct Slot {
+    connection: CaptureConnection,
+    ended_well: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Slot {
+    fn take(
+        request: reqwest::Request,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(reqwest::Request, Self), HttpError> {
+        let unbuilt = |error: reqwest::Error| classify(error);
+        let mut request = http::Request::<reqwest::Body>::try_from(request).map_err(unbuilt)?;
+        let connection = capture_connection(&mut request);
+        let request = reqwest::Request::try_from(request).map_err(unbuilt)?;
+        Ok((request, Self { connection, ended_well: false, _permit: permit }))
+    }
+
+    /// The answer was read, or wasn't worth reading.
+    fn free(mut self) {
+        self.ended_well = true;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if !self.ended_well
+            && let Some(connection) = self.connection.connection_metadata().as_ref()
+        {
+            connection.poison();
+        }
+    }
+}
+
+/// What may be in flight of each host at once, over all credentials.
 struct Gates {
+    permits: usize,
     by_host: Mutex<HashMap<Box<str>, Arc<Semaphore>>>,
 }
 
 impl Gates {
+    fn new(permits: usize) -> Self {
+        Self { permits, by_host: Mutex::default() }
+    }
+
     fn of(&self, host: &str) -> Arc<Semaphore> {
         let mut by_host = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gate) = by_host.get(host) {
@@ -683,7 +871,7 @@ impl Gates {
             // Held elsewhere means in use or about to be; permits hold their gate too.
             by_host.retain(|_, gate| Arc::strong_count(gate) > 1);
         }
-        let gate = Arc::new(Semaphore::new(limits::PER_HOST_CONCURRENCY));
+        let gate = Arc::new(Semaphore::new(self.permits));
         by_host.insert(host.into(), gate.clone());
         gate
     }

@@ -212,10 +212,12 @@ pub fn classify(ip: IpAddr) -> AddressClass {
 fn classify_v4(ip: Ipv4Addr) -> AddressClass {
     use AddressClass::{LinkLocal, Loopback, Metadata, Private, Public, Special};
     match ip.octets() {
-        // AWS, GCP, Azure and most others; ECS and EKS task roles; Alibaba; Azure's wire server,
-        // which is a public address; Oracle.
+        // AWS, GCP, Azure and most others; ECS and EKS task roles; Scaleway; Tencent; Alibaba;
+        // Azure's wire server, which is a public address; Oracle.
         [169, 254, 169, 254]
         | [169, 254, 170, 2 | 23]
+        | [169, 254, 42, 42]
+        | [169, 254, 0, 23]
         | [100, 100, 100, 200]
         | [168, 63, 129, 16]
         | [192, 0, 0, 192] => Metadata,
@@ -242,8 +244,12 @@ fn classify_v6(ip: Ipv6Addr) -> AddressClass {
     }
     match ip.segments() {
         [0, 0, 0, 0, 0, 0, 0, 1] => Loopback,
-        // AWS, GCP.
-        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => Metadata,
+        // AWS and its EKS pod roles, GCP, Akamai, Scaleway, OpenStack.
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23]
+        | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
+        | [0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1]
+        | [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]
+        | [0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe] => Metadata,
         [0xfe80..=0xfebf, ..] => LinkLocal,
         // Unique local, and site-local that came before it.
         [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => Private,
@@ -411,6 +417,118 @@ mod tests {
         }
     }
 
+    /// Whatever way an address is written, it is judged as the address: no spelling makes it
+    /// the name of a host, and none that the `url` crate can't read is let through.
+    #[test]
+    fn no_spelling_of_an_address_hides_it() {
+        let spellings = |ip: Ipv4Addr| {
+            let [a, b, c, d] = ip.octets();
+            let whole = u32::from(ip);
+            let wide: String = ip.to_string().chars().map(full_width).collect();
+            vec![
+                format!("{ip}"),
+                format!("{ip}."),
+                format!("{whole}"),
+                format!("{whole}."),
+                format!("0x{whole:x}"),
+                format!("0X{whole:X}"),
+                format!("0{whole:o}"),
+                format!("0x{a:x}.0x{b:x}.0x{c:x}.0x{d:x}"),
+                format!("0{a:o}.0{b:o}.0{c:o}.0{d:o}"),
+                format!("0000{a:o}.{b}.0x{c:x}.{d}"),
+                format!("{a}.{}", whole & 0xff_ffff),
+                format!("{a}.{b}.{}", whole & 0xffff),
+                format!("{a}.0x{b:x}.{}", whole & 0xffff),
+                format!("%{:x}{}", ip.to_string().as_bytes()[0], &ip.to_string()[1..]),
+                ip.to_string().replace('.', "%2e"),
+                ip.to_string().replace('.', "%E3%80%82"),
+                ip.to_string().replace('.', "\u{3002}"),
+                ip.to_string().replace('.', "\u{ff0e}"),
+                ip.to_string().replace('.', "\u{ff61}"),
+                wide.clone(),
+                wide.replace('\u{ff0e}', "."),
+                format!("\u{ad}{ip}"),
+                format!("[::ffff:{ip}]"),
+                format!("[0:0:0:0:0:FFFF:{ip}]"),
+                format!("[::ffff:{:x}:{:x}]", whole >> 16, whole & 0xffff),
+                format!("[::{ip}]"),
+                format!("[::ffff:0:{ip}]"),
+                format!("[64:ff9b::{ip}]"),
+                format!("[2002:{:x}:{:x}::1]", whole >> 16, whole & 0xffff),
+            ]
+        };
+        let mut hosts: Vec<String> = [
+            "127.0.0.1",
+            "127.1.2.3",
+            "0.0.0.0",
+            "10.0.0.1",
+            "192.168.0.1",
+            "100.64.0.1",
+            "169.254.1.1",
+            "169.254.169.254",
+            "100.100.100.200",
+            "168.63.129.16",
+        ]
+        .into_iter()
+        .flat_map(|ip| spellings(ip.parse().unwrap()))
+        .collect();
+        hosts.extend(
+            [
+                "127.1",
+                "0",
+                "0x",
+                "[::]",
+                "[::1]",
+                "[0:0:0:0:0:0:0:1]",
+                "[fd00:ec2::254]",
+                "[FD00:EC2::0:254]",
+            ]
+            .map(str::to_owned),
+        );
+        for host in hosts {
+            let text = format!("https://{host}/");
+            let Ok(url) = Url::parse(&text) else { panic!("{text} is a spelling the table is about") };
+            let Some(ip) = literal(url.host_str().unwrap()) else { panic!("{text} became a name: {url}") };
+            let class = classify(ip);
+            assert_ne!(class, AddressClass::Public, "{text}");
+            // A plugin's own origin is refused at the address, one it didn't name at the origin.
+            let mine = allowed("https", url.host_str().unwrap(), 443, false);
+            assert!(allowed_address(ip, &mine, &[mine.host.clone()]).is_err(), "{text}");
+            let list = [allowed("https", "api.example.com", 443, false)];
+            assert!(matches!(origin(&url, &list), Err(PolicyError::Origin { .. })), "{text}");
+            // The operator's word opens loopback and private networks, never metadata.
+            let named = allowed("https", url.host_str().unwrap(), 443, true);
+            let opened = allowed_address(ip, &named, &[named.host.clone()]).is_ok();
+            let may = !matches!(class, AddressClass::Metadata | AddressClass::Special);
+            assert_eq!(opened, may, "{text}");
+        }
+        // Not an address to anyone, so not a URL either: nothing is dialled and nothing resolved.
+        for broken in [
+            "https://[fe80::1%25lo]/",
+            "https://[fe80::1%lo]/",
+            "https://[::1/",
+            "https://127.0.0.256/",
+            "https://0x100000000/",
+            "https://1.2.3.4.5/",
+            "https://127.0.0.1%00.example.com/",
+            "https://127.0.0.1%2f.example.com/",
+            "https://127.0.0.1%0d%0a.example.com/",
+            "https://exa%6dple%20.com/",
+            "https://[127.0.0.1]/",
+            "https://[v1.127]/",
+            "https://٠x7f.1/",
+            "https:///",
+        ] {
+            if let Ok(url) = Url::parse(broken) {
+                panic!("{broken} became {url}");
+            }
+        }
+    }
+
+    fn full_width(c: char) -> char {
+        char::from_u32(u32::from(c) + 0xfee0).unwrap()
+    }
+
     #[test]
     fn a_refused_origin_names_what_is_allowed() {
         let list = [allowed("https", "api.example.com", 443, false)];
@@ -523,6 +641,9 @@ mod tests {
             ("169.254.1.1", LinkLocal),
             ("169.254.169.254", Metadata),
             ("169.254.170.2", Metadata),
+            ("169.254.170.23", Metadata),
+            ("169.254.42.42", Metadata),
+            ("169.254.0.23", Metadata),
             ("100.100.100.200", Metadata),
             ("168.63.129.16", Metadata),
             ("192.0.0.192", Metadata),
@@ -560,7 +681,18 @@ mod tests {
             ("fd12:3456::1", Private),
             ("fec0::1", Private),
             ("fd00:ec2::254", Metadata),
+            ("fd00:ec2::23", Metadata),
+            ("fd00:ec2:0:1::254", Private),
             ("fd20:ce::254", Metadata),
+            ("fd00:a9fe:a9fe::1", Metadata),
+            ("fd00:42::42", Metadata),
+            ("fe80::a9fe:a9fe", Metadata),
+            ("::ffff:0:127.0.0.1", Special),
+            ("::ffff:100.100.100.200", Metadata),
+            ("::ffff:168.63.129.16", Metadata),
+            ("64:ff9b::6464:64c8", Metadata),
+            ("2002:a9fe:a9fe::1", Metadata),
+            ("2002:a83f:8110::", Metadata),
             ("ff02::1", Special),
             ("2001::1", Special),
             ("2001:db8::1", Special),

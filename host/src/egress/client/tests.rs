@@ -11,6 +11,13 @@ use crate::credential::{CookieAttributes, Jar, Secret};
 use crate::protocol::{Capture, Leaf, Part, Source};
 use crate::provider::{AllowedOrigin, CookieLocation, Encoding, KeySpec, Location, Resolved};
 
+mod dns;
+mod http1;
+mod http2;
+mod pools;
+mod redirects;
+mod tls;
+
 const OLD: &str = "old-session-value";
 const TOKEN: &str = "token-value/with+specials=";
 
@@ -26,7 +33,11 @@ type Script = Box<dyn FnMut(&str) -> Vec<u8> + Send>;
 
 impl Server {
     async fn start(scripts: impl IntoIterator<Item = Script>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", scripts).await
+    }
+
+    async fn start_at(address: &str, scripts: impl IntoIterator<Item = Script>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let at = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(Mutex::new(0));
@@ -86,7 +97,7 @@ impl Server {
     fn origin(&self) -> AllowedOrigin {
         AllowedOrigin {
             scheme: "http".into(),
-            host: "127.0.0.1".into(),
+            host: Url::parse(&self.url("/")).unwrap().host_str().unwrap().into(),
             port: self.at.port(),
             operator_named: true,
         }
@@ -869,7 +880,7 @@ async fn a_header_given_twice_is_sent_twice() {
 
 #[tokio::test]
 async fn one_host_serves_as_many_requests_at_once_as_its_gate_lets_through() {
-    let gates = Gates::default();
+    let gates = Gates::new(limits::PER_HOST_CONCURRENCY);
     let gate = gates.of("a.example");
     let held: Vec<_> =
         (0..limits::PER_HOST_CONCURRENCY).map(|_| gate.clone().try_acquire_owned().unwrap()).collect();
@@ -881,7 +892,7 @@ async fn one_host_serves_as_many_requests_at_once_as_its_gate_lets_through() {
 
 #[test]
 fn gates_of_idle_hosts_are_forgotten_and_those_in_use_are_not() {
-    let gates = Gates::default();
+    let gates = Gates::new(limits::PER_HOST_CONCURRENCY);
     let used = gates.of("used.example");
     for n in 0..IDLE_GATES * 2 {
         gates.of(&format!("h{n}.example"));
@@ -899,28 +910,38 @@ fn a_ca_file_without_certificates_is_refused() {
     }
 }
 
-/// The environment can't be changed in a process with threads, so this runs itself again in
-/// one whose proxy variables all point to a closed port.
-#[test]
-fn a_proxy_in_the_environment_is_ignored() {
-    const CHILD: &str = "KEYWHEEL_TEST_PROXY_CHILD";
+/// Whether this process runs that test and no other; where not, it runs itself again so, with a
+/// proxy in every variable that programs look for one, and checks that it passed.
+fn alone(test: &str) -> bool {
+    const CHILD: &str = "KEYWHEEL_TEST_ALONE";
     if std::env::var_os(CHILD).is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let server = Server::start([echo()]).await;
-            egress().send(&mut exchange(&[&server]), get(&server.url("/"))).await.unwrap();
-        });
-        return;
+        return true;
     }
     #[expect(clippy::disallowed_methods, reason = "the test runs itself, not a worker")]
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "egress::client::tests::a_proxy_in_the_environment_is_ignored"]).env(CHILD, "1");
+    child.args(["--exact", test, "--nocapture"]).env(CHILD, "1");
     for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
         child.env(name, "http://127.0.0.1:1");
     }
     let output = child.env_remove("NO_PROXY").env_remove("no_proxy").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{why}");
+    false
+}
+
+/// The environment can't be changed in a process with threads, so this runs itself again in
+/// one whose proxy variables all point to a closed port.
+#[test]
+fn a_proxy_in_the_environment_is_ignored() {
+    if !alone("egress::client::tests::a_proxy_in_the_environment_is_ignored") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = Server::start([echo()]).await;
+        egress().send(&mut exchange(&[&server]), get(&server.url("/"))).await.unwrap();
+    });
 }
 
 #[tokio::test]
