@@ -7,6 +7,7 @@ mod credentials;
 mod docs;
 mod harness;
 mod home;
+mod hostile;
 mod isolation;
 mod lifecycle;
 mod peers;
