@@ -9,6 +9,7 @@ mod docs;
 mod egress;
 mod harness;
 mod home;
+mod hostile;
 mod isolation;
 mod lifecycle;
 mod peers;

@@ -28,18 +28,18 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
 }
 
 /// What is looked for.
-struct Wanted {
+pub struct Wanted {
     forms: Vec<Vec<u8>>,
 }
 
 impl Wanted {
-    fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
         let forms: Vec<_> = secrets.into_iter().flat_map(forms).collect();
         assert!(forms.iter().all(|form| form.len() >= 16), "too short to be told from chance");
         Self { forms }
     }
 
-    fn is_in(&self, bytes: &[u8]) -> bool {
+    pub fn is_in(&self, bytes: &[u8]) -> bool {
         self.forms.iter().any(|form| memchr::memmem::find(bytes, form).is_some())
     }
 
@@ -111,7 +111,7 @@ impl Drop for Stopped {
 
 /// Everything that may hold no secret, in one look. `workers` have no reveal granted.
 #[track_caller]
-fn assert_nowhere(home: &TestHome, wanted: &Wanted, workers: &[&str]) {
+pub fn assert_nowhere(home: &TestHome, wanted: &Wanted, workers: &[&str]) {
     assert_eq!(wanted.files(&home.path()), Vec::<PathBuf>::new());
     assert!(!wanted.is_in(home.printed().as_bytes()), "printed:\n{}", home.printed());
     for service in workers {
@@ -130,7 +130,7 @@ fn assert_nowhere(home: &TestHome, wanted: &Wanted, workers: &[&str]) {
 
 /// The searches find what is there, or finding nothing would mean nothing.
 #[track_caller]
-fn assert_finds(home: &TestHome, id: &str, wanted: &Wanted) {
+pub fn assert_finds(home: &TestHome, id: &str, wanted: &Wanted) {
     let folder = home.outside().join("exported");
     std::fs::create_dir(&folder).expect("a folder");
     let file = folder.join("export.json");

@@ -8,10 +8,17 @@
 //! against the text *as it decodes* covers every mix of encoders with one pattern, where a
 //! list of encoded spellings would know only some.
 //!
+//! A long value is also looked for in pieces, but what is taken out are pieces of the *whole*
+//! value or nothing. To take out each part of a value wherever it stands would tell a plugin
+//! which of its guesses are right: it knows the beginning of a token, has a service repeat that
+//! and one character more, and reads the rest character by character.
+//!
 //! What stays open: an allowed host that helps on purpose (reversed, encrypted, a character at
-//! a time). It has the secret already; the operator trusted it with that.
+//! a time, half in one answer and half in the next). It has the secret already; the operator
+//! trusted it with that.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -26,6 +33,19 @@ pub const MARKER: &str = "[redacted]";
 /// a value was captured, `capture` removes that very place.
 pub const FLOOR: usize = 6;
 
+/// The shortest piece of a value in pieces: too much to guess, or to try all of in one answer.
+const PIECE: usize = 12;
+/// Values that are looked for in pieces: of two of them at least, and of those that occur.
+const IN_PIECES: std::ops::RangeInclusive<usize> = 2 * PIECE..=8 << 10;
+/// How many bytes of a piece are looked up. Every piece has such a window that begins at a
+/// multiple of the rest.
+const WINDOW: usize = 8;
+const STRIDE: usize = PIECE - WINDOW + 1;
+
+/// How the usual compressed files begin: gzip, zstd, zip, xz, bzip2. What HTTP itself compressed
+/// is unpacked by now, so this is compressed twice, and nothing could be found in it.
+const COMPRESSED: &[&[u8]] = &[b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"\xfd7zXZ\0", b"BZh"];
+
 /// Comparison steps allowed for each byte of text, and for any text. Ordinary answers need
 /// less than one a byte; only values and text made to match almost everywhere need more, and
 /// a service that does that must not hold a thread.
@@ -33,7 +53,9 @@ const WORK_PER_BYTE: usize = 16;
 const WORK_FREE: usize = 1 << 20;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the text resembles the credential's secrets so much that redaction gave up")]
+#[error(
+    "the text can't be searched for the credential's secrets: it is compressed, or resembles them too much"
+)]
 pub struct TooMuchWork;
 
 struct Pattern {
@@ -59,6 +81,24 @@ pub struct Redactor {
     shift: u32,
     /// A pattern has a space, so `+` may stand for one.
     spaces: bool,
+    /// The values that may come in pieces, and an index over their windows.
+    whole: Vec<Zeroizing<Vec<u8>>>,
+    windows: OnceLock<Windows>,
+}
+
+/// Windows of values, sorted, and one bit for each hash of one.
+struct Windows {
+    sorted: Vec<Window>,
+    filter: Vec<u64>,
+    shift: u32,
+}
+
+/// A few bytes of a value, and where in which value they stand.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Window {
+    bytes: u64,
+    value: u32,
+    at: u32,
 }
 
 impl Redactor {
@@ -103,6 +143,10 @@ impl Redactor {
             return;
         }
         self.push(value.to_vec(), false, false);
+        if IN_PIECES.contains(&value.len()) {
+            self.whole.push(Zeroizing::new(value.to_vec()));
+            self.windows.take();
+        }
         // Inside a longer base64 text a value starts at one of three offsets within a group.
         let mut padded = Zeroizing::new(vec![0; 2]);
         padded.extend_from_slice(value);
@@ -146,11 +190,7 @@ impl Redactor {
     }
 
     fn index(&mut self) {
-        // 32 bits a pattern keep chance hits of the filter near 3 %.
-        let bits = (self.patterns.len() * 32).next_power_of_two().max(512);
-        self.shift = 32 - bits.trailing_zeros();
-        self.filter.clear();
-        self.filter.resize(bits / 64, 0);
+        (self.filter, self.shift) = empty_filter(self.patterns.len());
         self.by_prefix.clear();
         self.by_first.clear();
         self.firsts = [0; 4];
@@ -183,6 +223,9 @@ impl Redactor {
     pub fn redact<'t>(&self, text: &'t [u8]) -> Result<Cow<'t, [u8]>, TooMuchWork> {
         if self.patterns.is_empty() {
             return Ok(Cow::Borrowed(text));
+        }
+        if COMPRESSED.iter().any(|magic| text.starts_with(magic)) {
+            return Err(TooMuchWork);
         }
         let mut work = text.len().saturating_mul(WORK_PER_BYTE).saturating_add(WORK_FREE);
         let mut out: Vec<u8> = Vec::new();
@@ -230,10 +273,99 @@ impl Redactor {
             at = end;
         }
         if copied == 0 {
-            return Ok(Cow::Borrowed(text));
+            return Ok(match self.pieces(text, &mut work)? {
+                None => Cow::Borrowed(text),
+                Some(without) => Cow::Owned(without),
+            });
         }
         out.extend_from_slice(&text[copied..]);
-        Ok(Cow::Owned(out))
+        Ok(Cow::Owned(match self.pieces(&out, &mut work)? {
+            None => out,
+            Some(without) => without,
+        }))
+    }
+
+    /// The text without the pieces of each value that is there whole, in pieces of some length.
+    /// What stands between pieces, like the dots of a token, may be missing.
+    fn pieces(&self, text: &[u8], work: &mut usize) -> Result<Option<Vec<u8>>, TooMuchWork> {
+        if self.whole.is_empty() || text.len() < *IN_PIECES.start() {
+            return Ok(None);
+        }
+        let windows = self.windows.get_or_init(|| self.windows());
+        let mut found: Vec<(u32, std::ops::Range<usize>, usize)> = Vec::new();
+        for (at, eight) in text.windows(WINDOW).enumerate() {
+            let bytes = u64::from_le_bytes(eight.try_into().unwrap_or_default());
+            if !windows.may_have(bytes) {
+                continue;
+            }
+            let from = windows.sorted.partition_point(|window| window.bytes < bytes);
+            for window in windows.sorted[from..].iter().take_while(|window| window.bytes == bytes) {
+                spend(work, 1)?;
+                let value = self.whole[window.value as usize].as_slice();
+                let inside = window.at as usize;
+                // A long piece has many windows, and the first one found it whole.
+                let known = found.iter().rev().take(4).any(|(of, piece, start)| {
+                    *of == window.value && piece.contains(&at) && at - piece.start + start == inside
+                });
+                if known {
+                    continue;
+                }
+                let before = value[..inside].iter().rev().zip(text[..at].iter().rev());
+                let before = before.take_while(|(a, b)| a == b).count();
+                let after = value[inside..].iter().zip(&text[at..]).take_while(|(a, b)| a == b).count();
+                spend(work, before + after)?;
+                if before + after >= PIECE {
+                    found.push((window.value, at - before..at + after, inside - before));
+                }
+            }
+        }
+        let mut gone: Vec<std::ops::Range<usize>> = Vec::new();
+        for (number, value) in (0_u32..).zip(&self.whole) {
+            let pieces = || found.iter().filter(|(of, ..)| *of == number);
+            let mut seen = vec![false; if pieces().next().is_some() { value.len() } else { 0 }];
+            for (_, piece, start) in pieces() {
+                spend(work, piece.len())?;
+                seen[*start..start + piece.len()].fill(true);
+            }
+            let missing = value.iter().zip(&seen).any(|(byte, seen)| byte.is_ascii_alphanumeric() && !seen);
+            if !seen.is_empty() && !missing {
+                gone.extend(pieces().map(|(_, piece, _)| piece.clone()));
+            }
+        }
+        if gone.is_empty() {
+            return Ok(None);
+        }
+        gone.sort_by_key(|piece| piece.start);
+        let (mut out, mut copied) = (Vec::with_capacity(text.len()), 0);
+        for piece in gone {
+            if piece.end > copied {
+                out.extend_from_slice(&text[copied..piece.start.max(copied)]);
+                out.extend_from_slice(MARKER.as_bytes());
+                copied = piece.end;
+            }
+        }
+        out.extend_from_slice(&text[copied..]);
+        Ok(Some(out))
+    }
+
+    fn windows(&self) -> Windows {
+        let mut sorted = Vec::new();
+        for (number, value) in (0_u32..).zip(&self.whole) {
+            for (at, bytes) in value.windows(WINDOW).enumerate().step_by(STRIDE) {
+                let bytes = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+                // A value is at most a few thousand bytes, so its places fit.
+                sorted.push(Window { bytes, value: number, at: at as u32 });
+            }
+        }
+        sorted.sort_unstable();
+        // A value that repeats itself is no token, and would match everywhere.
+        sorted.dedup_by(|next, kept| (next.bytes, next.value) == (kept.bytes, kept.value));
+        let (mut filter, shift) = empty_filter(sorted.len());
+        for window in &sorted {
+            let bit = hash(fold(window.bytes), shift);
+            filter[bit / 64] |= 1 << (bit % 64);
+        }
+        Windows { sorted, filter, shift }
     }
 
     /// For lines people read. Text that can't be redacted in bounded work is dropped whole.
@@ -390,6 +522,25 @@ fn is_base64(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_')
 }
 
+impl Windows {
+    fn may_have(&self, bytes: u64) -> bool {
+        let bit = hash(fold(bytes), self.shift);
+        self.filter[bit / 64] >> (bit % 64) & 1 == 1
+    }
+}
+
+/// Room for the hashes of so many entries, and how far to shift a hash for it.
+fn empty_filter(entries: usize) -> (Vec<u64>, u32) {
+    // 32 bits an entry keep chance hits near 3 %.
+    let bits = (entries * 32).next_power_of_two().max(512);
+    (vec![0; bits / 64], 32 - bits.trailing_zeros())
+}
+
+fn fold(bytes: u64) -> u32 {
+    // Both halves count; what is cut off is in the other operand.
+    (bytes ^ bytes >> 32) as u32
+}
+
 fn hash(word: u32, shift: u32) -> usize {
     // Knuth's multiplicative hash: the high bits are the well-mixed ones.
     (word.wrapping_mul(0x9E37_79B1) >> shift) as usize
@@ -479,6 +630,48 @@ mod tests {
     fn the_longest_of_several_values_goes_whole_and_all_occurrences_go() {
         assert_eq!(redact(&["session", "session-12345"], "session-12345 session"), "[redacted] [redacted]");
         assert_eq!(redact(&["abcdef", "xyzuvw"], "abcdefxyzuvwabcdef"), "[redacted][redacted][redacted]");
+    }
+
+    #[test]
+    fn a_value_in_pieces_goes_if_all_of_it_is_there_and_stays_if_not() {
+        let (head, middle, tail) = ("0123456789abcdef", "ghijklmnopqr", "STUVWXYZ01234567");
+        let value = format!("{head}.{middle}.{tail}");
+        for (text, shown) in [
+            (format!("{{\"a\":\"{head}\",\"b\":\"{middle}{tail}\"}}"), "{\"a\":\"#\",\"b\":\"##\"}"),
+            (format!("{tail} {middle} {head}"), "# # #"),
+            (format!("{head}. .{middle}.{tail}"), "# #"),
+            // Known in part and guessed in part, it tells nothing of the guess.
+            (format!("{head}.{middle}.STUVWXYZ0123456"), ""),
+            (format!("{head} {middle} STUVWXYZ0123456x"), ""),
+            (format!("{head} {middle}"), ""),
+            // Too short a piece: all of it could be tried.
+            (format!("{head} {middle} STUVWXYZ 01234567"), ""),
+        ] {
+            let want = if shown.is_empty() { text.clone() } else { shown.replace('#', MARKER) };
+            assert_eq!(redact(&[&value], &text), want);
+        }
+        // Two at once, one of them in pieces, and a piece found whole only once.
+        let other = "another-secret-of-some-length";
+        let text = format!("{other} {head} {middle} {tail} {head}");
+        assert_eq!(redact(&[&value, other], &text), "# # # # #".replace('#', MARKER));
+    }
+
+    #[test]
+    fn values_full_of_repetition_are_looked_for_in_pieces_in_bounded_work() {
+        let values: Vec<String> = (0..150).map(|n| format!("{}{n:04}", "ab".repeat(2_000))).collect();
+        let redactor = Redactor::new(values.iter().map(|value| value.as_bytes()));
+        let text = "ab".repeat(1_000) + &"c".repeat(1 << 20);
+        assert!(Redactor::new([values[0].as_bytes()]).redact(text.as_bytes()).is_ok());
+        assert_eq!(redactor.redact(text.as_bytes()), Err(TooMuchWork));
+    }
+
+    #[test]
+    fn what_is_compressed_twice_is_refused() {
+        let redactor = Redactor::new([VALUE.as_bytes()]);
+        for magic in COMPRESSED {
+            assert_eq!(redactor.redact(&[magic, b"anything".as_slice()].concat()), Err(TooMuchWork));
+        }
+        assert!(redactor.redact(b"BZ and PK are letters").is_ok());
     }
 
     #[test]

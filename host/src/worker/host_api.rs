@@ -2,14 +2,16 @@
 //! decided here but the caps. One `Guest` belongs to one call and dies with it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 use wasmtime_wasi::p2::OutputStream;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{
+    Deterministic, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+};
 
 use super::bindings::{http, log, secrets, types};
 use super::convert;
@@ -18,6 +20,9 @@ use crate::protocol::{CallId, CallLimits, FromWorker, LogLevel};
 
 /// A log line that a plugin may send; longer ones are cut.
 const LOG_LINE: usize = 4 << 10;
+
+/// The name of a key; the contract says so.
+const KEY_NAME: usize = 64;
 
 /// The call went over one of its limits. Told apart from a trap by its type.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +34,7 @@ pub struct Guest {
     id: CallId,
     link: Arc<Link>,
     limits: CallLimits,
-    host_calls: u32,
-    log_bytes: u32,
+    spent: Arc<Spent>,
     /// False while `describe` runs: it has no host API at all.
     open: bool,
     cpu: CpuClock,
@@ -42,17 +46,47 @@ struct Wasi {
     table: ResourceTable,
 }
 
+/// What a call used of its budget; printing and logging draw on the same.
+#[derive(Default)]
+struct Spent {
+    host_calls: AtomicU32,
+    log_bytes: AtomicU32,
+}
+
+impl Spent {
+    fn call(&self, limits: &CallLimits) -> Result<(), OverLimit> {
+        // One thread, and a call ends long before the number overflows.
+        if self.host_calls.fetch_add(1, Ordering::Relaxed) < limits.host_calls {
+            return Ok(());
+        }
+        Err(OverLimit(format!("more than {} calls to the host", limits.host_calls)))
+    }
+
+    /// A line of log is a call of its own: each is a message that waits at the host.
+    fn line(&self, line: &str, limits: &CallLimits) -> Result<(), OverLimit> {
+        self.call(limits)?;
+        let bytes = u32::try_from(line.len()).unwrap_or(u32::MAX);
+        let before = self.log_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before.checked_add(bytes).is_some_and(|all| all <= limits.log_bytes) {
+            return Ok(());
+        }
+        Err(OverLimit(format!("more than {} bytes of log", limits.log_bytes)))
+    }
+}
+
 /// Guest CPU time: wall time since the call began, less what it spent waiting for the host
-/// and for its turn.
+/// and for its turn. Sleeping counts: a plugin has nothing to sleep for.
 #[derive(Clone)]
 struct CpuClock {
     started: Instant,
     waited_ns: Arc<AtomicU64>,
+    /// The host has been asked something and hasn't answered yet.
+    asking: Arc<AtomicBool>,
 }
 
 impl CpuClock {
     fn start() -> Self {
-        Self { started: Instant::now(), waited_ns: Arc::new(AtomicU64::new(0)) }
+        Self { started: Instant::now(), waited_ns: Arc::default(), asking: Arc::default() }
     }
 
     fn waited(&self, since: Instant) {
@@ -63,37 +97,62 @@ impl CpuClock {
     fn used(&self) -> Duration {
         self.started.elapsed().saturating_sub(Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed)))
     }
+
+    fn check(&self, limits: &CallLimits) -> Result<(), OverLimit> {
+        let (used, allowed) = (self.used(), Duration::from_millis(u64::from(limits.cpu_ms)));
+        if used <= allowed {
+            return Ok(());
+        }
+        Err(OverLimit(format!("{} ms of CPU used, {} allowed", used.as_millis(), allowed.as_millis())))
+    }
+}
+
+/// Time stands still while `describe` runs, so that it can't answer by the clock.
+struct Still;
+
+impl HostWallClock for Still {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl HostMonotonicClock for Still {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        0
+    }
 }
 
 impl Guest {
     pub fn new(id: CallId, link: Arc<Link>, limits: CallLimits, open: bool, wants_wasi: bool) -> Self {
+        let spent = Arc::<Spent>::default();
         let wasi = wants_wasi.then(|| {
-            let lines = |level| GuestLines { id, link: Arc::clone(&link), level, left: limits.log_bytes };
-            Box::new(Wasi {
-                ctx: WasiCtxBuilder::new()
-                    .stdout(lines(LogLevel::Info))
-                    .stderr(lines(LogLevel::Warn))
-                    .max_random_size(64 << 10)
-                    .build(),
-                table: ResourceTable::new(),
-            })
+            let lines =
+                |level| GuestLines { id, link: Arc::clone(&link), level, limits, spent: Arc::clone(&spent) };
+            let mut wasi = WasiCtxBuilder::new();
+            wasi.stdout(lines(LogLevel::Info)).stderr(lines(LogLevel::Warn)).max_random_size(64 << 10);
+            if !open {
+                // What is approved is what `describe` said. It must not say something else the
+                // next time, so it has nothing to tell one time from another.
+                wasi.wall_clock(Still).monotonic_clock(Still).insecure_random_seed(0);
+                wasi.secure_random(Deterministic::new(vec![0])).insecure_random(Deterministic::new(vec![0]));
+            }
+            Box::new(Wasi { ctx: wasi.build(), table: ResourceTable::new() })
         });
-        Self { id, link, limits, host_calls: 0, log_bytes: 0, open, cpu: CpuClock::start(), wasi }
+        Self { id, link, limits, spent, open, cpu: CpuClock::start(), wasi }
     }
 
     /// Runs at each epoch tick that finds the guest still computing: other calls of this
     /// worker get their turn, and the CPU deadline is checked.
     pub fn tick(&self) -> wasmtime::Result<UpdateDeadline> {
-        let used = self.cpu.used();
-        let allowed = Duration::from_millis(u64::from(self.limits.cpu_ms));
-        if used > allowed {
-            return Err(OverLimit(format!(
-                "{} ms of CPU used, {} allowed",
-                used.as_millis(),
-                allowed.as_millis()
-            ))
-            .into());
-        }
+        self.cpu.check(&self.limits)?;
         let clock = self.cpu.clone();
         Ok(UpdateDeadline::YieldCustom(
             1,
@@ -105,12 +164,28 @@ impl Guest {
         ))
     }
 
-    fn count_call(&mut self) -> wasmtime::Result<()> {
-        self.host_calls += 1;
-        if self.host_calls > self.limits.host_calls {
-            return Err(OverLimit(format!("more than {} calls to the host", self.limits.host_calls)).into());
+    /// Ends when the guest went over its CPU deadline without computing: no tick finds a guest
+    /// that sleeps.
+    pub fn overslept(&self) -> impl Future<Output = OverLimit> + use<> {
+        let (clock, limits) = (self.cpu.clone(), self.limits);
+        async move {
+            let allowed = Duration::from_millis(u64::from(limits.cpu_ms));
+            loop {
+                let left = if clock.asking.load(Ordering::Relaxed) {
+                    // Its time stands still meanwhile, so there is at least nothing due before.
+                    allowed
+                } else if let Err(over) = clock.check(&limits) {
+                    return over;
+                } else {
+                    allowed.saturating_sub(clock.used())
+                };
+                tokio::time::sleep(left + Duration::from_millis(1)).await;
+            }
         }
-        Ok(())
+    }
+
+    fn count_call(&self) -> wasmtime::Result<()> {
+        Ok(self.spent.call(&self.limits)?)
     }
 
     async fn ask(&mut self, message: FromWorker) -> wasmtime::Result<Reply> {
@@ -118,8 +193,10 @@ impl Guest {
         let (answer, answered) = oneshot::channel();
         self.link.expect_reply(self.id, answer);
         self.link.send(&message);
+        self.cpu.asking.store(true, Ordering::Relaxed);
         let reply = answered.await;
         self.cpu.waited(since);
+        self.cpu.asking.store(false, Ordering::Relaxed);
         // The sender is gone only when the call was cancelled, and then nobody reads this.
         reply.map_err(|_| wasmtime::format_err!("the call was cancelled"))
     }
@@ -162,6 +239,11 @@ impl ResourceLimiter for Guest {
     fn memories(&self) -> usize {
         8
     }
+
+    fn tables(&self) -> usize {
+        // A module has one; the pool keeps room for as many in each of its slots.
+        16
+    }
 }
 
 impl WasiView for Guest {
@@ -194,7 +276,6 @@ impl http::Host for Guest {
 
 impl log::Host for Guest {
     fn emit(&mut self, level: log::Level, mut message: String) -> wasmtime::Result<()> {
-        self.count_call()?;
         if message.len() > LOG_LINE {
             let mut end = LOG_LINE;
             while !message.is_char_boundary(end) {
@@ -202,10 +283,7 @@ impl log::Host for Guest {
             }
             message.truncate(end);
         }
-        self.log_bytes = self.log_bytes.saturating_add(u32::try_from(message.len()).unwrap_or(u32::MAX));
-        if self.log_bytes > self.limits.log_bytes {
-            return Err(OverLimit(format!("more than {} bytes of log", self.limits.log_bytes)).into());
-        }
+        self.spent.line(&message, &self.limits)?;
         self.link.send(&FromWorker::Log { id: self.id, level: convert::log_level(level), message });
         Ok(())
     }
@@ -217,6 +295,10 @@ impl secrets::Host for Guest {
         if !self.open {
             return Ok(Err("describe runs without the host API".into()));
         }
+        if key.len() > KEY_NAME {
+            // The host names the key in its refusal, and a frame has no room for it twice.
+            return Ok(Err(format!("a key's name has at most {KEY_NAME} bytes, this one has {}", key.len())));
+        }
         match self.ask(FromWorker::Reveal { id: self.id, key }).await? {
             Reply::Reveal(result) => Ok(result),
             Reply::Http(_) => Err(wasmtime::format_err!("the host answered another question")),
@@ -224,13 +306,15 @@ impl secrets::Host for Guest {
     }
 }
 
-/// A plugin's standard output and error become log lines, within the same budget.
+/// A plugin's standard output and error become log lines, within the call's one budget: a plugin
+/// may ask for as many streams as it likes.
 #[derive(Clone)]
 struct GuestLines {
     id: CallId,
     link: Arc<Link>,
     level: LogLevel,
-    left: u32,
+    limits: CallLimits,
+    spent: Arc<Spent>,
 }
 
 impl wasmtime_wasi::cli::IsTerminal for GuestLines {
@@ -256,14 +340,10 @@ impl wasmtime_wasi::p2::Pollable for GuestLines {
 
 impl OutputStream for GuestLines {
     fn write(&mut self, bytes: bytes::Bytes) -> wasmtime_wasi::p2::StreamResult<()> {
-        let taken = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        if taken > self.left {
-            return Err(wasmtime_wasi::p2::StreamError::Trap(
-                OverLimit("more output than a call may write".into()).into(),
-            ));
-        }
-        self.left -= taken;
         for line in String::from_utf8_lossy(&bytes).lines().filter(|line| !line.trim().is_empty()) {
+            self.spent
+                .line(line, &self.limits)
+                .map_err(|over| wasmtime_wasi::p2::StreamError::Trap(over.into()))?;
             self.link.send(&FromWorker::Log { id: self.id, level: self.level, message: line.to_owned() });
         }
         Ok(())

@@ -187,6 +187,18 @@ async fn run_call(
     store.set_hostcall_fuel(HOST_CALL_BYTES);
     store.epoch_deadline_callback(|cx| cx.data().tick());
     store.set_epoch_deadline(1);
+    if !plugin.wants_wasi {
+        return run_in(plugin, store, call).await;
+    }
+    // Only WASI has something to sleep with.
+    let overslept = store.data().overslept();
+    tokio::select! {
+        ended = run_in(plugin, store, call) => ended,
+        over = overslept => Err(Fault::Limit(over.0)),
+    }
+}
+
+async fn run_in(plugin: &Plugin, mut store: Store<Guest>, call: Call) -> Result<Answer, Fault> {
     let instance = plugin.pre.instantiate_async(&mut store).await.map_err(fault)?;
     let exports = instance.keywheel_provider_guest();
     match call {

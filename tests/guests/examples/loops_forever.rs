@@ -1,26 +1,13 @@
 //! `validate` never returns and never calls the host.
 #![cfg_attr(target_family = "wasm", no_std)]
 
-use keywheel_guests::*;
 use keywheel_sdk::prelude::*;
 
-struct Guest;
-
-impl Provider for Guest {
-    fn describe() -> Manifest {
-        manifest("loops-forever", "0.1.0")
-    }
-
-    fn validate(_cx: &Cx) -> Result<Verdict> {
-        let mut turns = 0_u64;
-        loop {
-            turns = core::hint::black_box(turns.wrapping_add(1));
-        }
-    }
-
-    fn rotate(cx: &Cx, _method: &str) -> Result<Outcome> {
-        refresh(cx)
+fn misbehaves(_cx: &Cx) -> Result<Verdict> {
+    let mut turns = 0_u64;
+    loop {
+        turns = core::hint::black_box(turns.wrapping_add(1));
     }
 }
 
-keywheel_sdk::export!(Guest);
+keywheel_guests::guest!("loops-forever", validate: misbehaves);

@@ -2,7 +2,12 @@
 //! in `examples/` changes one thing about it. Never shipped.
 #![cfg_attr(target_family = "wasm", no_std)]
 
+extern crate alloc;
+
+use keywheel_sdk::bindings::keywheel::provider::http;
 use keywheel_sdk::prelude::*;
+
+pub mod raw;
 
 /// A service at `{base_url}` with one session cookie. The commit class is a setting, so that one
 /// guest serves the tests of every class.
@@ -34,4 +39,94 @@ pub fn refresh(cx: &Cx) -> Result<Outcome> {
         401 => Ok(Outcome::invalid("/rotate answers 401")),
         _ => Err(answer.unexpected()),
     }
+}
+
+/// The same provider with one thing more to steal, the token, and the address of somebody whom
+/// nobody allowed.
+pub fn tempted(service: &str) -> Manifest {
+    manifest(service, "0.1.0")
+        .setting(Setting::text("elsewhere").default("127.0.0.1:9").help("Host and port to steal to"))
+        .key(Key::token("token").optional().help("A token"))
+}
+
+/// What a guest was given and what came of its tries, told to the service as hexadecimal: past
+/// every redaction, so that a test sees exactly what the guest saw.
+#[derive(Default)]
+pub struct Told(String);
+
+impl Told {
+    pub fn note(&mut self, what: &str, seen: impl AsRef<[u8]>) {
+        self.0.extend(what.escape_debug());
+        self.0.push(' ');
+        for byte in seen.as_ref() {
+            for digit in [byte >> 4, byte & 15] {
+                self.0.push(char::from_digit(digit.into(), 16).unwrap_or('?'));
+            }
+        }
+        self.0.push('\n');
+    }
+
+    /// Sends a request and notes everything that comes of it.
+    pub fn send(&mut self, what: &str, request: &http::Request) -> Option<http::Response> {
+        match http::send(request) {
+            Ok(answer) => {
+                self.note(what, format!("answered {}", answer.status));
+                self.note("url", &answer.url);
+                for (name, value) in &answer.headers {
+                    self.note("header", format!("{name}: {value}"));
+                }
+                self.note("body", &answer.body);
+                for captured in &answer.captured {
+                    self.note("captured", format!("{captured:?}"));
+                }
+                for (name, value) in &answer.extras {
+                    self.note("extra", format!("{name}: {value}"));
+                }
+                Some(answer)
+            }
+            Err(error) => {
+                self.note(what, format!("{error:?}"));
+                None
+            }
+        }
+    }
+
+    /// Ends a call that tried things.
+    pub fn finish(self, cx: &Cx) -> Result<Verdict> {
+        cx.post("{base_url}/told").body(self.0).send()?;
+        Ok(Verdict::valid())
+    }
+}
+
+/// A plugin that behaves in all but what is named. With `std` at the end it uses std.
+#[macro_export]
+macro_rules! guest {
+    ($service:literal, validate: $validate:path $(, $std:ident)?) => {
+        $crate::guest!($service, validate: $validate, rotate: $crate::refresh $(, $std)?);
+    };
+    ($service:literal, rotate: $rotate:path $(, $std:ident)?) => {
+        $crate::guest!($service, validate: $crate::check, rotate: $rotate $(, $std)?);
+    };
+    ($service:literal, validate: $validate:path, rotate: $rotate:path $(, $std:ident)?) => {
+        struct Guest;
+
+        impl ::keywheel_sdk::Provider for Guest {
+            fn describe() -> ::keywheel_sdk::Manifest {
+                $crate::tempted($service)
+            }
+
+            fn validate(cx: &::keywheel_sdk::Cx) -> ::keywheel_sdk::Result<::keywheel_sdk::Verdict> {
+                $validate(cx)
+            }
+
+            fn rotate(
+                cx: &::keywheel_sdk::Cx,
+                _method: &str,
+            ) -> ::keywheel_sdk::Result<::keywheel_sdk::Outcome> {
+                $rotate(cx)
+            }
+        }
+
+        ::keywheel_sdk::export!(Guest $(, $std)?);
+    };
 }

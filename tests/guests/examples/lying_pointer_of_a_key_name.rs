@@ -1,0 +1,13 @@
+//! `validate` asks to see a key whose name lies behind its memory.
+#![cfg_attr(target_family = "wasm", no_std)]
+
+use keywheel_guests::*;
+use keywheel_sdk::prelude::*;
+
+fn tries(_cx: &Cx) -> Result<Verdict> {
+    // SAFETY: none; the host has to look where it reads.
+    unsafe { raw::imports::reveal(0xffff_0000, 8, 1024) };
+    Ok(Verdict::unknown("came through"))
+}
+
+keywheel_guests::guest!("lying-pointer-of-a-key-name", validate: tries);

@@ -1,0 +1,2 @@
+;; Declares four gigabytes of memory.
+(module (memory 65536))

@@ -1,0 +1,2 @@
+;; Declares a table of ten million elements.
+(module (table 10000000 funcref))

@@ -1,0 +1,2 @@
+;; An empty module; the component instantiates it ten thousand times.
+(module)

@@ -1,0 +1,4 @@
+;; Its start function calls itself until there is no stack.
+(module
+  (func $start (call $start))
+  (start $start))
