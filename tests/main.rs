@@ -10,6 +10,7 @@ mod home;
 mod isolation;
 mod lifecycle;
 mod peers;
+mod permissions;
 mod plugins;
 mod recovery;
 mod secrets;

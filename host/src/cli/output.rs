@@ -71,6 +71,17 @@ impl Output {
         line(&inert(text));
     }
 
+    /// Asks a person, who answers with a line; anything but yes is no.
+    ///
+    /// # Errors
+    /// Standard input's.
+    pub fn ask(self, question: &str) -> std::io::Result<bool> {
+        eprint!("{} [y/N] ", inert(question));
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+
     /// The same for a command that must still clean up when nobody reads any more.
     ///
     /// # Errors
