@@ -117,7 +117,8 @@ impl TestHome {
         self.folder.path()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// The binary as a person runs it here, not yet started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command(env!("CARGO_BIN_EXE_keywheel"));
         // Nothing of the developer's own environment may decide a test.
         command.env_clear().env("HOME", self.folder.path()).env("KEYWHEEL_HOME", self.path());

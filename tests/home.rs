@@ -46,6 +46,12 @@ fn sql(path: &Path, text: &str) {
     db.execute_batch(text).expect("it runs");
 }
 
+#[expect(clippy::disallowed_methods, reason = "the test plays another program")]
+fn version(path: &Path) -> u32 {
+    let db = rusqlite::Connection::open(path).expect("a database");
+    db.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a header")
+}
+
 #[test]
 fn without_a_home_every_command_says_how_to_make_one() {
     let home = TestHome::without_init();
@@ -119,12 +125,13 @@ fn a_configuration_that_does_not_fit_is_refused_with_its_line() {
 #[test]
 fn a_database_of_a_newer_binary_is_refused_and_left_as_it_is() {
     let (home, _service) = home_in_use();
+    let present = version(&database(&home));
     sql(&database(&home), "PRAGMA user_version = 999;");
     let before = fs::read(database(&home)).expect("the database");
     let reasons = ["has schema 999, this binary knows up to", "hint: run the newer keywheel that wrote it"];
     all_refuse(&home, &COMMANDS, 78, &reasons);
     assert_eq!(fs::read(database(&home)).expect("the database"), before);
-    sql(&database(&home), "PRAGMA user_version = 1;");
+    sql(&database(&home), &format!("PRAGMA user_version = {present};"));
     home.json(&["credential", "validate", "ann"]);
     assert_eq!(home.reports("ann").len(), 2, "nothing was lost");
 }

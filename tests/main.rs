@@ -13,6 +13,7 @@ mod hostile;
 mod isolation;
 mod lifecycle;
 mod peers;
+mod permissions;
 mod plugins;
 mod recovery;
 mod reload;

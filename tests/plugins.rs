@@ -219,15 +219,16 @@ fn a_version_that_asks_for_more_waits_for_approval_while_the_old_one_works() {
     let report = home.json(&["credential", "validate", "ann"]);
     assert_eq!(report["meta"]["plugin"], old["digest"], "{report}");
 
-    let granted = home.json(&["plugin", "approve", "well-behaved"]);
-    assert!(granted.to_string().contains("collector.example"), "{granted}");
+    let granted = home.json(&["plugin", "approve", "well-behaved", "--yes"]);
+    assert_eq!(granted["difference"]["addedOrigins"][0], "https://collector.example", "{granted}");
     let new = home.wait_for_plugin("p.wasm", "active");
     assert_eq!(new["version"], "0.3.0");
     assert_ne!(new["digest"], old["digest"]);
     let report = home.json(&["credential", "validate", "ann"]);
     assert_eq!(report["meta"]["plugin"], new["digest"], "{report}");
     // Asked again, there is nothing left to grant.
-    assert_eq!(home.json(&["plugin", "approve", "well-behaved"]), Value::Array(Vec::new()));
+    let nothing = home.json(&["plugin", "approve", "well-behaved", "--yes"]);
+    assert_eq!((&nothing["needsApproval"], &nothing["granted"]), (&false.into(), &false.into()));
 }
 
 #[test]
@@ -270,8 +271,8 @@ fn a_key_is_revealed_only_after_the_operator_granted_it() {
     let message = text(&report, "message");
     assert!(message.contains("`token`") && message.contains("keywheel plugin approve reveals"), "{message}");
 
-    let granted = home.json(&["plugin", "approve", "reveals"]);
-    assert!(granted.to_string().contains("token"), "{granted}");
+    let granted = home.json(&["plugin", "approve", "reveals", "--yes"]);
+    assert_eq!(granted["difference"]["addedReveal"], serde_json::json!(["token"]), "{granted}");
     let report = home.json(&["credential", "validate", "ann"]);
     assert_eq!(report["status"], "success", "{report}");
     assert!(report.to_string().contains(&format!("the token has {} bytes", token.len())), "{report}");

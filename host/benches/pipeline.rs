@@ -259,6 +259,7 @@ async fn reports(host: &Host) -> f64 {
     for n in 0..COUNT {
         host.writer
             .add_credential(keywheel::db::writer::NewCredential {
+                plugin_digest: None,
                 credential_id: format!("r{n}"),
                 profile_id: None,
                 service: "reports".into(),

@@ -156,10 +156,22 @@ impl Isolation {
     }
 }
 
+/// Which plugins may run at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PluginPolicy {
+    /// Any that the operator put into the folder.
+    #[default]
+    Any,
+    /// Those alone that a trusted key has signed.
+    SignedOnly,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub isolation: Isolation,
+    pub plugin_policy: PluginPolicy,
     /// A worker without a call for this long is stopped.
     pub idle_stop_seconds: u64,
     /// The plugin folder is looked at this often, whatever the watcher says.
@@ -170,7 +182,13 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { isolation: Isolation::Strict, idle_stop_seconds: 300, rescan_seconds: 30, extra_ca_file: None }
+        Self {
+            isolation: Isolation::Strict,
+            plugin_policy: PluginPolicy::Any,
+            idle_stop_seconds: 300,
+            rescan_seconds: 30,
+            extra_ca_file: None,
+        }
     }
 }
 
@@ -182,6 +200,10 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 # namespaces too and gives each call of a plugin a process of its own, 3 ms dearer.
 # `keywheel doctor` shows what there is.
 #isolation = "strict"
+
+# "any" runs what lies in the plugin folder; "signed-only" runs what a key that you trust
+# (`keywheel plugin trust`) has signed, and nothing else.
+#plugin_policy = "any"
 
 # A worker without work for this long is stopped; it starts again when something is due.
 #idle_stop_seconds = 300

@@ -15,10 +15,10 @@ use tokio::sync::watch;
 
 use crate::credential::{CookieAttributes, Millis, Secret};
 use crate::daemon::Host;
-use crate::db::Action;
 use crate::db::writer::WriteError;
+use crate::db::{Action, TrustedKey};
 use crate::limits;
-use crate::registry::{PluginStatus, RegistryError};
+use crate::registry::{PluginStatus, RegistryError, Wish};
 use crate::report::Report;
 use crate::supervisor::WorkerStatus;
 
@@ -33,15 +33,52 @@ const SILENCE: Duration = Duration::from_secs(10);
 pub enum Operation {
     Status,
     PluginList,
-    PluginCheck { path: PathBuf },
-    PluginInstall { path: PathBuf },
-    PluginApprove { service: String },
-    PluginRemove { service: String },
+    PluginCheck {
+        path: PathBuf,
+    },
+    PluginInstall {
+        path: PathBuf,
+    },
+    /// What approving would change; changes nothing.
+    PluginWish {
+        service: String,
+    },
+    /// Grants what was shown: this digest, vouched for by this key.
+    PluginApprove {
+        service: String,
+        digest: String,
+        signer: Option<String>,
+    },
+    PluginUnpark {
+        service: String,
+    },
+    /// The key's own line, or the text of its file.
+    PluginTrust {
+        key: String,
+        name: Option<String>,
+    },
+    PluginDistrust {
+        key_id: String,
+    },
+    PluginRemove {
+        service: String,
+    },
     CredentialAdd(Box<AddCredential>),
-    CredentialImport { credential_id: String, keys: Vec<KeyInput> },
-    CredentialRemove { credential_id: String },
-    CredentialPause { credential_id: String, paused: bool },
-    CredentialRun { credential_id: String, action: Action },
+    CredentialImport {
+        credential_id: String,
+        keys: Vec<KeyInput>,
+    },
+    CredentialRemove {
+        credential_id: String,
+    },
+    CredentialPause {
+        credential_id: String,
+        paused: bool,
+    },
+    CredentialRun {
+        credential_id: String,
+        action: Action,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -95,6 +132,9 @@ pub enum Outcome {
     Done,
     Lines(Vec<String>),
     Plugins(Vec<PluginStatus>),
+    Wish(Box<Wish>),
+    Unparked(bool),
+    Trusted(TrustedKey),
     Report(Box<Report>),
     Status { workers: Vec<WorkerStatus>, plugins: Vec<PluginStatus>, in_flight: usize },
 }
@@ -139,7 +179,10 @@ impl From<WriteError> for Refusal {
                 RefusalKind::BadInput
             }
             WriteError::NotFound { .. } => RefusalKind::NotFound,
-            WriteError::Busy { .. } | WriteError::Fenced { .. } => RefusalKind::Busy,
+            WriteError::Busy { .. }
+            | WriteError::Fenced { .. }
+            | WriteError::Pinned { .. }
+            | WriteError::Replaced { .. } => RefusalKind::Busy,
             _ => RefusalKind::Unavailable,
         };
         Self { kind, message: error.to_string() }

@@ -112,6 +112,7 @@ impl Host {
             Arc::clone(&vault),
             writer.clone(),
             Arc::clone(&providers),
+            config.plugin_policy,
         );
         let rotation = Rotation::new(
             supervisor.clone(),
@@ -152,18 +153,30 @@ impl Host {
                 in_flight: self.rotation.in_flight(),
             }),
             Operation::PluginList => {
-                // A person who just copied a file wants its verdict, not "wait".
-                while self.registry.rescan().await? {
-                    tokio::time::sleep(registry::SETTLING / 4).await;
-                }
+                self.registry.rescan_until_still().await?;
                 Ok(Outcome::Plugins(self.registry.status()))
             }
             Operation::PluginCheck { path } => Ok(Outcome::Plugins(vec![self.registry.check(&path).await?])),
             Operation::PluginInstall { path } => {
                 Ok(Outcome::Plugins(vec![self.registry.install(&path).await?]))
             }
-            Operation::PluginApprove { service } => {
-                Ok(Outcome::Lines(self.registry.approve(&service).await?))
+            Operation::PluginWish { service } => {
+                Ok(Outcome::Wish(Box::new(self.registry.wish(&service).await?)))
+            }
+            Operation::PluginApprove { service, digest, signer } => {
+                let wish = self.registry.approve(&service, &digest, signer.as_deref()).await?;
+                Ok(Outcome::Wish(Box::new(wish)))
+            }
+            Operation::PluginUnpark { service } => {
+                let parked = self.registry.unpark(&service).await?;
+                self.rotation.wake();
+                Ok(Outcome::Unparked(parked))
+            }
+            Operation::PluginTrust { key, name } => {
+                Ok(Outcome::Trusted(self.registry.trust(&key, name).await?))
+            }
+            Operation::PluginDistrust { key_id } => {
+                Ok(Outcome::Lines(vec![self.registry.distrust(&key_id).await?]))
             }
             Operation::PluginRemove { service } => {
                 let file = self.registry.remove(&service).await?;
@@ -229,6 +242,7 @@ impl Host {
                 credential_id: new.credential_id,
                 profile_id: new.profile_id,
                 service: new.service,
+                plugin_digest: Some(provider.digest.clone()),
                 settings: new.settings,
                 private_hosts: new.private_hosts,
                 method: new.method,

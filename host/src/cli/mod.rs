@@ -59,7 +59,7 @@ enum Command {
     Status,
     /// What of the sandbox this machine gives, and whether that is enough
     Doctor(doctor::Arguments),
-    /// Provider plugins: list, check, install, approve, remove
+    /// Provider plugins: list, show, check, install, approve, unpark, remove, history, trust, distrust, keys
     #[command(subcommand)]
     Plugin(plugin::Command),
     /// Credentials: add, import, list, show, validate, rotate, pause, resume, export, remove
@@ -87,6 +87,8 @@ enum Failure {
     Read(#[from] ReadError),
     #[error(transparent)]
     Vault(#[from] VaultError),
+    #[error("{0}")]
+    Usage(String),
     #[error("{0}")]
     BadInput(String),
     #[error("{0}")]
@@ -119,6 +121,7 @@ impl Failure {
                 RefusalKind::Busy | RefusalKind::Unavailable => 75,
                 RefusalKind::Internal => 1,
             },
+            Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
             Self::BadInput(_) => 65,
             Self::Config(_) => 78,

@@ -1,14 +1,19 @@
 //! Everything that reaches a terminal: tables for people, JSON for programs. Data goes to
-//! standard output, talk to standard error; colour only where a person looks.
+//! standard output, talk to standard error; colour only where a person looks. Text that plugins
+//! and services wrote passes here last, and never acts on the terminal: what could move its
+//! cursor, colour it or turn its reading direction is shown escaped.
 
 #![expect(clippy::print_stderr, reason = "the one place that prints")]
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::credential::{Millis, Secret, now};
+use crate::registry::manifest::is_deceptive;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
@@ -21,7 +26,7 @@ impl Output {
         if self.json {
             self.json_line(value, true);
         } else {
-            line(&words());
+            line(&inert(&words()));
         }
     }
 
@@ -36,7 +41,7 @@ impl Output {
         if self.json {
             self.json_line(&rows, true);
         } else if rows.is_empty() {
-            eprintln!("{empty}");
+            eprintln!("{}", inert(empty));
         } else {
             let mut table = Table::new();
             table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
@@ -45,8 +50,9 @@ impl Output {
             }
             table.set_header(header.iter().map(|name| Cell::new(name.to_uppercase())));
             for row in rows {
-                table.add_row(cells(row));
+                table.add_row(cells(row).into_iter().map(inert_cell));
             }
+            // The colours are the table's own: what is in the cells was made inert before.
             line(&table.trim_fmt());
         }
     }
@@ -55,14 +61,25 @@ impl Output {
     pub fn json_line(self, value: &impl Serialize, pretty: bool) {
         let text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
         match text {
-            Ok(text) => line(&text),
+            Ok(text) => line(&inert_json(text)),
             Err(error) => self.error(&format!("the result can't be written as JSON: {error}")),
         }
     }
 
     /// One line of data for people.
     pub fn line(self, text: &str) {
-        line(text);
+        line(&inert(text));
+    }
+
+    /// Asks a person, who answers with a line; anything but yes is no.
+    ///
+    /// # Errors
+    /// Standard input's.
+    pub fn ask(self, question: &str) -> std::io::Result<bool> {
+        eprint!("{} [y/N] ", inert(question));
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
     /// The same for a command that must still clean up when nobody reads any more.
@@ -70,14 +87,13 @@ impl Output {
     /// # Errors
     /// Standard output's, such as a closed pipe.
     pub fn try_line(self, text: &str) -> std::io::Result<()> {
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "{text}").and_then(|()| out.flush())
+        write_line(&inert(text))
     }
 
     /// Talk beside the data.
     pub fn say(self, text: &str) {
         if !self.json {
-            eprintln!("{text}");
+            eprintln!("{}", inert(text));
         }
     }
 
@@ -85,9 +101,9 @@ impl Output {
         if self.json {
             let mut object = serde_json::Map::new();
             object.insert("error".into(), text.into());
-            eprintln!("{}", serde_json::Value::Object(object));
+            eprintln!("{}", inert_json(serde_json::Value::Object(object).to_string()));
         } else {
-            eprintln!("error: {text}");
+            eprintln!("error: {}", inert(text));
         }
     }
 
@@ -101,9 +117,58 @@ impl Output {
 
 /// A closed pipe is how `head` says it has enough; it is no error and no reason to panic.
 fn line(text: &str) {
-    if (Output { json: false }).try_line(text).is_err() {
+    if write_line(text).is_err() {
         std::process::exit(0);
     }
+}
+
+fn write_line(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush())
+}
+
+/// Text as it may go to a terminal. Line ends and tabs are the layout of our own words; a
+/// message of a plugin's is one line before it comes here.
+fn inert(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| is_deceptive(c) && !matches!(c, '\n' | '\t');
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = text.chars().fold(String::new(), |mut escaped, c| {
+        if acts(c) {
+            escaped.extend(c.escape_unicode())
+        } else {
+            escaped.push(c)
+        }
+        escaped
+    });
+    Cow::Owned(escaped)
+}
+
+/// In a cell a line end could pass for another row.
+fn inert_cell(cell: Cell) -> Cell {
+    let text = cell.content();
+    if text.contains(is_deceptive) { Cell::new(inert(&text.escape_debug().to_string())) } else { cell }
+}
+
+/// JSON whose strings are the same, with everything escaped that a terminal could act on.
+/// Outside of strings JSON has none of these but line ends.
+fn inert_json(text: String) -> String {
+    let acts = |c: char| is_deceptive(c) && c != '\n';
+    if !text.contains(acts) {
+        return text;
+    }
+    text.chars().fold(String::new(), |mut escaped, c| {
+        if acts(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing into a string can't fail.
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(c);
+        }
+        escaped
+    })
 }
 
 /// Whether standard output is a person's terminal that wants colour.
@@ -139,4 +204,35 @@ pub fn relative(at: Option<Millis>) -> String {
         _ => format!("{} d", seconds / 86_400),
     };
     if ahead { format!("in {words}") } else { format!("{words} ago") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clears the screen, a C1 control sequence, a turned reading direction, a tag character.
+    const HOSTILE: &str = "a\u{1b}[2J\u{9b}31m\u{202e}\u{7f}\u{61c}\u{e0041}z";
+
+    #[test]
+    fn text_that_would_act_on_a_terminal_is_shown_escaped() {
+        assert_eq!(inert(HOSTILE), r"a\u{1b}[2J\u{9b}31m\u{202e}\u{7f}\u{61c}\u{e0041}z");
+        let plain = "two lines\n\tand – “quotes”, ünïcode, 字";
+        assert!(matches!(inert(plain), Cow::Borrowed(same) if same == plain));
+    }
+
+    #[test]
+    fn json_keeps_its_value_and_loses_what_acts_on_a_terminal() {
+        let value = serde_json::json!({ "title": HOSTILE, "lines": "a\nb" });
+        let text = inert_json(serde_json::to_string_pretty(&value).unwrap());
+        assert!(!text.contains(|c| is_deceptive(c) && c != '\n'), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn a_cell_is_one_line_of_plain_text() {
+        let cell = inert_cell(Cell::new(format!("{HOSTILE}\nactive")));
+        assert!(!cell.content().contains(is_deceptive), "{:?}", cell.content());
+        assert!(cell.content().contains(r"z\nactive"), "{:?}", cell.content());
+        assert_eq!(inert_cell(Cell::new("a \"b\" – c")).content(), "a \"b\" – c");
+    }
 }

@@ -1,29 +1,78 @@
 //! `plugin`: what is in the folder, what it may do, and who decided.
 
-use std::path::PathBuf;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use comfy_table::Cell;
+use serde_json::{Value, json};
 
 use super::Failure;
 use super::connection::Connection;
-use super::output::{Output, coloured};
+use super::output::{Output, coloured, relative};
 use crate::config::Home;
 use crate::control::{Operation, Outcome};
-use crate::registry::PluginStatus;
+use crate::db::queries::{AuditRow, Reader};
+use crate::registry::{InUse, PluginStatus, Wish};
+
+/// What `--digest` must give at least: fewer digits, and another plugin can be made to begin
+/// with them.
+const DIGEST_PREFIX: usize = 16;
+
+/// A public key file is two short lines.
+const KEY_FILE_BYTES: u64 = 4 << 10;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Every plugin file and where it stands
     List,
+    /// What serves a service, what it may do, and what waits to replace it
+    Show { service: String },
     /// What a plugin file is and would be allowed, without installing it
     Check { file: PathBuf },
-    /// Copy a plugin file into the folder
+    /// Copy a plugin file into the folder, with the signature beside it
     Install { file: PathBuf },
-    /// Grant what a service's plugin asks for
-    Approve { service: String },
+    /// Show what a service's plugin asks for beyond what it has, and grant exactly that
+    Approve {
+        service: String,
+        /// Grant without asking
+        #[arg(long)]
+        yes: bool,
+        /// Grant without asking, if what asks has this digest (16 digits of it or more)
+        #[arg(long, value_name = "PREFIX")]
+        digest: Option<String>,
+    },
+    /// Let a service whose worker kept dying run again
+    Unpark { service: String },
     /// Remove a service's plugin file; credentials and reports stay
     Remove { service: String },
+    /// What was decided about plugins, by whom and when, newest first
+    History {
+        /// Of one service
+        service: Option<String>,
+        /// At most this many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Believe the signatures of a minisign key
+    Trust {
+        /// The public key, or the file it is in
+        #[arg(required_unless_present = "list")]
+        key: Option<String>,
+        /// Whose it is
+        #[arg(long, value_name = "WHO")]
+        name: Option<String>,
+        /// Show the keys that are trusted
+        #[arg(long, conflicts_with_all = ["key", "name"])]
+        list: bool,
+    },
+    /// Believe a key no longer
+    Distrust {
+        /// As `keywheel plugin keys` shows it
+        key_id: String,
+    },
+    /// The keys that are trusted
+    Keys,
 }
 
 pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Failure> {
@@ -32,43 +81,25 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
         std::path::absolute(&file).map_err(Failure::io(format!("{} can't be found", file.display())))
     };
     match command {
-        Command::List => {
-            let Outcome::Plugins(plugins) = Connection::once(&home, Operation::PluginList).await? else {
-                return Err(unexpected());
-            };
-            output.table(
-                &plugins,
-                &["file", "state", "service", "version", "reason"],
-                |plugin| {
-                    vec![
-                        Cell::new(&plugin.file),
-                        coloured(&state(plugin)),
-                        Cell::new(plugin.service.as_deref().unwrap_or("–")),
-                        Cell::new(plugin.version.as_deref().unwrap_or("–")),
-                        Cell::new(plugin.reason.as_deref().unwrap_or("")),
-                    ]
-                },
-                &format!("no plugins; hint: put .wasm files into {}", home.plugins().display()),
-            );
-            Ok(())
-        }
+        Command::List => list(&home, output).await,
+        Command::Show { service } => show(&home, &service, output).await,
         Command::Check { file } => {
-            show(&home, Operation::PluginCheck { path: absolute(file)? }, output).await
+            describe(&home, Operation::PluginCheck { path: absolute(file)? }, output).await
         }
         Command::Install { file } => {
-            show(&home, Operation::PluginInstall { path: absolute(file)? }, output).await
+            describe(&home, Operation::PluginInstall { path: absolute(file)? }, output).await
         }
-        Command::Approve { service } => {
-            let operation = Operation::PluginApprove { service: service.clone() };
-            let Outcome::Lines(lines) = Connection::once(&home, operation).await? else {
+        Command::Approve { service, yes, digest } => {
+            approve(&home, &service, yes, digest.as_deref(), output).await
+        }
+        Command::Unpark { service } => {
+            let operation = Operation::PluginUnpark { service: service.clone() };
+            let Outcome::Unparked(parked) = Connection::once(&home, operation).await? else {
                 return Err(unexpected());
             };
-            output.value(&lines, || {
-                if lines.is_empty() {
-                    format!("`{service}` had everything it asks for already")
-                } else {
-                    format!("granted to `{service}`:\n  {}", lines.join("\n  "))
-                }
+            output.value(&json!({ "service": service, "unparked": parked }), || match parked {
+                true => format!("`{service}` may run again"),
+                false => format!("`{service}` isn't parked"),
             });
             Ok(())
         }
@@ -80,32 +111,263 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
             output.value(&lines, || lines.join("\n"));
             Ok(())
         }
+        Command::History { service, limit } => history(&home, service.as_deref(), limit, output),
+        Command::Trust { key: Some(key), name, .. } => trust(&home, &key, name, output).await,
+        Command::Trust { key: None, .. } | Command::Keys => keys(&home, output),
+        Command::Distrust { key_id } => {
+            let Outcome::Lines(ids) = Connection::once(&home, Operation::PluginDistrust { key_id }).await?
+            else {
+                return Err(unexpected());
+            };
+            output.value(&json!({ "distrusted": ids.first() }), || {
+                format!("signatures of key {} count no longer", ids.join(", "))
+            });
+            Ok(())
+        }
     }
 }
 
-async fn show(home: &Home, operation: Operation, output: Output) -> Result<(), Failure> {
-    let Outcome::Plugins(plugins) = Connection::once(home, operation).await? else {
-        return Err(unexpected());
-    };
-    for plugin in &plugins {
-        output.value(plugin, || {
-            let mut text = format!(
-                "{} {} ({}), service `{}`\ndigest {}\n",
-                plugin.title.as_deref().unwrap_or("untitled"),
-                plugin.version.as_deref().unwrap_or("?"),
-                state(plugin),
-                plugin.service.as_deref().unwrap_or("?"),
-                plugin.digest.as_deref().unwrap_or("?"),
-            );
-            for line in plugin.reason.iter().chain(&plugin.permissions) {
-                text.push_str("  ");
-                text.push_str(line);
-                text.push('\n');
-            }
-            text.trim_end().to_owned()
-        });
+async fn plugins(home: &Home, operation: Operation) -> Result<Vec<PluginStatus>, Failure> {
+    match Connection::once(home, operation).await? {
+        Outcome::Plugins(plugins) => Ok(plugins),
+        _ => Err(unexpected()),
+    }
+}
+
+async fn list(home: &Home, output: Output) -> Result<(), Failure> {
+    output.table(
+        &plugins(home, Operation::PluginList).await?,
+        &["file", "state", "service", "version", "signer", "reason"],
+        |plugin| {
+            vec![
+                Cell::new(&plugin.file),
+                coloured(&state(plugin)),
+                Cell::new(plugin.service.as_deref().unwrap_or("–")),
+                Cell::new(plugin.version.as_deref().unwrap_or("–")),
+                Cell::new(plugin.signature.as_ref().map_or("–".into(), |signature| signature.short())),
+                Cell::new(plugin.reason.as_deref().unwrap_or("")),
+            ]
+        },
+        &format!("no plugins; hint: put .wasm files into {}", home.plugins().display()),
+    );
+    Ok(())
+}
+
+async fn show(home: &Home, service: &str, output: Output) -> Result<(), Failure> {
+    let mut files = plugins(home, Operation::PluginList).await?;
+    files.retain(|file| file.service.as_deref() == Some(service));
+    if files.is_empty() {
+        let why = format!("no plugin for `{service}`; hint: `keywheel plugin list` shows what there is");
+        return Err(Failure::NotFound(why));
+    }
+    let in_use = files.iter().find_map(|file| file.in_use.as_ref());
+    output.value(&json!({ "service": service, "inUse": in_use, "files": files }), || {
+        let mut text = in_use.map_or_else(|| "nothing is in use".into(), in_use_words);
+        for file in &files {
+            text.push_str("\n\n");
+            text.push_str(&words(file));
+        }
+        text
+    });
+    Ok(())
+}
+
+async fn describe(home: &Home, operation: Operation, output: Output) -> Result<(), Failure> {
+    for plugin in &plugins(home, operation).await? {
+        output.value(plugin, || words(plugin));
     }
     Ok(())
+}
+
+/// A file in a paragraph.
+fn words(plugin: &PluginStatus) -> String {
+    let mut text = format!(
+        "{}: {} {} ({}), service `{}`\ndigest {}\n{}",
+        plugin.file,
+        plugin.title.as_deref().unwrap_or("untitled"),
+        plugin.version.as_deref().unwrap_or("?"),
+        state(plugin),
+        plugin.service.as_deref().unwrap_or("?"),
+        plugin.digest.as_deref().unwrap_or("?"),
+        plugin.signature.as_ref().map_or("unsigned".into(), |signature| signature.words()),
+    );
+    for line in plugin.reason.iter().chain(&plugin.permissions) {
+        text.push_str("\n  ");
+        text.push_str(line);
+    }
+    text
+}
+
+fn in_use_words(in_use: &InUse) -> String {
+    let mut text = format!(
+        "in use: version {}\ndigest {}\n{}\n{}",
+        in_use.version,
+        in_use.digest,
+        in_use.signature.as_ref().map_or("unsigned".into(), |signature| signature.words()),
+        match in_use.pinned {
+            true => "pinned: a version that asks for more than this waits for you",
+            false => "not pinned: the first credential pins it",
+        },
+    );
+    for line in in_use.accepted.lines() {
+        text.push_str("\n  ");
+        text.push_str(&line);
+    }
+    for key in &in_use.revealed {
+        text.push_str("\n  you let it see the bytes of key ");
+        text.push_str(key);
+    }
+    text
+}
+
+/// Looks, shows, asks and grants. Between the look and the grant nothing is held, so the grant
+/// names what was shown, and the daemon compares.
+async fn approve(
+    home: &Home,
+    service: &str,
+    yes: bool,
+    digest: Option<&str>,
+    output: Output,
+) -> Result<(), Failure> {
+    let looking = Operation::PluginWish { service: service.to_owned() };
+    let Outcome::Wish(wish) = Connection::once(home, looking).await? else { return Err(unexpected()) };
+    if let Some(prefix) = digest {
+        let prefix = prefix.trim().to_ascii_lowercase();
+        if prefix.len() < DIGEST_PREFIX {
+            return Err(Failure::Usage(format!(
+                "--digest has {} digits; allowed: {DIGEST_PREFIX} or more of {}",
+                prefix.len(),
+                wish.to.digest
+            )));
+        }
+        if !wish.to.digest.starts_with(&prefix) {
+            return Err(Failure::BadInput(format!(
+                "nothing was granted to `{service}`: what is there has digest {}, not {prefix}; hint: `keywheel plugin approve {service}` shows it",
+                wish.to.digest
+            )));
+        }
+    }
+    let unasked = yes || digest.is_some();
+    if !wish.needs_approval || (output.json && !unasked) {
+        output.value(&wish, || format!("`{service}` has everything it asks for"));
+        return Ok(());
+    }
+    if !output.json {
+        output.line(&wish_words(&wish));
+    }
+    if !unasked {
+        if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+            return Err(Failure::Usage(format!(
+                "nobody is here to ask, so nothing was granted; hint: `keywheel plugin approve {service} --digest {}` grants what is shown",
+                &wish.to.digest[..DIGEST_PREFIX.min(wish.to.digest.len())]
+            )));
+        }
+        if !output.ask("grant this?").map_err(Failure::io("standard input can't be read"))? {
+            return Err(Failure::Other("nothing was granted".into()));
+        }
+    }
+    let granting = Operation::PluginApprove {
+        service: service.to_owned(),
+        digest: wish.to.digest.clone(),
+        signer: wish.to.public_key().map(str::to_owned),
+    };
+    let Outcome::Wish(granted) = Connection::once(home, granting).await? else { return Err(unexpected()) };
+    output.value(&granted, || format!("granted to `{service}`"));
+    Ok(())
+}
+
+fn wish_words(wish: &Wish) -> String {
+    let Wish { from, to, .. } = wish;
+    let mut text = match from.digest == to.digest {
+        true => format!("`{}` ({}), version {}", wish.service, to.title, to.version),
+        false => format!("`{}` ({}), version {} → {}", wish.service, to.title, from.version, to.version),
+    };
+    if from.digest != to.digest {
+        text.push_str(&format!("\n  digest was {}", from.digest));
+    }
+    text.push_str(&format!("\n  digest  is {}", to.digest));
+    text.push_str(&format!("\n  signer  is {}", to.signer()));
+    for line in &wish.lines {
+        text.push_str("\n  ");
+        text.push_str(line);
+    }
+    text
+}
+
+async fn trust(home: &Home, key: &str, name: Option<String>, output: Output) -> Result<(), Failure> {
+    // A key has no dot and is no path of anybody's; a file that isn't there is told as one.
+    let path = Path::new(key);
+    let text = if path.exists() || path.extension().is_some() {
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(KEY_FILE_BYTES).read_to_string(&mut text))
+            .map_err(Failure::io(format!("{key} can't be read")))?;
+        text
+    } else {
+        key.to_owned()
+    };
+    let Outcome::Trusted(key) = Connection::once(home, Operation::PluginTrust { key: text, name }).await?
+    else {
+        return Err(unexpected());
+    };
+    output.value(&key, || format!("signatures of {} count from now on", key.full_name()));
+    Ok(())
+}
+
+fn keys(home: &Home, output: Output) -> Result<(), Failure> {
+    home.require()?;
+    output.table(
+        &Reader::open(&home.database())?.trusted_keys()?,
+        &["key", "name", "trusted", "public key"],
+        |key| {
+            vec![
+                Cell::new(&key.key_id),
+                Cell::new(key.name.as_deref().unwrap_or("–")),
+                Cell::new(relative(Some(key.added_at))),
+                Cell::new(&key.public_key),
+            ]
+        },
+        "no key is trusted; hint: `keywheel plugin trust KEY --name WHO`",
+    );
+    Ok(())
+}
+
+fn history(home: &Home, service: Option<&str>, limit: u32, output: Output) -> Result<(), Failure> {
+    home.require()?;
+    output.table(
+        &Reader::open(&home.database())?.audit(service, limit)?,
+        &["when", "by", "what", "service", "file", "digest", "signer", "detail"],
+        |row| {
+            let word = |text: &Option<String>| Cell::new(text.as_deref().unwrap_or("–"));
+            vec![
+                Cell::new(relative(Some(row.at))),
+                Cell::new(row.actor.as_str()),
+                coloured(&row.action),
+                word(&row.service),
+                word(&row.file),
+                Cell::new(row.digest.as_deref().map_or("–", |digest| digest.get(..12).unwrap_or(digest))),
+                word(&row.signer),
+                Cell::new(detail(row)),
+            ]
+        },
+        "nothing was decided yet",
+    );
+    Ok(())
+}
+
+/// What a person reads of a decision; all of it is in the JSON.
+fn detail(row: &AuditRow) -> String {
+    let text = |name: &str| row.detail.get(name).and_then(Value::as_str).map(str::to_owned);
+    let changes = row
+        .detail
+        .get("changes")
+        .and_then(Value::as_array)
+        .map(|changes| changes.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "));
+    changes
+        .filter(|changes| !changes.is_empty())
+        .or_else(|| text("reason"))
+        .or_else(|| text("name"))
+        .unwrap_or_default()
 }
 
 fn state(plugin: &PluginStatus) -> String {

@@ -14,7 +14,7 @@ use super::writer::{
     Claim, ClaimDue, ClaimToken, Claims, GenerationChange, Interrupted, MonitorUpdate, NewCredential,
     NewGeneration, PendingProvider, ProviderUpdate, WriteError,
 };
-use super::{Action, Phase, SealedKey};
+use super::{Action, Actor, AuditEntry, Phase, SealedKey, Signer, TrustedKey};
 use crate::credential::Millis;
 use crate::provider::{CommitClass, Manifest};
 use crate::report::Status;
@@ -43,15 +43,22 @@ pub(super) fn remember(db: &Connection, key: &str, value: &[u8]) -> Written<Vec<
     Ok(stored)
 }
 
-pub(super) fn put_provider(db: &Connection, row: &ProviderUpdate, at: Millis) -> Written<()> {
+pub(super) fn put_provider(
+    db: &Connection,
+    row: &ProviderUpdate,
+    note: Option<&AuditEntry>,
+    at: Millis,
+) -> Written<()> {
+    if row.only_without_credentials && has_credentials(db, &row.manifest.service)? {
+        return Err(WriteError::Pinned { service: row.manifest.service.clone() });
+    }
     let Manifest { service, title, version, validate_url, keys, validate_interval, max_age, .. } =
         &row.manifest;
-    let (pending_digest, pending_manifest) = pending_columns(row.pending.as_ref())?;
+    let signer = row.signer.as_ref().map(json).transpose()?;
     db.prepare_cached(
         "INSERT INTO cookie_rotation_providers (service, title, version, validate_url,
              key_mapping_json, validate_interval_seconds, max_age_seconds, plugin_digest,
-             permissions_json, manifest_json, state, pending_digest, pending_manifest_json,
-             updated_at)
+             permissions_json, manifest_json, state, signer_json, file, updated_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
          ON CONFLICT (service) DO UPDATE SET
              title = excluded.title,
@@ -64,8 +71,11 @@ pub(super) fn put_provider(db: &Connection, row: &ProviderUpdate, at: Millis) ->
              permissions_json = excluded.permissions_json,
              manifest_json = excluded.manifest_json,
              state = excluded.state,
-             pending_digest = excluded.pending_digest,
-             pending_manifest_json = excluded.pending_manifest_json,
+             pending_digest = NULL,
+             pending_manifest_json = NULL,
+             pending_signer_json = NULL,
+             signer_json = excluded.signer_json,
+             file = excluded.file,
              updated_at = excluded.updated_at",
     )?
     .execute(params![
@@ -80,28 +90,58 @@ pub(super) fn put_provider(db: &Connection, row: &ProviderUpdate, at: Millis) ->
         row.permissions_json,
         json(&row.manifest)?,
         row.state,
-        pending_digest,
-        pending_manifest,
+        signer,
+        row.file,
         millis(at),
     ])?;
-    Ok(())
+    note.map_or(Ok(()), |note| insert_audit(db, note, at))
 }
 
 pub(super) fn set_provider_pending(
     db: &Connection,
     service: &str,
     pending: Option<&PendingProvider>,
+    note: Option<&AuditEntry>,
     at: Millis,
 ) -> Written<()> {
-    let (digest, manifest) = pending_columns(pending)?;
+    let manifest = pending.map(|pending| json(&pending.manifest)).transpose()?;
+    let signer = pending.and_then(|pending| pending.signer.as_ref()).map(json).transpose()?;
     let changed = db
         .prepare_cached(
             "UPDATE cookie_rotation_providers
-             SET pending_digest = ?2, pending_manifest_json = ?3, updated_at = ?4
+             SET pending_digest = ?2, pending_manifest_json = ?3, pending_signer_json = ?4, updated_at = ?5
              WHERE service = ?1",
         )?
-        .execute(params![service, digest, manifest, millis(at)])?;
-    if changed == 0 { Err(not_found("provider", service)) } else { Ok(()) }
+        .execute(params![
+            service,
+            pending.map(|pending| &pending.plugin_digest),
+            manifest,
+            signer,
+            millis(at)
+        ])?;
+    if changed == 0 {
+        return Err(not_found("provider", service));
+    }
+    note.map_or(Ok(()), |note| insert_audit(db, note, at))
+}
+
+/// A provider that doesn't serve waits for nothing either.
+pub(super) fn set_provider_state(
+    db: &Connection,
+    service: &str,
+    state: &str,
+    note: &AuditEntry,
+    at: Millis,
+) -> Written<()> {
+    let changed = db
+        .prepare_cached(
+            "UPDATE cookie_rotation_providers
+             SET state = ?2, pending_digest = NULL, pending_manifest_json = NULL,
+                 pending_signer_json = NULL, updated_at = ?3
+             WHERE service = ?1",
+        )?
+        .execute(params![service, state, millis(at)])?;
+    if changed == 0 { Err(not_found("provider", service)) } else { insert_audit(db, note, at) }
 }
 
 pub(super) fn set_provider_cadence(
@@ -125,16 +165,168 @@ pub(super) fn remove_provider(db: &Connection, service: &str) -> Written<()> {
     if changed == 0 { Err(not_found("provider", service)) } else { Ok(()) }
 }
 
-fn pending_columns(pending: Option<&PendingProvider>) -> Written<(Option<&str>, Option<String>)> {
-    match pending {
-        None => Ok((None, None)),
-        Some(pending) => Ok((Some(&pending.plugin_digest), Some(json(&pending.manifest)?))),
+fn has_credentials(db: &Connection, service: &str) -> Written<bool> {
+    // By the monitor, whose index begins with the service.
+    let found = db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM cookie_rotation_monitor WHERE service = ?1)")?
+        .query_row([service], |row| row.get(0))?;
+    Ok(found)
+}
+
+// The audit, and the keys that are believed
+
+fn insert_audit(db: &Connection, entry: &AuditEntry, at: Millis) -> Written<()> {
+    db.prepare_cached(
+        "INSERT INTO audit (at, actor, action, service, file, digest, signer, detail_json)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?
+    .execute(params![
+        millis(at),
+        entry.actor.as_str(),
+        entry.action,
+        entry.service,
+        entry.file,
+        entry.digest,
+        entry.signer,
+        json(&entry.detail)?,
+    ])?;
+    Ok(())
+}
+
+/// Writes down what changed nothing else. What repeats the newest row about its file is left
+/// out, so that another look, or another process's, adds nothing.
+pub(super) fn note(db: &Connection, entries: &[AuditEntry], at: Millis) -> Written<()> {
+    for entry in entries {
+        let repeated = match &entry.file {
+            None => false,
+            Some(file) => db
+                .prepare_cached(
+                    "SELECT action = ?2 AND service IS ?3 AND digest IS ?4 AND signer IS ?5
+                         AND detail_json = ?6
+                     FROM audit WHERE file = ?1 ORDER BY id DESC LIMIT 1",
+                )?
+                .query_row(
+                    params![
+                        file,
+                        entry.action,
+                        entry.service,
+                        entry.digest,
+                        entry.signer,
+                        json(&entry.detail)?
+                    ],
+                    |row| row.get::<_, bool>(0),
+                )
+                .optional()?
+                .unwrap_or(false),
+        };
+        if !repeated {
+            insert_audit(db, entry, at)?;
+        }
     }
+    Ok(())
+}
+
+/// Returns the key as it stands: the same one again changes its name alone.
+pub(super) fn trust_key(
+    db: &Connection,
+    key: &TrustedKey,
+    note: &AuditEntry,
+    at: Millis,
+) -> Written<TrustedKey> {
+    let known: Option<TrustedKey> = db
+        .prepare_cached("SELECT public_key, name, added_at FROM trusted_keys WHERE key_id = ?1")?
+        .query_row([&key.key_id], |row| {
+            Ok(TrustedKey {
+                key_id: key.key_id.clone(),
+                public_key: row.get(0)?,
+                name: row.get(1)?,
+                added_at: read_millis(row, 2)?,
+            })
+        })
+        .optional()?;
+    let key = match known {
+        // Ids are chosen by who makes the key: a second one with this id may be meant to pass
+        // for the first.
+        Some(known) if known.public_key != key.public_key => {
+            return Err(WriteError::Invalid(format!(
+                "key id {} is trusted already, for another key; hint: `keywheel plugin distrust {}` first, if this one replaces it",
+                key.key_id, key.key_id
+            )));
+        }
+        Some(known) if known.name == key.name => return Ok(known),
+        Some(known) => TrustedKey { name: key.name.clone(), ..known },
+        None => TrustedKey { added_at: at, ..key.clone() },
+    };
+    db.prepare_cached(
+        "INSERT INTO trusted_keys (key_id, public_key, name, added_at) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (key_id) DO UPDATE SET name = excluded.name",
+    )?
+    .execute(params![key.key_id, key.public_key, key.name, millis(key.added_at)])?;
+    insert_audit(db, note, at)?;
+    Ok(key)
+}
+
+pub(super) fn distrust_key(db: &Connection, key_id: &str, at: Millis) -> Written<()> {
+    let gone: Option<(String, Option<String>)> = db
+        .prepare_cached("DELETE FROM trusted_keys WHERE key_id = ?1 RETURNING public_key, name")?
+        .query_row([key_id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((public_key, name)) = gone else { return Err(not_found("trusted key", key_id)) };
+    let entry = AuditEntry {
+        actor: Actor::Operator,
+        action: "distrusted",
+        service: None,
+        file: None,
+        digest: None,
+        signer: Some(key_id.to_owned()),
+        detail: serde_json::json!({ "publicKey": public_key, "name": name }),
+    };
+    insert_audit(db, &entry, at)
+}
+
+/// What the first credential of a service pins, written down with it.
+fn note_pinned(db: &Connection, service: &str, credential_id: &str, at: Millis) -> Written<()> {
+    let pinned = db
+        .prepare_cached(
+            "SELECT plugin_digest, permissions_json, signer_json, file, version
+             FROM cookie_rotation_providers WHERE service = ?1",
+        )?
+        .query_row([service], |row| {
+            let (permissions, signer): (String, Option<String>) = (row.get(1)?, row.get(2)?);
+            // What can't be read is no reason to refuse a credential; the digest says it all.
+            let permissions: serde_json::Value = serde_json::from_str(&permissions).unwrap_or_default();
+            let signer: Option<Signer> = signer.and_then(|signer| serde_json::from_str(&signer).ok());
+            let version: String = row.get(4)?;
+            Ok(AuditEntry {
+                actor: Actor::Operator,
+                action: "pinned",
+                service: Some(service.to_owned()),
+                file: row.get(3)?,
+                digest: row.get(0)?,
+                signer: signer.map(|signer| signer.key_id),
+                detail: serde_json::json!({
+                    "version": version, "granted": permissions, "credential": credential_id,
+                }),
+            })
+        })
+        .optional()?;
+    // A provider that isn't there can't be harmed by, nor harm, anything.
+    pinned.map_or(Ok(()), |entry| insert_audit(db, &entry, at))
 }
 
 // Credentials, by the operator
 
 pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -> Written<()> {
+    if let Some(shown) = &new.plugin_digest {
+        let found: Option<String> = db
+            .prepare_cached("SELECT plugin_digest FROM cookie_rotation_providers WHERE service = ?1")?
+            .query_row([&new.service], |row| row.get(0))
+            .optional()?;
+        if found.as_ref() != Some(shown) {
+            return Err(WriteError::Replaced { service: new.service.clone() });
+        }
+    }
+    let first = !has_credentials(db, &new.service)?;
     let inserted = db
         .prepare_cached(
             "INSERT INTO credentials (credential_id, profile_id, service, settings_json,
@@ -171,7 +363,7 @@ pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -
         millis(new.first_due),
         new.first_action.as_str(),
     ])?;
-    Ok(())
+    if first { note_pinned(db, &new.service, &new.credential_id, at) } else { Ok(()) }
 }
 
 /// A credential as the operator's commands need it.

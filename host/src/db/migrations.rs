@@ -15,8 +15,13 @@ pub struct Migration {
 }
 
 /// Every step there is, oldest first. A released one is never edited.
-pub const ALL: &[Migration] =
-    &[Migration { name: "0001_initial", sql: include_str!("../../../migrations/0001_initial.sql") }];
+pub const ALL: &[Migration] = &[
+    Migration { name: "0001_initial", sql: include_str!("../../../migrations/0001_initial.sql") },
+    Migration {
+        name: "0002_audit_and_trust",
+        sql: include_str!("../../../migrations/0002_audit_and_trust.sql"),
+    },
+];
 
 /// The schema this binary reads and writes.
 pub fn current() -> u32 {
@@ -150,6 +155,45 @@ mod tests {
             run(&mut db, &path, ALL).unwrap();
             assert_eq!(schema(&db), expected, "a second run changes nothing");
         }
+    }
+
+    #[test]
+    fn rows_of_the_first_version_stand_as_they_were_with_nobody_as_signer() {
+        let home = tempfile::tempdir().unwrap();
+        let (mut db, path) = empty(&home);
+        run(&mut db, &path, &ALL[..1]).unwrap();
+        let manifest = r#"{"service":"shop","title":"Shop","version":"1.0.0","validate_url":"https://s.example/me",
+            "keys":[],"origins":["https://s.example"],"settings":[],"methods":[],"validate_interval":60,
+            "max_age":null,"extras":[]}"#;
+        db.execute(
+            "INSERT INTO cookie_rotation_providers (service, title, version, validate_url,
+                 key_mapping_json, validate_interval_seconds, plugin_digest, permissions_json,
+                 manifest_json, state, pending_digest, pending_manifest_json, updated_at)
+             VALUES ('shop', 'Shop', '1.0.0', 'https://s.example/me', '[]', 60, 'd1', '{}', ?1,
+                 'active', 'd2', ?1, 7)",
+            [manifest],
+        )
+        .unwrap();
+        db.execute_batch(
+            "INSERT INTO credentials (credential_id, service, settings_json, private_hosts_json,
+                 last_generation, rotated_at, created_at)
+             VALUES ('ann', 'shop', '[]', '[]', 1, 7, 7);
+             INSERT INTO cookie_rotation_monitor (cookie_id, service, next_action)
+             VALUES ('ann', 'shop', 'validate');",
+        )
+        .unwrap();
+        drop(db);
+
+        drop(open_for_writing(&path, None).unwrap());
+        let reader = Reader::open(&path).unwrap();
+        let row = reader.provider("shop").unwrap().unwrap();
+        assert_eq!((row.plugin_digest.as_str(), row.state.as_str(), row.updated_at), ("d1", "active", 7));
+        assert_eq!((row.signer, row.file), (None, None));
+        let pending = row.pending.unwrap();
+        assert_eq!((pending.plugin_digest.as_str(), pending.signer), ("d2", None));
+        assert!(reader.has_credentials("shop").unwrap());
+        assert_eq!(reader.trusted_keys().unwrap(), []);
+        assert_eq!(reader.audit(None, 10).unwrap(), [], "what nobody wrote down then isn't made up now");
     }
 
     #[test]

@@ -275,6 +275,70 @@ impl Phase {
     }
 }
 
+/// Who signed a plugin, as it was verified then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Signer {
+    pub key_id: String,
+    /// In base64. This is the identity: anybody can make a key with another's id.
+    pub public_key: String,
+    pub name: Option<String>,
+    /// The trusted comment of the signature, safe to print.
+    pub comment: Option<String>,
+}
+
+/// A key whose signatures the operator believes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrustedKey {
+    pub key_id: String,
+    pub public_key: String,
+    pub name: Option<String>,
+    pub added_at: Millis,
+}
+
+impl TrustedKey {
+    /// Its id, and whose it is.
+    pub fn full_name(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.key_id.clone(), |name| format!("{} ({name})", self.key_id))
+    }
+}
+
+/// Who decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Actor {
+    Operator,
+    Host,
+}
+
+impl Actor {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Host => "host",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Operator, Self::Host].into_iter().find(|actor| actor.as_str() == text)
+    }
+}
+
+/// One decision about a plugin or a key, on its way into the audit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuditEntry {
+    pub actor: Actor,
+    /// A word of the registry's.
+    pub action: &'static str,
+    pub service: Option<String>,
+    pub file: Option<String>,
+    pub digest: Option<String>,
+    /// The id of the signer's key.
+    pub signer: Option<String>,
+    pub detail: serde_json::Value,
+}
+
 /// One key as it lies in the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedKey {

@@ -12,7 +12,7 @@ use super::column::{
     millis, read_generation, read_json, read_millis, read_optional_json, read_optional_millis,
     read_optional_word, read_word,
 };
-use super::{Action, DbError, Phase, SealedGeneration, open_for_reading};
+use super::{Action, Actor, DbError, Phase, SealedGeneration, Signer, TrustedKey, open_for_reading};
 use crate::credential::{CookieAttributes, Millis};
 use crate::provider::{KeySpec, Manifest};
 use crate::report::{Report, Status, iso8601};
@@ -20,6 +20,9 @@ use crate::report::{Report, Status, iso8601};
 /// Rows of reports that one query gives at most: what a terminal or a page can show, and small
 /// enough that no caller's mistake reads a table of millions into memory.
 pub const REPORTS_AT_MOST: u32 = 10_000;
+
+/// As many decisions as one query gives at most, for the same reasons.
+pub const AUDIT_AT_MOST: u32 = 10_000;
 
 /// A read-only connection. `Send`, not `Sync`: one for each thread or each use.
 pub struct Reader {
@@ -63,6 +66,10 @@ pub struct ProviderRow {
     pub manifest: Manifest,
     pub state: String,
     pub pending: Option<PendingRow>,
+    /// Who had signed what is accepted.
+    pub signer: Option<Signer>,
+    /// The file that served last.
+    pub file: Option<String>,
     pub operator_validate_interval_seconds: Option<u32>,
     #[serde(serialize_with = "iso")]
     pub updated_at: Millis,
@@ -74,6 +81,23 @@ pub struct ProviderRow {
 pub struct PendingRow {
     pub plugin_digest: String,
     pub manifest: Manifest,
+    pub signer: Option<Signer>,
+}
+
+/// One decision about a plugin or a key.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditRow {
+    pub id: i64,
+    #[serde(serialize_with = "iso")]
+    pub at: Millis,
+    pub actor: Actor,
+    pub action: String,
+    pub service: Option<String>,
+    pub file: Option<String>,
+    pub digest: Option<String>,
+    pub signer: Option<String>,
+    pub detail: serde_json::Value,
 }
 
 /// A credential with where it stands.
@@ -227,7 +251,8 @@ const CREDENTIAL_COLUMNS: &str = "
 const PROVIDER_COLUMNS: &str = "
     SELECT service, title, version, validate_url, key_mapping_json, validate_interval_seconds,
            max_age_seconds, plugin_digest, permissions_json, manifest_json, state,
-           pending_digest, pending_manifest_json, operator_validate_interval_seconds, updated_at
+           pending_digest, pending_manifest_json, operator_validate_interval_seconds, updated_at,
+           signer_json, pending_signer_json, file
     FROM cookie_rotation_providers";
 
 const REPORT_COLUMNS: &str = "
@@ -258,6 +283,53 @@ impl Reader {
 
     pub fn provider(&self, service: &str) -> Found<Option<ProviderRow>> {
         self.one(&format!("{PROVIDER_COLUMNS} WHERE service = ?1"), [service], provider_from)
+    }
+
+    /// Whether a service has anything that its plugin could harm.
+    pub fn has_credentials(&self, service: &str) -> Found<bool> {
+        let found = self
+            .db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM cookie_rotation_monitor WHERE service = ?1)")?
+            .query_row([service], |row| row.get(0))?;
+        Ok(found)
+    }
+
+    /// The keys whose signatures the operator believes, by id.
+    pub fn trusted_keys(&self) -> Found<Vec<TrustedKey>> {
+        self.all("SELECT key_id, public_key, name, added_at FROM trusted_keys ORDER BY key_id", [], |row| {
+            Ok(TrustedKey {
+                key_id: row.get(0)?,
+                public_key: row.get(1)?,
+                name: row.get(2)?,
+                added_at: read_millis(row, 3)?,
+            })
+        })
+    }
+
+    /// Decisions, newest first: all, or those about one service.
+    pub fn audit(&self, service: Option<&str>, limit: u32) -> Found<Vec<AuditRow>> {
+        let limit = limit.min(AUDIT_AT_MOST);
+        let (filter, parameter) = match service {
+            Some(service) => ("WHERE service = ?1", vec![Value::from(service.to_owned())]),
+            None => ("", Vec::new()),
+        };
+        let sql = format!(
+            "SELECT id, at, actor, action, service, file, digest, signer, detail_json
+             FROM audit {filter} ORDER BY id DESC LIMIT {limit}"
+        );
+        self.all(&sql, params_from_iter(parameter), |row| {
+            Ok(AuditRow {
+                id: row.get(0)?,
+                at: read_millis(row, 1)?,
+                actor: read_word(row, 2, Actor::parse)?,
+                action: row.get(3)?,
+                service: row.get(4)?,
+                file: row.get(5)?,
+                digest: row.get(6)?,
+                signer: row.get(7)?,
+                detail: read_json(row, 8)?,
+            })
+        })
     }
 
     /// Every credential, or those of one service, by id.
@@ -437,6 +509,7 @@ impl Reader {
 fn provider_from(row: &Row<'_>) -> rusqlite::Result<ProviderRow> {
     let pending_digest: Option<String> = row.get(11)?;
     let pending_manifest: Option<Manifest> = read_optional_json(row, 12)?;
+    let pending_signer: Option<Signer> = read_optional_json(row, 16)?;
     Ok(ProviderRow {
         service: row.get(0)?,
         title: row.get(1)?,
@@ -449,9 +522,13 @@ fn provider_from(row: &Row<'_>) -> rusqlite::Result<ProviderRow> {
         permissions_json: row.get(8)?,
         manifest: read_json(row, 9)?,
         state: row.get(10)?,
-        pending: pending_digest
-            .zip(pending_manifest)
-            .map(|(plugin_digest, manifest)| PendingRow { plugin_digest, manifest }),
+        pending: pending_digest.zip(pending_manifest).map(|(plugin_digest, manifest)| PendingRow {
+            plugin_digest,
+            manifest,
+            signer: pending_signer,
+        }),
+        signer: read_optional_json(row, 15)?,
+        file: row.get(17)?,
         operator_validate_interval_seconds: row.get(13)?,
         updated_at: read_millis(row, 14)?,
     })

@@ -13,7 +13,10 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::commands::{self, FinishRow};
-use super::{Action, DbError, HomeLock, Phase, SealedGeneration, SealedKey, open_for_writing};
+use super::{
+    Action, AuditEntry, DbError, HomeLock, Phase, SealedGeneration, SealedKey, Signer, TrustedKey,
+    open_for_writing,
+};
 use crate::credential::{Millis, now};
 use crate::limits::{WRITER_BATCH, WRITER_QUEUE};
 use crate::provider::{CommitClass, Manifest};
@@ -42,6 +45,12 @@ pub enum WriteError {
     Fenced { credential_id: String, fence: i64 },
     #[error("generation {found} of credential {credential_id} was offered, the next one is {expected}")]
     Stale { credential_id: String, found: u32, expected: u32 },
+    #[error("`{service}` got its first credential meanwhile, and what its plugin may do is pinned")]
+    Pinned { service: String },
+    #[error(
+        "the plugin of `{service}` was replaced meanwhile; hint: `keywheel plugin show {service}` says what it may do now, then add the credential again"
+    )]
+    Replaced { service: String },
     #[error("{0}")]
     Invalid(String),
     #[error(
@@ -131,7 +140,11 @@ pub struct ProviderUpdate {
     /// What was granted, in the registry's words.
     pub permissions_json: String,
     pub state: String,
-    pub pending: Option<PendingProvider>,
+    pub signer: Option<Signer>,
+    /// Its name in the plugin folder.
+    pub file: Option<String>,
+    /// Refuse this where there is a credential: what it asks for was compared with nothing.
+    pub only_without_credentials: bool,
 }
 
 /// A newer plugin that waits for the operator.
@@ -139,6 +152,7 @@ pub struct ProviderUpdate {
 pub struct PendingProvider {
     pub plugin_digest: String,
     pub manifest: Manifest,
+    pub signer: Option<Signer>,
 }
 
 /// A credential with its keys sealed for generation 1.
@@ -147,6 +161,9 @@ pub struct NewCredential {
     pub credential_id: String,
     pub profile_id: Option<String>,
     pub service: String,
+    /// The plugin that the operator saw. Refused where another serves by now: the first
+    /// credential pins what its plugin may do.
+    pub plugin_digest: Option<String>,
     pub settings: Vec<(String, String)>,
     pub private_hosts: Vec<String>,
     pub method: Option<String>,
@@ -283,19 +300,55 @@ impl Writer {
         self.run(move |db| commands::remember(db, &key, &value)).await
     }
 
-    /// Adds a provider, or makes it stand as given.
-    pub async fn put_provider(&self, row: ProviderUpdate) -> Result<(), WriteError> {
+    /// Adds a provider, or makes it stand as given, with nothing waiting. The note goes with
+    /// it: either both stand or neither.
+    pub async fn put_provider(
+        &self,
+        row: ProviderUpdate,
+        note: Option<AuditEntry>,
+    ) -> Result<(), WriteError> {
         let at = now();
-        self.run(move |db| commands::put_provider(db, &row, at)).await
+        self.run(move |db| commands::put_provider(db, &row, note.as_ref(), at)).await
     }
 
     pub async fn set_provider_pending(
         &self,
         service: &str,
         pending: Option<PendingProvider>,
+        note: Option<AuditEntry>,
     ) -> Result<(), WriteError> {
         let (service, at) = (service.to_owned(), now());
-        self.run(move |db| commands::set_provider_pending(db, &service, pending.as_ref(), at)).await
+        self.run(move |db| commands::set_provider_pending(db, &service, pending.as_ref(), note.as_ref(), at))
+            .await
+    }
+
+    /// For a provider that doesn't serve any more; what waited waits no longer.
+    pub async fn set_provider_state(
+        &self,
+        service: &str,
+        state: &'static str,
+        note: AuditEntry,
+    ) -> Result<(), WriteError> {
+        let (service, at) = (service.to_owned(), now());
+        self.run(move |db| commands::set_provider_state(db, &service, state, &note, at)).await
+    }
+
+    /// Writes decisions down that change no other row. One that repeats the newest about its
+    /// file is left out.
+    pub async fn note(&self, entries: Vec<AuditEntry>) -> Result<(), WriteError> {
+        let at = now();
+        self.run(move |db| commands::note(db, &entries, at)).await
+    }
+
+    /// Believes a key's signatures from now on. Returns it as it stands.
+    pub async fn trust_key(&self, key: TrustedKey, note: AuditEntry) -> Result<TrustedKey, WriteError> {
+        let at = now();
+        self.run(move |db| commands::trust_key(db, &key, &note, at)).await
+    }
+
+    pub async fn distrust_key(&self, key_id: &str) -> Result<(), WriteError> {
+        let (key_id, at) = (key_id.to_owned(), now());
+        self.run(move |db| commands::distrust_key(db, &key_id, at)).await
     }
 
     /// The operator's validate interval for a whole service, in seconds; None: the provider's.

@@ -6,7 +6,7 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::super::queries::{Counts, ReportFilter};
-use super::super::{Reader, sync_probe};
+use super::super::{Actor, Reader, sync_probe};
 use super::*;
 use crate::credential::{CookieAttributes, Secret};
 use crate::provider::{KeySpec, Location};
@@ -103,6 +103,7 @@ fn key(name: &str, sealed: &[u8]) -> SealedKey {
 
 fn credential(id: &str, service: &str) -> NewCredential {
     NewCredential {
+        plugin_digest: None,
         credential_id: id.to_owned(),
         profile_id: Some(String::from("profile")),
         service: service.to_owned(),
@@ -588,30 +589,142 @@ fn manifest(title: &str) -> Manifest {
 #[tokio::test]
 async fn a_provider_row_stands_as_put_and_keeps_the_operators_cadence() {
     let home = Home::new();
-    let update = |title, pending| ProviderUpdate {
-        manifest: manifest(title),
-        plugin_digest: String::from("d1"),
-        permissions_json: String::from("{}"),
-        state: String::from("active"),
-        pending,
-    };
-    home.writer.put_provider(update("Shop", None)).await.unwrap();
+    home.writer.put_provider(update("Shop"), None).await.unwrap();
     home.writer.set_provider_cadence("shop", Some(30)).await.unwrap();
-    let waiting = PendingProvider { plugin_digest: String::from("d2"), manifest: manifest("Shop 2") };
-    home.writer.set_provider_pending("shop", Some(waiting)).await.unwrap();
+    let waiting = PendingProvider {
+        plugin_digest: String::from("d2"),
+        manifest: manifest("Shop 2"),
+        signer: Some(signer()),
+    };
+    home.writer.set_provider_pending("shop", Some(waiting), None).await.unwrap();
     let row = home.reader().provider("shop").unwrap().unwrap();
     assert_eq!(row.manifest, manifest("Shop"));
     assert_eq!(row.key_mapping, manifest("Shop").keys);
     assert_eq!((row.validate_interval_seconds, row.max_age_seconds), (300, Some(86_400)));
-    assert_eq!(row.pending.unwrap().manifest.title, "Shop 2");
+    let pending = row.pending.unwrap();
+    assert_eq!((pending.manifest.title.as_str(), pending.signer), ("Shop 2", Some(signer())));
 
-    home.writer.put_provider(update("Shop 2", None)).await.unwrap();
+    let signed = ProviderUpdate { signer: Some(signer()), file: Some("s.wasm".into()), ..update("Shop 2") };
+    home.writer.put_provider(signed, None).await.unwrap();
     let row = home.reader().providers().unwrap().remove(0);
     assert_eq!((row.title.as_str(), row.pending), ("Shop 2", None));
+    assert_eq!((row.signer, row.file.as_deref()), (Some(signer()), Some("s.wasm")));
     assert_eq!(row.operator_validate_interval_seconds, Some(30));
     home.writer.remove_provider("shop").await.unwrap();
-    let gone = home.writer.set_provider_pending("shop", None).await;
+    let gone = home.writer.set_provider_pending("shop", None, None).await;
     assert!(matches!(gone, Err(WriteError::NotFound { .. })), "{gone:?}");
+}
+
+fn update(title: &str) -> ProviderUpdate {
+    ProviderUpdate {
+        manifest: manifest(title),
+        plugin_digest: String::from("d1"),
+        permissions_json: String::from("{}"),
+        state: String::from("active"),
+        signer: None,
+        file: None,
+        only_without_credentials: false,
+    }
+}
+
+fn signer() -> Signer {
+    Signer {
+        key_id: String::from("00000000000000A1"),
+        public_key: String::from("a key"),
+        name: Some(String::from("ann")),
+        comment: None,
+    }
+}
+
+fn said(action: &'static str, file: Option<&str>, why: &str) -> AuditEntry {
+    AuditEntry {
+        actor: Actor::Host,
+        action,
+        service: Some(String::from("shop")),
+        file: file.map(str::to_owned),
+        digest: None,
+        signer: None,
+        detail: serde_json::json!({ "reason": why }),
+    }
+}
+
+fn actions(home: &Home) -> Vec<String> {
+    let mut rows = home.reader().audit(None, 100).unwrap();
+    rows.reverse();
+    rows.into_iter().map(|row| row.action).collect()
+}
+
+#[tokio::test]
+async fn a_decision_is_written_down_with_what_it_decides_or_not_at_all() {
+    let home = Home::new();
+    let note = || Some(said("first-seen", None, ""));
+    home.writer.put_provider(update("Shop"), note()).await.unwrap();
+    assert_eq!(actions(&home), ["first-seen"]);
+    home.add("a", "shop").await;
+    assert_eq!(actions(&home), ["first-seen", "pinned"]);
+    // The second pins nothing more.
+    home.add("b", "shop").await;
+    let compared_with_nothing = ProviderUpdate { only_without_credentials: true, ..update("Shop 2") };
+    let late = home.writer.put_provider(compared_with_nothing, note()).await;
+    assert!(matches!(late, Err(WriteError::Pinned { .. })), "{late:?}");
+    assert_eq!(home.reader().provider("shop").unwrap().unwrap().title, "Shop");
+    let nobody = home.writer.set_provider_state("bank", "removed", said("removed", None, "")).await;
+    assert!(matches!(nobody, Err(WriteError::NotFound { .. })), "{nobody:?}");
+    assert_eq!(actions(&home), ["first-seen", "pinned"]);
+}
+
+#[tokio::test]
+async fn a_credential_for_a_plugin_that_was_replaced_meanwhile_is_refused() {
+    let home = Home::new();
+    home.writer.put_provider(update("Shop"), None).await.unwrap();
+    let of = |digest: &str| NewCredential { plugin_digest: Some(digest.into()), ..credential("a", "shop") };
+    let late = home.writer.add_credential(of("d0")).await;
+    assert!(matches!(late, Err(WriteError::Replaced { .. })), "{late:?}");
+    assert_eq!(actions(&home), [""; 0]);
+    home.writer.add_credential(of("d1")).await.unwrap();
+    assert_eq!(actions(&home), ["pinned"]);
+}
+
+#[tokio::test]
+async fn what_repeats_the_newest_word_about_a_file_is_not_written_again() {
+    let home = Home::new();
+    let note = async |entries: &[AuditEntry]| home.writer.note(entries.to_vec()).await.unwrap();
+    let (broken, worse) =
+        (said("refused", Some("a.wasm"), "cut short"), said("refused", Some("a.wasm"), "x"));
+    note(&[broken.clone(), said("refused", Some("b.wasm"), "cut short")]).await;
+    note(&[broken.clone(), broken.clone()]).await;
+    assert_eq!(actions(&home).len(), 2);
+    note(&[worse.clone(), broken.clone(), worse]).await;
+    assert_eq!(actions(&home).len(), 5, "another reason is another decision");
+    // What has no file is never a repetition.
+    note(&[said("unparked", None, ""), said("unparked", None, "")]).await;
+    assert_eq!(actions(&home).len(), 7);
+    assert_eq!(home.reader().audit(Some("shop"), 2).unwrap().len(), 2);
+    assert_eq!(home.reader().audit(Some("bank"), 2).unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_second_key_under_a_trusted_id_is_refused() {
+    let home = Home::new();
+    let key = |public: &str, name: &str| TrustedKey {
+        key_id: String::from("00000000000000A1"),
+        public_key: public.to_owned(),
+        name: Some(name.to_owned()),
+        added_at: 0,
+    };
+    let trusted = || said("trusted", None, "");
+    let first = home.writer.trust_key(key("one", "ann"), trusted()).await.unwrap();
+    assert!(first.added_at > 0);
+    assert_eq!(home.writer.trust_key(key("one", "ann"), trusted()).await.unwrap(), first);
+    let other = home.writer.trust_key(key("two", "ann"), trusted()).await;
+    assert!(matches!(&other, Err(WriteError::Invalid(why)) if why.contains("another key")), "{other:?}");
+    let renamed = home.writer.trust_key(key("one", "ann of shop"), trusted()).await.unwrap();
+    assert_eq!(renamed, TrustedKey { name: Some("ann of shop".into()), ..first });
+    assert_eq!(home.reader().trusted_keys().unwrap(), [renamed]);
+    home.writer.distrust_key("00000000000000A1").await.unwrap();
+    let again = home.writer.distrust_key("00000000000000A1").await;
+    assert!(matches!(again, Err(WriteError::NotFound { .. })), "{again:?}");
+    assert_eq!(actions(&home), ["trusted", "trusted", "distrusted"]);
 }
 
 #[tokio::test]

@@ -2,12 +2,10 @@
 //! the exact engine that will run it, and believed only with the host's own tag. A file here
 //! is never overwritten in place, for a mapped file that changes kills its process.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -58,34 +56,6 @@ impl Cache {
         }
         make_folder(&self.store)?;
         crate::config::write_atomically(&path, bytes)
-    }
-
-    fn file_note(&self, digest: &str) -> PathBuf {
-        self.store.join(format!("{digest}.file"))
-    }
-
-    /// The name of the plugin folder's file that the stored bytes came from. It lies beside
-    /// them, so that it is true after a restart and goes when they go.
-    pub fn file_of(&self, digest: &str) -> Option<OsString> {
-        // A file name has 255 bytes at most.
-        let mut name = Vec::new();
-        File::open(self.file_note(digest)).ok()?.take(256).read_to_end(&mut name).ok()?;
-        let name = OsString::from_vec(name);
-        // A note from elsewhere must not lead out of the folder.
-        (Path::new(&name).file_name() == Some(&name)).then_some(name)
-    }
-
-    pub fn remember_file(&self, digest: &str, name: &OsStr) -> io::Result<()> {
-        if self.file_of(digest).as_deref() == Some(name) {
-            return Ok(());
-        }
-        make_folder(&self.store)?;
-        crate::config::write_atomically(&self.file_note(digest), name.as_bytes())
-    }
-
-    pub fn forget_file(&self, digest: &str) {
-        // Mostly there is none.
-        let _ = fs::remove_file(self.file_note(digest));
     }
 
     /// Native code for a plugin in the store, compiled if it isn't there or isn't ours.

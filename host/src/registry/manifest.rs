@@ -869,11 +869,24 @@ fn check_text(field: impl Into<String>, text: &str, allowed: usize) -> Result<()
 
 /// Characters that move a cursor, break a line or turn the reading direction: with them a title
 /// could overwrite the question an operator is asked.
-fn is_deceptive(c: char) -> bool {
+pub fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// A text of unknown origin as it may stand in one line of a terminal: what could act there is
+/// escaped, and past so many characters it is cut.
+pub fn inert(text: &str, most: usize) -> String {
+    let mut line = String::new();
+    for c in text.chars().take(most) {
+        if is_deceptive(c) { line.extend(c.escape_unicode()) } else { line.push(c) }
+    }
+    if text.chars().nth(most).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 fn check_names(manifest: &Manifest) -> Result<(), ManifestError> {

@@ -6,7 +6,9 @@
 pub mod cache;
 pub mod manifest;
 pub mod permissions;
+pub mod signature;
 mod watcher;
+mod words;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -20,10 +22,10 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::Home;
-use crate::db::DbError;
+use crate::config::{Home, PluginPolicy};
 use crate::db::queries::{ProviderRow, ReadError, Reader};
 use crate::db::writer::{PendingProvider, ProviderUpdate, WriteError, Writer};
+use crate::db::{Actor, AuditEntry, DbError, Signer, TrustedKey};
 use crate::limits;
 use crate::protocol::PoolShape;
 use crate::provider::Manifest;
@@ -31,7 +33,10 @@ use crate::supervisor::{CallError, Code, Supervisor};
 use crate::vault::Vault;
 use cache::{Cache, CacheError, is_plugin_name};
 use permissions::{Permissions, difference};
+use signature::{SIGNATURE_BYTES, Signed};
 pub use watcher::watch;
+pub use words::{InUse, PluginState, PluginStatus, Signature, SignatureState, Version, Wish};
+use words::{action, entry, name_of, refused};
 
 /// Plugins compiled at once: each compiler may take 2 GiB and a core.
 const AT_ONCE: usize = 2;
@@ -96,45 +101,18 @@ pub enum RegistryError {
     Refused(String),
 }
 
-/// Where a plugin file stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PluginState {
-    /// It serves its service.
-    Active,
-    /// It asks for more than was granted; the approved one keeps working.
-    PendingApproval,
-    /// Another file serves the same service.
-    Conflict,
-    /// It is no usable plugin; `reason` says why.
-    Refused,
-}
-
-/// One file of the folder, as `plugin list` shows it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PluginStatus {
-    pub file: String,
-    pub state: PluginState,
-    pub service: Option<String>,
-    pub title: Option<String>,
-    pub version: Option<String>,
-    pub digest: Option<String>,
-    pub reason: Option<String>,
-    /// What it may do, or what a pending one asks for beyond that, a line each.
-    pub permissions: Vec<String>,
-}
-
 /// What a plugin file turned out to be.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     pub digest: String,
     pub manifest: Manifest,
+    signed: Signed,
     shape: PoolShape,
 }
 
 /// Size, times and identity of a file: while these stay, its bytes are not read again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct FileStamp {
     bytes: u64,
     modified: Option<SystemTime>,
     /// `cp -p` and `touch` set the other time to what they like; this one only the kernel sets.
@@ -143,32 +121,61 @@ struct Stamp {
     device: u64,
 }
 
+/// A plugin and the signature beside it: either of them may come, change or go first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    plugin: FileStamp,
+    signature: Option<FileStamp>,
+}
+
 #[derive(Debug, Clone)]
 struct Seen {
     stamp: Stamp,
     /// Read so soon after its last change that the stamp may be true of other bytes.
     unsure: bool,
+    /// The keys its signature was judged by.
+    trusted: Arc<[TrustedKey]>,
     result: Result<Candidate, Unfit>,
 }
 
+impl Seen {
+    /// Whether what was seen may be otherwise by now.
+    fn is_stale(&self, stamp: &Stamp, trusted: &Arc<[TrustedKey]>) -> bool {
+        let by_trust = match &self.result {
+            Ok(_) => self.stamp.signature.is_some(),
+            Err(unfit) => unfit.signed.is_some(),
+        };
+        self.stamp != *stamp
+            || self.unsure
+            || self.result.as_ref().is_err_and(|unfit| unfit.passing)
+            || (by_trust && self.trusted != *trusted)
+    }
+}
+
+/// Every file of the folder, as it was seen last.
+type Folder = HashMap<PathBuf, Seen>;
+
 /// Why a file is not taken.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Unfit {
     why: String,
     /// It is the machine's fault and not the file's, a full disk for example: the next scan
     /// tries again, though the file stays as it is.
     passing: bool,
+    digest: Option<String>,
+    /// Set where the signature is the reason, or that there is none.
+    signed: Option<Signed>,
 }
 
 impl Unfit {
     fn passing(why: String) -> Self {
-        Self { why, passing: true }
+        Self { why, passing: true, ..Self::default() }
     }
 }
 
 impl From<String> for Unfit {
     fn from(why: String) -> Self {
-        Self { why, passing: false }
+        Self { why, ..Self::default() }
     }
 }
 
@@ -181,6 +188,57 @@ impl From<CacheError> for Unfit {
     }
 }
 
+/// What a scan decides by: what was accepted before, and whose signatures count.
+#[derive(Debug)]
+struct Known {
+    rows: BTreeMap<String, ProviderRow>,
+    trusted: Arc<[TrustedKey]>,
+}
+
+impl Known {
+    fn trusts(&self, signer: &Signer) -> bool {
+        self.trusted.iter().any(|key| key.public_key == signer.public_key)
+    }
+
+    /// Who had signed these bytes when they were accepted.
+    fn accepted_signer(&self, digest: &str) -> Option<&Signer> {
+        self.rows.values().find(|row| row.plugin_digest == digest)?.signer.as_ref()
+    }
+}
+
+/// A file that makes a plugin of its service.
+struct Found {
+    path: PathBuf,
+    candidate: Candidate,
+    /// The plugin or its signature came a moment ago: the other of the two may follow.
+    fresh: bool,
+}
+
+/// The file of a service whose new content can't serve it.
+struct BadUpdate {
+    path: PathBuf,
+    unfit: Unfit,
+    /// It may still be copied.
+    settling: bool,
+}
+
+/// What became of a service in one scan.
+#[derive(Default)]
+struct Settled {
+    status: Vec<PluginStatus>,
+    changed: bool,
+    settling: bool,
+}
+
+/// What `states` of a provider's row there are.
+mod state {
+    pub const ACTIVE: &str = "active";
+    /// No file of the folder is its plugin any more.
+    pub const REMOVED: &str = "removed";
+    /// Its plugin may not run under the policy.
+    pub const REFUSED: &str = "refused";
+}
+
 #[derive(Debug)]
 pub struct Registry {
     home: Home,
@@ -189,8 +247,12 @@ pub struct Registry {
     vault: Arc<Vault>,
     writer: Writer,
     providers: Arc<Providers>,
+    policy: PluginPolicy,
     /// Held during a rescan: two at once would compile everything twice.
-    seen: tokio::sync::Mutex<HashMap<PathBuf, Seen>>,
+    seen: tokio::sync::Mutex<Folder>,
+    /// What was written down about files that changed nothing else, by file: another scan has
+    /// nothing to add.
+    noted: Mutex<BTreeMap<String, AuditEntry>>,
     /// One of them is held while a digest is stored and compiled, so that files with the same
     /// bytes don't do so over each other. Chosen by the digest's first digit.
     looking: [tokio::sync::Mutex<()>; 16],
@@ -218,6 +280,7 @@ impl Registry {
         vault: Arc<Vault>,
         writer: Writer,
         providers: Arc<Providers>,
+        policy: PluginPolicy,
     ) -> Arc<Self> {
         Arc::new(Self {
             home: home.clone(),
@@ -226,6 +289,8 @@ impl Registry {
             vault,
             writer,
             providers,
+            policy,
+            noted: Mutex::default(),
             seen: tokio::sync::Mutex::default(),
             looking: Default::default(),
             previous: Mutex::default(),
@@ -246,6 +311,12 @@ impl Registry {
         Ok(Reader::open(&self.home.database())?)
     }
 
+    fn known(&self) -> Result<Known, RegistryError> {
+        let reader = self.reader()?;
+        let rows = reader.providers()?.into_iter().map(|row| (row.service.clone(), row)).collect();
+        Ok(Known { rows, trusted: reader.trusted_keys()?.into() })
+    }
+
     /// Compares the folder with what is active. Returns whether a file looks half-written, so
     /// that another look soon is worth it.
     ///
@@ -253,21 +324,42 @@ impl Registry {
     /// Where the folder or the database can't be used; what is active stays so.
     pub async fn rescan(&self) -> Result<bool, RegistryError> {
         let mut seen = self.seen.lock().await;
-        let now = SystemTime::now();
+        self.scan(&mut seen, None).await
+    }
+
+    /// Rescans for a person who has just changed a file and wants its verdict, not "wait". A
+    /// file that never stops changing is waited for no longer than any other.
+    ///
+    /// # Errors
+    /// As for `rescan`.
+    pub async fn rescan_until_still(&self) -> Result<(), RegistryError> {
+        const LOOKS: u32 = 8;
+        for _ in 0..LOOKS {
+            if !self.rescan().await? {
+                break;
+            }
+            tokio::time::sleep(SETTLING / 4).await;
+        }
+        Ok(())
+    }
+
+    /// The rescan itself. `removing` is the service whose file the operator has just removed.
+    async fn scan(&self, seen: &mut Folder, removing: Option<&str>) -> Result<bool, RegistryError> {
         let files = list(&self.home.plugins())?;
+        let (known, now) = (self.known()?, SystemTime::now());
         let unread: Vec<_> = files
             .iter()
-            .filter(|(path, stamp)| {
-                let known = seen.get(*path).filter(|old| old.stamp == **stamp);
-                known.is_none_or(|old| old.unsure || old.result.as_ref().is_err_and(|unfit| unfit.passing))
-            })
+            .filter(|(path, stamp)| seen.get(*path).is_none_or(|old| old.is_stale(stamp, &known.trusted)))
             .map(|(path, stamp)| (path.clone(), stamp.clone()))
             .collect();
         let looked: Vec<_> = stream::iter(unread)
-            .map(|(path, stamp)| async move {
-                let unsure = stamp.is_within(TICK, now);
-                let result = self.look(&path, &stamp).await;
-                (path, Seen { stamp, unsure, result })
+            .map(|(path, stamp)| {
+                let known = &known;
+                async move {
+                    let unsure = stamp.is_within(TICK, now);
+                    let result = self.look(&path, &stamp, known).await;
+                    (path, Seen { stamp, unsure, trusted: Arc::clone(&known.trusted), result })
+                }
             })
             .buffer_unordered(AT_ONCE)
             .collect()
@@ -275,11 +367,8 @@ impl Registry {
         seen.retain(|path, _| files.contains_key(path));
         seen.extend(looked);
 
-        let now = SystemTime::now();
-        let settling = seen.values().any(|file| file.result.is_err() && file.stamp.is_within(SETTLING, now));
-        let rows: BTreeMap<String, ProviderRow> =
-            self.reader()?.providers()?.into_iter().map(|row| (row.service.clone(), row)).collect();
-        let mut claimed: BTreeMap<String, Vec<(PathBuf, Candidate)>> = BTreeMap::new();
+        let mut settling = seen.values().any(|file| file.result.is_err() && file.stamp.is_settling());
+        let mut claimed: BTreeMap<String, Vec<Found>> = BTreeMap::new();
         let mut status = Vec::new();
         let mut paths: Vec<_> = seen.iter().collect();
         paths.sort_by(|a, b| a.0.cmp(b.0));
@@ -287,39 +376,347 @@ impl Registry {
             match &file.result {
                 Ok(candidate) => {
                     let service = candidate.manifest.service.clone();
-                    claimed.entry(service).or_default().push((path.clone(), candidate.clone()));
+                    let (candidate, fresh) = (candidate.clone(), file.stamp.is_settling());
+                    claimed.entry(service).or_default().push(Found { path: path.clone(), candidate, fresh });
                 }
-                Err(unfit) if !file.stamp.is_within(SETTLING, now) => {
-                    status.push(refused(path, &unfit.why));
-                }
+                // What served something is judged below, with what else there is.
+                Err(unfit) if !file.stamp.is_settling() => status.push(refused(path, unfit)),
                 Err(_) => {}
             }
         }
-        let mut served = HashSet::new();
-        let mut changed = false;
-        for (service, row) in &rows {
-            if let Some(update) = self.bad_update(service, row, &seen, &rows, &claimed)? {
-                served.insert(service.clone());
-                changed |= self.fall_back(row, &update, &mut claimed, &mut status).await?;
+        let mut bad = Vec::new();
+        for row in known.rows.values().filter(|row| row.state != state::REMOVED) {
+            if let Some(update) = self.bad_update(row, seen, &known, &claimed)? {
+                for other in claimed.remove(&row.service).unwrap_or_default() {
+                    status.push(self.conflict(&row.service, &update.path, &other, &known));
+                }
+                for found in claimed.values_mut() {
+                    found.retain(|found| found.path != update.path);
+                }
+                bad.push((row, update));
             }
         }
-        served.extend(claimed.keys().cloned());
-        for (service, candidates) in claimed {
-            let file = candidates.first().map(|(path, _)| path.clone()).unwrap_or_default();
-            match self.settle(&service, candidates, rows.get(&service), &mut status).await {
-                Ok(activated) => changed |= activated,
-                // One plugin's trouble is not the others'.
-                Err(RegistryError::Refused(why)) => {
-                    status.retain(|known| known.service.as_deref() != Some(service.as_str()));
-                    status.push(refused(&file, &why));
+        claimed.retain(|_, found| !found.is_empty());
+        // Without a candidate they are left to what was accepted.
+        claimed.extend(bad.iter().map(|(row, _)| (row.service.clone(), Vec::new())));
+        let served: HashSet<String> = claimed.keys().cloned().collect();
+        let mut changed = false;
+        for (service, found) in claimed {
+            let file = found.first().map(|found| found.path.clone()).unwrap_or_default();
+            match self.settle_unless_pinned(&service, &found, &known).await {
+                Ok(settled) => {
+                    changed |= settled.changed;
+                    settling |= settled.settling;
+                    status.extend(settled.status);
                 }
+                // One plugin's trouble is not the others'.
+                Err(RegistryError::Refused(why)) => status.push(refused(&file, &why.into())),
                 Err(error) => return Err(error),
             }
         }
-        for row in rows.values().filter(|row| !served.contains(&row.service)) {
-            // Its file is gone, and with it the plugin: what comes later under that name is no
-            // bad update.
-            self.cache.forget_file(&row.plugin_digest);
+        changed |= self.remove_unserved(&served, &known, removing).await?;
+        for (row, update) in bad {
+            status.retain(|known| known.file != name_of(&update.path));
+            status.push(self.after_bad_update(row, &update));
+        }
+        self.complete(&mut status)?;
+        status.sort_by(|a, b| a.file.cmp(&b.file));
+        self.note(&status).await;
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+        if changed {
+            self.changed.send_modify(|count| *count += 1);
+            self.prune(&known.rows);
+        }
+        Ok(settling)
+    }
+
+    /// Whether the file that a service is served by was replaced by one that can't serve it,
+    /// while no other file brings the accepted version. What no longer makes sense takes nothing
+    /// away: the service goes on with what was accepted.
+    fn bad_update(
+        &self,
+        row: &ProviderRow,
+        seen: &Folder,
+        known: &Known,
+        claimed: &BTreeMap<String, Vec<Found>>,
+    ) -> Result<Option<BadUpdate>, RegistryError> {
+        let brings = |service: &str, digest: &str| {
+            let of = claimed.get(service).map(Vec::as_slice).unwrap_or_default();
+            of.iter().filter(|found| found.candidate.digest == digest).count()
+        };
+        if brings(&row.service, &row.plugin_digest) > 0 {
+            return Ok(None);
+        }
+        let Some((path, file)) = seen.iter().find(|(path, _)| row.file.as_deref() == Some(&name_of(path)))
+        else {
+            return Ok(None);
+        };
+        let unfit = match &file.result {
+            Err(unfit) => unfit.clone(),
+            // A newer version, which is judged like any other.
+            Ok(found) if found.manifest.service == row.service => return Ok(None),
+            Ok(found) => {
+                let (reader, other) = (self.reader()?, &found.manifest.service);
+                // An accepted plugin that was moved here must not lose its own service for it.
+                let moved = known.rows.get(other).is_some_and(|row| row.plugin_digest == found.digest)
+                    && brings(other, &found.digest) == 1;
+                if !reader.has_credentials(&row.service)? || (moved && reader.has_credentials(other)?) {
+                    return Ok(None);
+                }
+                format!(
+                    "served `{}`, which has credentials, and is for `{other}` now; hint: give it a file name of its own",
+                    row.service
+                )
+                .into()
+            }
+        };
+        let settling = file.result.is_err() && file.stamp.is_settling();
+        Ok(Some(BadUpdate { path: path.clone(), unfit, settling }))
+    }
+
+    fn after_bad_update(&self, row: &ProviderRow, update: &BadUpdate) -> PluginStatus {
+        let (service, version, name) = (&row.service, &row.version, name_of(&update.path));
+        let running = self.providers.get(service).is_some_and(|active| active.digest == row.plugin_digest);
+        let what_now = if running {
+            format!(
+                "`{service}` goes on with its approved version {version}; hint: put a working plugin in place of {name}, or delete it to stop serving `{service}`"
+            )
+        } else {
+            format!(
+                "the approved version {version} of `{service}` can't be run either; hint: put it in place of {name}"
+            )
+        };
+        let with = |why: &str| {
+            refused(&update.path, &Unfit { why: format!("{why}; {what_now}"), ..update.unfit.clone() })
+        };
+        let status = if running && update.settling {
+            PluginStatus {
+                state: PluginState::Active,
+                title: Some(row.manifest.title.clone()),
+                version: Some(row.version.clone()),
+                digest: Some(row.plugin_digest.clone()),
+                ..with("the file is being written")
+            }
+        } else {
+            with(&update.unfit.why)
+        };
+        PluginStatus { service: Some(service.clone()), ..status }
+    }
+
+    fn conflict(&self, service: &str, by: &Path, other: &Found, known: &Known) -> PluginStatus {
+        PluginStatus {
+            reason: Some(format!("`{service}` is served by {}; hint: remove one of the two", name_of(by))),
+            state: PluginState::Conflict,
+            ..self.described(other, known)
+        }
+    }
+
+    /// A first credential that comes while its service is settled pins it, so that is done anew,
+    /// against what is pinned.
+    async fn settle_unless_pinned(
+        &self,
+        service: &str,
+        found: &[Found],
+        known: &Known,
+    ) -> Result<Settled, RegistryError> {
+        match self.settle(service, found, known).await {
+            Err(RegistryError::Write(WriteError::Pinned { .. })) => self.settle(service, found, known).await,
+            settled => settled,
+        }
+    }
+
+    /// One service: which of its files serves it, and what that one may do.
+    async fn settle(&self, service: &str, found: &[Found], known: &Known) -> Result<Settled, RegistryError> {
+        let row = known.rows.get(service);
+        let mut settled = Settled::default();
+        let mut fit = Vec::new();
+        for found in found {
+            let Candidate { signed, digest, .. } = &found.candidate;
+            match self.admit(signed, digest, known) {
+                Ok(signer) => fit.push((found, signer)),
+                Err(why) => settled.status.push(PluginStatus {
+                    state: PluginState::Refused,
+                    reason: Some(why),
+                    ..self.described(found, known)
+                }),
+            }
+        }
+        if fit.is_empty() {
+            if let Some(row) = row.filter(|row| row.state != state::REMOVED) {
+                self.withdraw(row, "the file that waited is gone").await?;
+                settled.changed = self.keep_approved(row, known).await?;
+            }
+            return Ok(settled);
+        }
+        // The approved one stays, or else what replaced its file; among newcomers the first by
+        // name, so that a rescan decides the same again.
+        let chosen = row
+            .and_then(|row| {
+                let digest = |found: &Found| found.candidate.digest == row.plugin_digest;
+                let file = |found: &Found| row.file.as_deref() == Some(&name_of(&found.path));
+                let place = |of: &dyn Fn(&Found) -> bool| fit.iter().position(|(found, _)| of(found));
+                place(&digest).or_else(|| place(&file))
+            })
+            .unwrap_or(0);
+        let (chosen, signer) = fit.remove(chosen);
+        for (other, _) in fit {
+            settled.status.push(self.conflict(service, &chosen.path, other, known));
+        }
+        let candidate = &chosen.candidate;
+        let asked = Permissions::of(&candidate.manifest);
+        let granted = row.map(grants_of);
+        let pinned = self.reader()?.has_credentials(service)?;
+        let same = row.is_some_and(|row| row.plugin_digest == candidate.digest);
+        if let (Some(row), Some(granted), false, true) = (row, &granted, same, pinned) {
+            let difference = difference(&granted.accepted, &asked);
+            let resigned = row.signer.as_ref().is_some_and(|was| !is_same(Some(was), signer.as_ref()));
+            if resigned && chosen.fresh {
+                // Its signature may still be on the way.
+                self.withdraw(row, "the file that waited was replaced").await?;
+                settled.settling = true;
+                settled.changed = self.keep_approved(row, known).await?;
+                return Ok(settled);
+            }
+            if difference.is_wider() || resigned {
+                let waits = words::Waits { row, signer: signer.as_ref(), difference, resigned };
+                settled.status.push(PluginStatus {
+                    reason: Some(waits.reason()),
+                    state: PluginState::PendingApproval,
+                    permissions: waits.lines(),
+                    ..self.described(chosen, known)
+                });
+                let is_known = row.pending.as_ref().is_some_and(|pending| {
+                    pending.plugin_digest == candidate.digest
+                        && is_same(pending.signer.as_ref(), signer.as_ref())
+                });
+                if !is_known {
+                    let note = waits.note(&chosen.path, candidate);
+                    let pending = PendingProvider {
+                        plugin_digest: candidate.digest.clone(),
+                        manifest: candidate.manifest.clone(),
+                        signer: signer.clone(),
+                    };
+                    self.writer.set_provider_pending(service, Some(pending), Some(note)).await?;
+                }
+                settled.changed = self.keep_approved(row, known).await?;
+                return Ok(settled);
+            }
+        }
+        settled.status.push(PluginStatus { permissions: asked.lines(), ..self.described(chosen, known) });
+        let reveal = granted
+            .map(|granted| granted.reveal.into_iter().filter(|key| asked.reveal.contains(key)).collect())
+            .unwrap_or_default();
+        let grants = Grants { accepted: asked, reveal };
+        let accepted =
+            words::Accepted { row, candidate, signer: signer.as_ref(), path: &chosen.path, pinned };
+        if accepted.is_news() {
+            let update = ProviderUpdate {
+                manifest: candidate.manifest.clone(),
+                plugin_digest: candidate.digest.clone(),
+                permissions_json: to_json(&grants)?,
+                state: state::ACTIVE.into(),
+                signer: signer.clone(),
+                file: Some(name_of(&chosen.path)),
+                only_without_credentials: !pinned && !same,
+            };
+            self.writer.put_provider(update, accepted.note(&grants)).await?;
+        }
+        settled.changed = self.activate(service, candidate, grants.reveal, row).await?;
+        Ok(settled)
+    }
+
+    /// Whether these bytes may run, and whose they are.
+    ///
+    /// # Errors
+    /// Why they may not.
+    fn admit(&self, signed: &Signed, digest: &str, known: &Known) -> Result<Option<Signer>, String> {
+        // A signature is about bytes: what was verified when they were accepted still holds
+        // where the file beside them is gone by now.
+        let accepted = known.accepted_signer(digest);
+        let believed = accepted.filter(|signer| known.trusts(signer)).cloned();
+        match (signed, self.policy) {
+            (Signed::Bad(why), _) => Err(why.clone()),
+            (Signed::By(signer), _) => Ok(Some(believed.unwrap_or_else(|| signer.clone()))),
+            (Signed::No | Signed::Unknown { .. }, PluginPolicy::Any) => Ok(accepted.cloned()),
+            (Signed::No | Signed::Unknown { .. }, PluginPolicy::SignedOnly) if believed.is_some() => {
+                Ok(believed)
+            }
+            (_, PluginPolicy::SignedOnly) => Err(words::unsigned(signed, accepted)),
+        }
+    }
+
+    /// What was accepted runs from the store while the file in the folder waits, or is no good.
+    async fn keep_approved(&self, row: &ProviderRow, known: &Known) -> Result<bool, RegistryError> {
+        let service = row.service.as_str();
+        let believed = row.signer.as_ref().is_some_and(|signer| known.trusts(signer));
+        if self.policy == PluginPolicy::SignedOnly && !believed {
+            return self.stop(row).await;
+        }
+        if self.providers.get(service).is_some_and(|active| active.digest == row.plugin_digest) {
+            return Ok(false);
+        }
+        match self.inspect(&row.plugin_digest).await {
+            Ok((manifest, shape)) => {
+                let candidate =
+                    Candidate { digest: row.plugin_digest.clone(), manifest, signed: Signed::No, shape };
+                if row.state != state::ACTIVE {
+                    let note = words::of_row(action::RETURNED, row);
+                    self.writer.set_provider_state(service, state::ACTIVE, note).await?;
+                }
+                self.activate(service, &candidate, grants_of(row).reveal, Some(row)).await
+            }
+            Err(Unfit { why, .. }) => {
+                tracing::error!(service, why, "the approved plugin can't be run from the store");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Ends what ran, because the policy doesn't let it run any more.
+    async fn stop(&self, row: &ProviderRow) -> Result<bool, RegistryError> {
+        let service = row.service.as_str();
+        let ran = self.providers.get(service).is_some();
+        if row.state != state::REFUSED {
+            let note = words::of_row(action::STOPPED, row);
+            self.writer.set_provider_state(service, state::REFUSED, note).await?;
+        }
+        if ran {
+            tracing::warn!(service, "plugin stopped: nobody who is trusted signed it");
+            self.supervisor.remove(service);
+            self.providers.remove(service);
+        }
+        Ok(ran)
+    }
+
+    /// Nothing waits any more.
+    async fn withdraw(&self, row: &ProviderRow, why: &str) -> Result<(), RegistryError> {
+        if let Some(pending) = &row.pending {
+            let note = AuditEntry {
+                service: Some(row.service.clone()),
+                file: row.file.clone(),
+                digest: Some(pending.plugin_digest.clone()),
+                signer: pending.signer.as_ref().map(|signer| signer.key_id.clone()),
+                ..entry(Actor::Host, action::WITHDRAWN, serde_json::json!({ "reason": why }))
+            };
+            self.writer.set_provider_pending(&row.service, None, Some(note)).await?;
+        }
+        Ok(())
+    }
+
+    /// Services without a file: their plugins end.
+    async fn remove_unserved(
+        &self,
+        served: &HashSet<String>,
+        known: &Known,
+        removing: Option<&str>,
+    ) -> Result<bool, RegistryError> {
+        let mut changed = false;
+        for row in known.rows.values().filter(|row| !served.contains(&row.service)) {
+            if row.state != state::REMOVED {
+                let by = if removing == Some(&row.service) { Actor::Operator } else { Actor::Host };
+                let note = AuditEntry { actor: by, ..words::of_row(action::REMOVED, row) };
+                self.writer.set_provider_state(&row.service, state::REMOVED, note).await?;
+            }
         }
         for service in self.providers.services() {
             if !served.contains(&service) {
@@ -330,203 +727,69 @@ impl Registry {
                 changed = true;
             }
         }
-        status.sort_by(|a, b| a.file.cmp(&b.file));
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
-        if changed {
-            self.changed.send_modify(|count| *count += 1);
-            self.prune(&rows);
-        }
-        Ok(settling)
-    }
-
-    /// Whether the file that a service is served by was replaced by one that can't serve it,
-    /// while no other file brings the approved version.
-    fn bad_update(
-        &self,
-        service: &str,
-        row: &ProviderRow,
-        seen: &HashMap<PathBuf, Seen>,
-        rows: &BTreeMap<String, ProviderRow>,
-        claimed: &BTreeMap<String, Vec<(PathBuf, Candidate)>>,
-    ) -> Result<Option<BadUpdate>, RegistryError> {
-        let candidates = claimed.get(service).map(Vec::as_slice).unwrap_or_default();
-        if candidates.iter().any(|(_, found)| found.digest == row.plugin_digest) {
-            return Ok(None);
-        }
-        let Some(path) = self.cache.file_of(&row.plugin_digest).map(|name| self.home.plugins().join(name))
-        else {
-            return Ok(None);
-        };
-        let Some(file) = seen.get(&path) else { return Ok(None) };
-        let why = match &file.result {
-            // Half-written as a rule; the last good version is as good as it was.
-            Err(unfit) => unfit.why.clone(),
-            // A newer version, which is judged like any other.
-            Ok(found) if found.manifest.service == service => return Ok(None),
-            Ok(found) => {
-                let has_credentials = |service: &str| -> Result<bool, RegistryError> {
-                    Ok(!self.reader()?.credentials(Some(service))?.is_empty())
-                };
-                let other = &found.manifest.service;
-                // An approved plugin that was moved here must not lose its own service for it.
-                let moved = rows.get(other).is_some_and(|row| row.plugin_digest == found.digest)
-                    && claimed.get(other).is_some_and(|all| {
-                        all.iter().filter(|(_, same)| same.digest == found.digest).count() == 1
-                    });
-                if !has_credentials(service)? || (moved && has_credentials(other)?) {
-                    return Ok(None);
-                }
-                format!(
-                    "served `{service}`, which has credentials, and is for `{other}` now; hint: give it a file name of its own"
-                )
-            }
-        };
-        let settling = file.result.is_err() && file.stamp.is_within(SETTLING, SystemTime::now());
-        Ok(Some(BadUpdate { path, why, settling }))
-    }
-
-    /// Keeps a service on its approved version, from the store.
-    async fn fall_back(
-        &self,
-        row: &ProviderRow,
-        update: &BadUpdate,
-        claimed: &mut BTreeMap<String, Vec<(PathBuf, Candidate)>>,
-        status: &mut Vec<PluginStatus>,
-    ) -> Result<bool, RegistryError> {
-        let service = &row.service;
-        let name = name_of(&update.path);
-        for (other, found) in claimed.remove(service).unwrap_or_default() {
-            status.push(conflict(service, &name, &other, &found));
-        }
-        for candidates in claimed.values_mut() {
-            candidates.retain(|(path, _)| *path != update.path);
-        }
-        claimed.retain(|_, candidates| !candidates.is_empty());
-        if row.pending.is_some() {
-            // The file that waited for approval is no more; what is approved must be there.
-            self.writer.set_provider_pending(service, None).await?;
-        }
-        let changed = self.keep_approved(service, row, &grants_of(row)).await?;
-        let running = self.providers.get(service).is_some_and(|active| active.digest == row.plugin_digest);
-        let goes_on = if running {
-            format!(
-                "`{service}` goes on with its approved version {}; hint: put a working plugin in place of {name}, or delete it to stop serving `{service}`",
-                row.version
-            )
-        } else {
-            format!(
-                "the approved version {} of `{service}` can't be run either; hint: put it in place of {name}",
-                row.version
-            )
-        };
-        status.retain(|known| known.file != name);
-        status.push(PluginStatus {
-            service: Some(service.clone()),
-            ..if running && update.settling {
-                PluginStatus {
-                    state: PluginState::Active,
-                    title: Some(row.manifest.title.clone()),
-                    version: Some(row.version.clone()),
-                    digest: Some(row.plugin_digest.clone()),
-                    ..refused(&update.path, &format!("the file is being written; {goes_on}"))
-                }
-            } else {
-                refused(&update.path, &format!("{}; {goes_on}", update.why))
-            }
-        });
         Ok(changed)
     }
 
-    /// One service: which of its files serves it, and what that one may do.
-    async fn settle(
-        &self,
-        service: &str,
-        mut candidates: Vec<(PathBuf, Candidate)>,
-        row: Option<&ProviderRow>,
-        status: &mut Vec<PluginStatus>,
-    ) -> Result<bool, RegistryError> {
-        // The approved one stays, or else what replaced its file; among newcomers the first by
-        // name, so that a rescan decides the same again.
-        let chosen = row
-            .and_then(|row| {
-                candidates.iter().position(|(_, found)| found.digest == row.plugin_digest).or_else(|| {
-                    let file = self.cache.file_of(&row.plugin_digest)?;
-                    candidates.iter().position(|(path, _)| path.file_name() == Some(file.as_os_str()))
-                })
-            })
-            .unwrap_or(0);
-        let (path, candidate) = candidates.remove(chosen);
-        for (other, found) in candidates {
-            status.push(conflict(service, &name_of(&path), &other, &found));
+    /// Adds to each file what is accepted for its service, as the scan left it.
+    fn complete(&self, status: &mut [PluginStatus]) -> Result<(), RegistryError> {
+        let (known, reader) = (self.known()?, self.reader()?);
+        let mut in_use: HashMap<String, Option<InUse>> = HashMap::new();
+        for status in status {
+            let Some(service) = status.service.clone() else { continue };
+            if !in_use.contains_key(&service) {
+                let found = self.in_use(&service, &known, &reader)?;
+                in_use.insert(service.clone(), found);
+            }
+            status.in_use = in_use.get(&service).cloned().flatten();
         }
-        let asked = Permissions::of(&candidate.manifest);
-        let granted = row.map(grants_of);
-        let has_credentials = match row {
-            Some(_) => !self.reader()?.credentials(Some(service))?.is_empty(),
-            None => false,
+        Ok(())
+    }
+
+    fn in_use(&self, service: &str, known: &Known, reader: &Reader) -> Result<Option<InUse>, RegistryError> {
+        let Some(row) = known.rows.get(service).filter(|_| self.providers.get(service).is_some()) else {
+            return Ok(None);
         };
-        let same = row.is_some_and(|row| row.plugin_digest == candidate.digest);
-        if let (Some(row), Some(granted), false, true) = (row, &granted, same, has_credentials) {
-            let difference = difference(&granted.accepted, &asked);
-            if difference.is_wider() {
-                status.push(PluginStatus {
-                    reason: Some(format!(
-                        "asks for more than was granted; hint: `keywheel plugin approve {service}`"
-                    )),
-                    state: PluginState::PendingApproval,
-                    permissions: difference.lines(),
-                    ..described(&path, &candidate)
-                });
-                if row.pending.as_ref().is_none_or(|pending| pending.plugin_digest != candidate.digest) {
-                    let pending = PendingProvider {
-                        plugin_digest: candidate.digest.clone(),
-                        manifest: candidate.manifest.clone(),
-                    };
-                    self.writer.set_provider_pending(service, Some(pending)).await?;
-                }
-                self.remember_file(&row.plugin_digest, &path);
-                return self.keep_approved(service, row, granted).await;
-            }
-        }
-        status.push(PluginStatus { permissions: asked.lines(), ..described(&path, &candidate) });
-        let reveal = granted
-            .map(|granted| granted.reveal.into_iter().filter(|key| asked.reveal.contains(key)).collect())
-            .unwrap_or_default();
-        let grants = Grants { accepted: asked, reveal };
-        if !same || row.is_some_and(|row| row.pending.is_some() || row.state != "active") {
-            self.writer.put_provider(update(&candidate, &grants)?).await?;
-        }
-        self.remember_file(&candidate.digest, &path);
-        self.activate(service, &candidate, grants.reveal, row).await
+        let Grants { accepted, reveal } = grants_of(row);
+        Ok(Some(InUse {
+            digest: row.plugin_digest.clone(),
+            version: row.version.clone(),
+            signature: Signature::of(&Signed::No, row.signer.as_ref(), &known.trusted),
+            pinned: reader.has_credentials(service)?,
+            revealed: reveal,
+            accepted,
+        }))
     }
 
-    /// Notes which file a service is served by, for the day a bad one takes its place.
-    fn remember_file(&self, digest: &str, path: &Path) {
-        let Some(name) = path.file_name() else { return };
-        if let Err(error) = self.cache.remember_file(digest, name) {
-            tracing::warn!(%error, file = %path.display(), "not noted: after a restart a bad update of it ends its service");
-        }
-    }
-
-    /// The approved version runs from the store while a newer file waits or can't serve.
-    async fn keep_approved(
-        &self,
-        service: &str,
-        row: &ProviderRow,
-        granted: &Grants,
-    ) -> Result<bool, RegistryError> {
-        let active = self.providers.get(service);
-        if active.is_some_and(|active| active.digest == row.plugin_digest && active.reveal == granted.reveal)
+    /// Writes down what was decided about files and changed no provider. It is tried again at
+    /// the next scan if the database can't be written now: that must not stop plugins.
+    async fn note(&self, status: &[PluginStatus]) {
+        let current: BTreeMap<String, AuditEntry> =
+            status.iter().filter_map(|status| Some((status.file.clone(), words::of_file(status)?))).collect();
+        let news: Vec<_> = {
+            let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+            current
+                .iter()
+                .filter(|(file, entry)| noted.get(*file) != Some(*entry))
+                .map(|(_, e)| e.clone())
+                .collect()
+        };
+        if !news.is_empty()
+            && let Err(error) = self.writer.note(news).await
         {
-            return Ok(false);
+            tracing::warn!(%error, "decisions about plugin files can't be written down yet");
+            return;
         }
-        match self.inspect(&row.plugin_digest).await {
-            Ok(candidate) => self.activate(service, &candidate, granted.reveal.clone(), Some(row)).await,
-            Err(Unfit { why, .. }) => {
-                tracing::error!(service, why, "the approved plugin can't be run from the store");
-                Ok(false)
-            }
-        }
+        *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = current;
+    }
+
+    fn described(&self, found: &Found, known: &Known) -> PluginStatus {
+        let Candidate { digest, signed, .. } = &found.candidate;
+        let signer = match signed {
+            Signed::By(signer) => Some(signer),
+            _ => known.accepted_signer(digest),
+        };
+        let signature = Signature::of(signed, signer, &known.trusted);
+        words::described(&found.path, &found.candidate, signature)
     }
 
     async fn activate(
@@ -571,30 +834,49 @@ impl Registry {
         Ok(true)
     }
 
-    /// Reads a file once: what is hashed here is what will run.
-    async fn look(&self, path: &Path, stamp: &Stamp) -> Result<Candidate, Unfit> {
-        if stamp.bytes > limits::PLUGIN_BYTES {
-            return Err(format!("{} bytes, at most {} are allowed", stamp.bytes, limits::PLUGIN_BYTES).into());
+    /// Reads a file once: what is hashed here is what will run, and what its signature is
+    /// checked against.
+    async fn look(&self, path: &Path, stamp: &Stamp, known: &Known) -> Result<Candidate, Unfit> {
+        let size = stamp.plugin.bytes;
+        if size > limits::PLUGIN_BYTES {
+            return Err(format!("{size} bytes, at most {} are allowed", limits::PLUGIN_BYTES).into());
         }
-        let bytes = read_capped(path).map_err(|error| Unfit::passing(format!("can't be read: {error}")))?;
+        let unreadable = |error| Unfit::passing(format!("can't be read: {error}"));
+        let signature = match &stamp.signature {
+            Some(_) => Some(
+                read_signature(&signature::beside(path))
+                    .map_err(|error| Unfit::passing(format!("its signature can't be read: {error}")))?,
+            ),
+            None => None,
+        };
+        let bytes = read_capped(path).map_err(unreadable)?;
         let digest = hex::encode(Sha256::digest(&bytes));
+        let signed = signature::judge(&bytes, signature.as_deref(), &known.trusted);
+        // Before anything tries to make sense of it: what may not run is not compiled either.
+        if let Err(why) = self.admit(&signed, &digest, known) {
+            return Err(Unfit { why, passing: false, digest: Some(digest), signed: Some(signed) });
+        }
         let stripe = digest.chars().next().and_then(|digit| digit.to_digit(16)).unwrap_or(0);
         let _alone = self.looking[stripe as usize].lock().await;
-        let known = self.cache.stored(&digest).exists();
+        let stored = self.cache.stored(&digest).exists();
         self.cache
             .keep(&digest, &bytes)
             .map_err(|error| Unfit::passing(format!("can't be stored: {error}")))?;
         drop(bytes);
-        let found = self.inspect(&digest).await;
-        if found.is_err() && !known {
-            // Nothing refers to it, and a folder of broken files must not fill the store.
-            let _ = fs::remove_file(self.cache.stored(&digest));
+        match self.inspect(&digest).await {
+            Ok((manifest, shape)) => Ok(Candidate { digest, manifest, signed, shape }),
+            Err(unfit) => {
+                if !stored {
+                    // Nothing refers to it, and a folder of broken files must not fill the store.
+                    let _ = fs::remove_file(self.cache.stored(&digest));
+                }
+                Err(Unfit { digest: Some(digest), ..unfit })
+            }
         }
-        found
     }
 
     /// Compiles and describes a plugin of the store.
-    async fn inspect(&self, digest: &str) -> Result<Candidate, Unfit> {
+    async fn inspect(&self, digest: &str) -> Result<(Manifest, PoolShape), Unfit> {
         let code = self
             .cache
             .load(digest, &self.vault, self.supervisor.spawner(), self.supervisor.require())
@@ -606,7 +888,7 @@ impl Registry {
             other => other.to_string(),
         })?;
         manifest::check(&manifest).map_err(|error| error.to_string())?;
-        Ok(Candidate { digest: digest.to_owned(), manifest, shape })
+        Ok((manifest, shape))
     }
 
     /// What a file would be allowed, without installing it.
@@ -618,68 +900,185 @@ impl Registry {
             stamp_of(path).map_err(|source| RegistryError::Folder { path: path.to_owned(), source })?;
         // A scan meanwhile would tidy away what is being looked at.
         let _no_scan = self.seen.lock().await;
-        let candidate = self.look(path, &stamp).await.map_err(|unfit| RegistryError::Refused(unfit.why))?;
-        let row = self.reader()?.provider(&candidate.manifest.service)?;
+        let known = self.known()?;
+        let candidate =
+            self.look(path, &stamp, &known).await.map_err(|unfit| RegistryError::Refused(unfit.why))?;
+        let service = candidate.manifest.service.clone();
         let asked = Permissions::of(&candidate.manifest);
         let mut lines = asked.lines();
-        if let Some(row) = row.filter(|row| row.plugin_digest != candidate.digest) {
-            let difference = difference(&grants_of(&row).accepted, &asked);
+        if let Some(row) = known.rows.get(&service).filter(|row| row.plugin_digest != candidate.digest) {
+            let signer = match &candidate.signed {
+                Signed::By(signer) => Some(signer),
+                _ => None,
+            };
+            let resigned = row.signer.is_some() && !is_same(row.signer.as_ref(), signer);
+            let difference = difference(&grants_of(row).accepted, &asked);
             lines.push(format!("against version {} in use:", row.version));
-            let changes = difference.lines();
+            let changes = words::Waits { row, signer, difference, resigned }.lines();
             if changes.is_empty() {
                 lines.push("  asks for the same".into());
             }
             lines.extend(changes.into_iter().map(|line| format!("  {line}")));
         }
-        Ok(PluginStatus { permissions: lines, ..described(path, &candidate) })
+        let found = Found { path: path.to_owned(), candidate, fresh: false };
+        let in_use = self.in_use(&service, &known, &self.reader()?)?;
+        Ok(PluginStatus { permissions: lines, in_use, ..self.described(&found, &known) })
     }
 
-    /// Grants what the plugin asks for: its pending version, or the keys it wants to see.
+    /// What approving a service's plugin would change, by a look at the folder as it is now.
     ///
     /// # Errors
-    /// Where there is no such service or nothing to approve.
-    pub async fn approve(&self, service: &str) -> Result<Vec<String>, RegistryError> {
-        let row = self
-            .reader()?
-            .provider(service)?
-            .ok_or_else(|| RegistryError::NoSuchService(service.to_owned()))?;
-        let granted = grants_of(&row);
-        self.supervisor.unpark(service);
-        let (manifest, digest) = match &row.pending {
-            Some(pending) => (pending.manifest.clone(), pending.plugin_digest.clone()),
-            None => (row.manifest.clone(), row.plugin_digest.clone()),
-        };
-        let asked = Permissions::of(&manifest);
-        let before = Permissions { reveal: granted.reveal, ..granted.accepted };
-        let lines = difference(&before, &asked).lines();
-        let grants = Grants { reveal: asked.reveal.clone(), accepted: asked };
-        self.writer
-            .put_provider(ProviderUpdate {
-                manifest,
-                plugin_digest: digest,
-                permissions_json: to_json(&grants)?,
-                state: "active".into(),
-                pending: None,
-            })
-            .await?;
-        self.rescan().await?;
-        Ok(lines)
+    /// Where there is no such service.
+    pub async fn wish(&self, service: &str) -> Result<Wish, RegistryError> {
+        self.rescan_until_still().await?;
+        Ok(self.wished(service)?.0)
     }
 
-    /// Copies a plugin into the folder, whole or not at all.
+    fn wished(&self, service: &str) -> Result<(Wish, ProviderRow), RegistryError> {
+        let known = self.known()?;
+        let row = known
+            .rows
+            .get(service)
+            .filter(|row| row.state != state::REMOVED || row.pending.is_some())
+            .ok_or_else(|| RegistryError::NoSuchService(service.to_owned()))?;
+        let Grants { accepted, reveal } = grants_of(row);
+        let asked = Permissions::of(row.pending.as_ref().map_or(&row.manifest, |pending| &pending.manifest));
+        let difference = difference(&Permissions { reveal, ..accepted }, &asked);
+        let status = self.status();
+        let wish = Wish::of(row, difference, &status, &known.trusted);
+        Ok((wish, row.clone()))
+    }
+
+    /// Grants what was shown: a pending version, or the keys the present one wants to see.
+    ///
+    /// # Errors
+    /// Where there is no such service, or it is another plugin by now. Nothing is granted then.
+    pub async fn approve(
+        &self,
+        service: &str,
+        digest: &str,
+        signer: Option<&str>,
+    ) -> Result<Wish, RegistryError> {
+        let mut seen = self.seen.lock().await;
+        self.scan(&mut seen, None).await?;
+        let (mut wish, row) = self.wished(service)?;
+        if wish.to.digest != digest || wish.to.public_key() != signer {
+            let why = wish.not_what_was_shown(digest);
+            self.writer.note(vec![wish.note(action::NOT_GRANTED, Some(digest))]).await?;
+            return Err(RegistryError::Refused(why));
+        }
+        if !wish.needs_approval {
+            return Ok(wish);
+        }
+        let (manifest, signer) = match row.pending {
+            Some(pending) => (pending.manifest, pending.signer),
+            None => (row.manifest, row.signer),
+        };
+        let asked = Permissions::of(&manifest);
+        let update = ProviderUpdate {
+            manifest,
+            plugin_digest: wish.to.digest.clone(),
+            permissions_json: to_json(&Grants { reveal: asked.reveal.clone(), accepted: asked })?,
+            state: row.state,
+            signer,
+            file: wish.file.clone().or(row.file),
+            only_without_credentials: false,
+        };
+        self.writer.put_provider(update, Some(wish.note(action::GRANTED, None))).await?;
+        wish.granted = true;
+        self.scan(&mut seen, None).await?;
+        Ok(wish)
+    }
+
+    /// Lets a service whose worker kept dying run again. Returns whether it was parked.
+    ///
+    /// # Errors
+    /// Where nothing serves it.
+    pub async fn unpark(&self, service: &str) -> Result<bool, RegistryError> {
+        let Some(active) = self.providers.get(service) else {
+            return Err(RegistryError::NoSuchService(service.to_owned()));
+        };
+        let parked = self.supervisor.status().iter().any(|w| w.service == service && w.state == "parked");
+        if parked {
+            let note = AuditEntry {
+                service: Some(service.to_owned()),
+                digest: Some(active.digest.clone()),
+                ..entry(Actor::Operator, action::UNPARKED, serde_json::json!({}))
+            };
+            self.writer.note(vec![note]).await?;
+            self.supervisor.unpark(service);
+        }
+        Ok(parked)
+    }
+
+    /// Believes signatures of a key from now on.
+    ///
+    /// # Errors
+    /// Where it is no key, or its id is another's.
+    pub async fn trust(&self, key: &str, name: Option<String>) -> Result<TrustedKey, RegistryError> {
+        let bad = |error: signature::KeyError| RegistryError::Refused(error.to_string());
+        let (key_id, public_key) = signature::read_public_key(key).map_err(bad)?;
+        if let Some(name) = &name {
+            signature::check_name(name).map_err(bad)?;
+        }
+        // The writer says since when.
+        let key = TrustedKey { key_id, public_key, name, added_at: 0 };
+        let note = AuditEntry {
+            signer: Some(key.key_id.clone()),
+            ..entry(
+                Actor::Operator,
+                action::TRUSTED,
+                serde_json::json!({ "publicKey": key.public_key, "name": key.name }),
+            )
+        };
+        let key = self.writer.trust_key(key, note).await?;
+        self.rescan().await?;
+        Ok(key)
+    }
+
+    /// Believes a key no longer.
+    ///
+    /// # Errors
+    /// Where it wasn't trusted.
+    pub async fn distrust(&self, key_id: &str) -> Result<String, RegistryError> {
+        let key_id = key_id.trim().to_ascii_uppercase();
+        self.writer.distrust_key(&key_id).await?;
+        self.rescan().await?;
+        Ok(key_id)
+    }
+
+    /// Copies a plugin into the folder, whole or not at all, with the signature beside it.
     ///
     /// # Errors
     /// Why it is no usable plugin, or why it can't be copied.
     pub async fn install(&self, path: &Path) -> Result<PluginStatus, RegistryError> {
         let checked = self.check(path).await?;
         let service = checked.service.clone().unwrap_or_default();
-        let bytes =
-            read_capped(path).map_err(|source| RegistryError::Folder { path: path.to_owned(), source })?;
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| RegistryError::Folder { path, source }
+        };
+        let bytes = read_capped(path).map_err(failed(path))?;
+        let signature = match read_signature(&signature::beside(path)) {
+            Ok(signature) => Some(signature),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(source) => return Err(failed(&signature::beside(path))(source)),
+        };
         let target =
             self.file_of(&service).unwrap_or_else(|| self.home.plugins().join(format!("{service}.wasm")));
-        crate::config::write_atomically(&target, &bytes)
-            .map_err(|source| RegistryError::Folder { path: target.clone(), source })?;
-        self.rescan().await?;
+        {
+            // No scan may come between the two files.
+            let _no_scan = self.seen.lock().await;
+            let beside = signature::beside(&target);
+            match signature {
+                Some(signature) => {
+                    crate::config::write_atomically(&beside, &signature).map_err(failed(&beside))?;
+                }
+                None => remove_if_there(&beside).map_err(failed(&beside))?,
+            }
+            crate::config::write_atomically(&target, &bytes).map_err(failed(&target))?;
+        }
+        self.rescan_until_still().await?;
         let name = name_of(&target);
         self.status()
             .into_iter()
@@ -687,14 +1086,17 @@ impl Registry {
             .ok_or_else(|| RegistryError::Refused(format!("{name} was changed while it was installed")))
     }
 
-    /// Removes a service's file; its credentials and reports stay.
+    /// Removes a service's file and its signature; its credentials and reports stay.
     ///
     /// # Errors
     /// Where no file serves it.
     pub async fn remove(&self, service: &str) -> Result<String, RegistryError> {
         let path = self.file_of(service).ok_or_else(|| RegistryError::NoSuchService(service.to_owned()))?;
+        let mut seen = self.seen.lock().await;
         fs::remove_file(&path).map_err(|source| RegistryError::Folder { path: path.clone(), source })?;
-        self.rescan().await?;
+        let beside = signature::beside(&path);
+        remove_if_there(&beside).map_err(|source| RegistryError::Folder { path: beside, source })?;
+        self.scan(&mut seen, Some(service)).await?;
         Ok(name_of(&path))
     }
 
@@ -725,22 +1127,9 @@ impl Registry {
     }
 }
 
-/// The file of a service whose new content can't serve it.
-struct BadUpdate {
-    path: PathBuf,
-    why: String,
-    /// It may still be copied.
-    settling: bool,
-}
-
-fn update(candidate: &Candidate, grants: &Grants) -> Result<ProviderUpdate, RegistryError> {
-    Ok(ProviderUpdate {
-        manifest: candidate.manifest.clone(),
-        plugin_digest: candidate.digest.clone(),
-        permissions_json: to_json(grants)?,
-        state: "active".into(),
-        pending: None,
-    })
+/// Whether two versions were signed by the same key.
+fn is_same(one: Option<&Signer>, other: Option<&Signer>) -> bool {
+    one.map(|signer| &signer.public_key) == other.map(|signer| &signer.public_key)
 }
 
 fn to_json(grants: &Grants) -> Result<String, RegistryError> {
@@ -752,67 +1141,35 @@ fn grants_of(row: &ProviderRow) -> Grants {
     serde_json::from_str(&row.permissions_json).unwrap_or_default()
 }
 
-/// A file's name as people see it: in one line, and without what a terminal would obey.
-fn name_of(path: &Path) -> String {
-    plain(&path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
-}
-
-fn plain(text: &str) -> String {
-    if !text.contains(char::is_control) {
-        return text.to_owned();
-    }
-    text.chars().fold(String::new(), |mut shown, c| {
-        if c.is_control() {
-            shown.extend(c.escape_default())
-        } else {
-            shown.push(c)
+impl FileStamp {
+    fn of(found: &fs::Metadata) -> Self {
+        let changed = u64::try_from(found.ctime()).ok().zip(u32::try_from(found.ctime_nsec()).ok());
+        Self {
+            bytes: found.len(),
+            modified: found.modified().ok(),
+            changed: changed.map(|(seconds, nanos)| SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos)),
+            inode: found.ino(),
+            device: found.dev(),
         }
-        shown
-    })
-}
-
-fn refused(path: &Path, why: &str) -> PluginStatus {
-    PluginStatus {
-        file: name_of(path),
-        state: PluginState::Refused,
-        service: None,
-        title: None,
-        version: None,
-        digest: None,
-        // A trap's text is the plugin's own.
-        reason: Some(plain(why)),
-        permissions: Vec::new(),
     }
-}
 
-/// Another file serves the service.
-fn conflict(service: &str, by: &str, path: &Path, found: &Candidate) -> PluginStatus {
-    PluginStatus {
-        reason: Some(format!("`{service}` is served by {by}; hint: remove one of the two")),
-        state: PluginState::Conflict,
-        ..described(path, found)
-    }
-}
-
-fn described(path: &Path, candidate: &Candidate) -> PluginStatus {
-    PluginStatus {
-        file: name_of(path),
-        state: PluginState::Active,
-        service: Some(candidate.manifest.service.clone()),
-        title: Some(candidate.manifest.title.clone()),
-        version: Some(candidate.manifest.version.clone()),
-        digest: Some(candidate.digest.clone()),
-        reason: None,
-        permissions: Vec::new(),
-    }
-}
-
-impl Stamp {
-    /// Whether the file changed at most `span` before `now`.
     fn is_within(&self, span: Duration, now: SystemTime) -> bool {
         let young = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age < span);
         // A file system without one of the times has the other.
         self.modified.is_some_and(young) || self.changed.is_some_and(young)
+    }
+}
+
+impl Stamp {
+    /// Whether the plugin or its signature may still be copied.
+    fn is_settling(&self) -> bool {
+        self.is_within(SETTLING, SystemTime::now())
+    }
+
+    /// Whether the plugin or its signature changed at most `span` before `now`.
+    fn is_within(&self, span: Duration, now: SystemTime) -> bool {
+        self.plugin.is_within(span, now)
+            || self.signature.as_ref().is_some_and(|signature| signature.is_within(span, now))
     }
 }
 
@@ -821,14 +1178,13 @@ fn stamp_of(path: &Path) -> std::io::Result<Stamp> {
     if !found.is_file() {
         return Err(std::io::Error::other("not a file"));
     }
-    let changed = u64::try_from(found.ctime()).ok().zip(u32::try_from(found.ctime_nsec()).ok());
-    Ok(Stamp {
-        bytes: found.len(),
-        modified: found.modified().ok(),
-        changed: changed.map(|(seconds, nanos)| SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos)),
-        inode: found.ino(),
-        device: found.dev(),
-    })
+    let signature = match fs::metadata(signature::beside(path)) {
+        Ok(found) => Some(FileStamp::of(&found)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        // It is there, and reading it says what is wrong.
+        Err(_) => Some(FileStamp::default()),
+    };
+    Ok(Stamp { plugin: FileStamp::of(&found), signature })
 }
 
 /// The plugin files of the folder. A link counts as what it points to: its bytes are hashed
@@ -848,18 +1204,34 @@ fn list(folder: &Path) -> Result<HashMap<PathBuf, Stamp>, RegistryError> {
     Ok(files)
 }
 
-/// Reads at most one byte more than allowed, whatever the file's size was a moment ago, and
-/// never waits: a pipe may have taken the file's place since it was looked at.
+/// Reads at most one byte more than allowed, whatever the file's size was a moment ago.
 fn read_capped(path: &Path) -> std::io::Result<Vec<u8>> {
+    let bytes = read_at_most(path, limits::PLUGIN_BYTES + 1)?;
+    if bytes.len() as u64 > limits::PLUGIN_BYTES {
+        return Err(std::io::Error::other(format!("more than {} bytes", limits::PLUGIN_BYTES)));
+    }
+    Ok(bytes)
+}
+
+/// Never waits: a pipe may have taken the file's place since it was looked at.
+fn read_at_most(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file =
         fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(std::io::Error::other("not a file"));
     }
-    file.take(limits::PLUGIN_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limits::PLUGIN_BYTES {
-        return Err(std::io::Error::other(format!("more than {} bytes", limits::PLUGIN_BYTES)));
-    }
+    file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+fn read_signature(path: &Path) -> std::io::Result<Vec<u8>> {
+    read_at_most(path, SIGNATURE_BYTES + 1)
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

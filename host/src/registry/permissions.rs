@@ -85,7 +85,8 @@ fn asks_to_see(key: &str) -> String {
 }
 
 /// How two sets of wishes differ.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Difference {
     pub added_origins: Vec<String>,
     pub removed_origins: Vec<String>,

@@ -53,7 +53,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::config::Home;
+    use crate::config::{Home, PluginPolicy};
     use crate::db::HomeLock;
     use crate::db::writer::Writer;
     use crate::limits;
@@ -74,6 +74,7 @@ mod tests {
             Arc::new(Vault::open(&home.master_key())?),
             writer,
             Arc::default(),
+            PluginPolicy::Any,
         );
         registry.rescan().await?;
         let file = File::create(home.plugins().join("huge.wasm"))?;

@@ -46,7 +46,7 @@ pub enum CallError {
     #[error("no plugin serves `{0}`")]
     NoPlugin(String),
     #[error(
-        "the worker of `{service}` is parked after {crashes} crashes; hint: replace the plugin, or `keywheel plugin approve {service}` to try again"
+        "the worker of `{service}` is parked after {crashes} crashes; hint: replace the plugin, or `keywheel plugin unpark {service}` to try again"
     )]
     Parked { service: String, crashes: usize },
     #[error("the worker could not be started: {0}")]
