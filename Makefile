@@ -5,17 +5,22 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plugins peers build demo test bench lint clean
+.PHONY: help setup plugins peers build demo test fuzz bench lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := wasm32-wasip2
 # The packages whose tests run natively; the guests are only built, as plugins for the tests.
-TESTED := -p keywheel -p keywheel-sdk -p http-session -p oauth2-refresh
+TESTED := -p keywheel -p keywheel-sdk -p http-session -p oauth2-refresh -p keywheel-fuzz
+
+# Long fuzzing: seconds for each target, and which.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= $(notdir $(wildcard tests/fuzz/corpus/*))
 
 help:
 	@printf '%s\n' \
 	  'make demo     build everything and watch Keywheel keep sessions alive' \
 	  'make test     all tests, against a real Django site and a real OpenID provider' \
+	  'make fuzz     libFuzzer on each target of tests/fuzz, $(FUZZ_SECONDS) seconds each' \
 	  'make bench    the numbers, into $(TARGET)/bench/summary.json' \
 	  'make lint     formatting, clippy and documentation, warnings denied' \
 	  'make build    the release binary and the plugins' \
@@ -55,6 +60,25 @@ demo: build
 
 test: plugins peers
 	cargo test --locked $(TESTED)
+
+# One process for each target, so that a finding in one doesn't end the others; all are listed at
+# the end. Databases and files of a target go to memory, where there is such a place.
+fuzz: setup
+	@command -v c++ >/dev/null || { echo 'a C++ compiler is missing; hint: apt-get install g++' >&2; exit 1; }
+	cargo build --locked --manifest-path tests/fuzz/engine/Cargo.toml --target-dir $(abspath $(TARGET))/fuzz-engine
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrument.sh \
+	  cargo rustc --locked -p keywheel-fuzz --features libfuzzer --bin fuzz -- -Clink-arg=-lstdc++ \
+	  -Clink-arg=$$(find $(abspath $(TARGET))/fuzz-engine -name libfuzzer.a -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2)
+	@mkdir -p $(TARGET)/fuzz/findings; failed=; [ ! -d /dev/shm ] || export TMPDIR=/dev/shm; \
+	for target in $(FUZZ_TARGETS); do \
+	  inputs=$(TARGET)/fuzz/$$target; mkdir -p $$inputs; export FUZZ_TARGET=$$target; \
+	  FUZZ_SEEDS=$$inputs $(TARGET)/debug/fuzz; \
+	  $(TARGET)/debug/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -use_value_profile=1 \
+	    -artifact_prefix=$(TARGET)/fuzz/findings/$$target- $$inputs tests/fuzz/corpus/$$target \
+	    2>$(TARGET)/fuzz/$$target.log || failed="$$failed $$target"; \
+	  echo "$$target: $$(grep -a '^Done\|panicked\|SUMMARY' $(TARGET)/fuzz/$$target.log | tr '\n' ' ')"; \
+	done; \
+	[ -z "$$failed" ] || { echo "findings in:$$failed; hint: tests/fuzz/README.md says what to do" >&2; exit 1; }
 
 bench: plugins
 	cargo bench --locked -p keywheel --bench pipeline

@@ -52,6 +52,26 @@ pub const COOKIES: usize = 180;
 /// Requests to one host at once, over all credentials.
 pub const PER_HOST_CONCURRENCY: usize = 64;
 
+/// Pieces of one question or answer of a worker: list entries of any kind. The largest honest
+/// ones, a manifest of 64 settings with 64 choices each or a form of some hundred parts, are
+/// far below; and an entry of two bytes on the wire is a hundred in memory.
+pub const PIECES: usize = 8_192;
+
+/// One question or answer of a worker: a request body and its headers, with room to spare. The
+/// host holds one of each for every call that runs.
+pub const MESSAGE_BYTES: usize = 2 << 20;
+
+/// What one call may make a worker say in log lines before that is a flood. Several times what
+/// an honest worker lets through on each of its three ways, each line counted as one byte more.
+pub const CALL_LOG_FLOOD: usize = 8 * CALL.log_bytes as usize;
+
+/// Answers that wait for a worker that doesn't read them: one of full size for every call.
+pub const UNREAD_BYTES: usize = CALL.in_flight as usize * (RESPONSE_BYTES + (1 << 19));
+
+/// How long a worker may take nothing of what waits for it. Its event loop reads between two
+/// slices of a plugin's work, each of milliseconds.
+pub const UNREAD_WALL: Duration = Duration::from_secs(30);
+
 /// Compiling one plugin. A Rust plugin takes 50 ms, Python's 6 s.
 pub const COMPILE_WALL: Duration = Duration::from_secs(60);
 pub const COMPILE_ADDRESS_SPACE: u64 = 2 << 30;

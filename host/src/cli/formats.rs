@@ -259,7 +259,8 @@ fn moment(seconds: f64) -> Option<Millis> {
 fn domain_of(place: Place, text: &str) -> Result<String, FormatError> {
     let text = text.trim();
     let host = Host::parse(text.strip_prefix('.').unwrap_or(text)).map(|host| host.to_string());
-    host.map_err(|_| FormatError::Field {
+    // The `url` crate takes an empty first label, with which a cookie would be sent nowhere.
+    host.ok().filter(|host| !host.starts_with('.')).ok_or(FormatError::Field {
         place,
         field: "domain",
         found: "not a host",
@@ -1219,6 +1220,7 @@ mod tests {
             (row(["a.example", "TRUE", "/", "TRUE", "nan", "n", VALUE]), "line 2: `expiry` is not a number"),
             (row(["a.example", "TRUE", VALUE, "TRUE", "0", "n", "v"]), "line 2: `path` is not a path"),
             (row(["", "TRUE", "/", "TRUE", "0", "n", VALUE]), "line 2: `domain` is not a host"),
+            (row(["..a.example", "TRUE", "/", "TRUE", "0", "n", VALUE]), "line 2: `domain` is not a host"),
             (
                 good.clone() + "a.example\tTRUE\t/\tTRUE\t0\t" + VALUE,
                 "line 2 has 6 fields; allowed: 7 between tabs",

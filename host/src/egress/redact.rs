@@ -247,12 +247,10 @@ impl Redactor {
             }
             if next_escape < at + 4 {
                 let (first, _) = unescape(text, at);
-                let first = if first == b'+' && self.spaces { b' ' } else { first };
-                if self.firsts[usize::from(first >> 6)] >> (first & 63) & 1 == 1 {
-                    let from = self.by_first.partition_point(|(byte, _)| *byte < first);
-                    for (_, number) in self.by_first[from..].iter().take_while(|(byte, _)| *byte == first) {
-                        self.try_match(*number, text, at, &mut work, &mut best)?;
-                    }
+                self.try_first(first, text, at, &mut work, &mut best)?;
+                // Only a bare plus is a form's space; one that was escaped is a plus.
+                if text[at] == b'+' && self.spaces {
+                    self.try_first(b' ', text, at, &mut work, &mut best)?;
                 }
             }
             let Some((mut end, number)) = best else {
@@ -378,6 +376,24 @@ impl Redactor {
             }),
             Err(TooMuchWork) => Cow::Borrowed(MARKER),
         }
+    }
+
+    /// Tries the patterns that start with this byte.
+    fn try_first(
+        &self,
+        first: u8,
+        text: &[u8],
+        at: usize,
+        work: &mut usize,
+        best: &mut Option<(usize, u32)>,
+    ) -> Result<(), TooMuchWork> {
+        if self.firsts[usize::from(first >> 6)] >> (first & 63) & 1 == 1 {
+            let from = self.by_first.partition_point(|(byte, _)| *byte < first);
+            for (_, number) in self.by_first[from..].iter().take_while(|(byte, _)| *byte == first) {
+                self.try_match(*number, text, at, work, best)?;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps the longest match, so that a value that starts with another goes whole.
@@ -611,6 +627,14 @@ mod tests {
         assert_eq!(redact(&["\"abcdef\""], "x abcdef y"), "x [redacted] y");
         assert_eq!(redact(&["naïve-tökén"], "x na\\u00efve-t\\u00f6k\\u00e9n y"), "x [redacted] y");
         assert_eq!(redact(&["naïve-tökén"], "x na%C3%AFve-t%c3%b6k%C3%A9n y"), "x [redacted] y");
+    }
+
+    #[test]
+    fn a_value_that_begins_with_a_plus_is_found_beside_one_with_a_space() {
+        for text in ["+bc/def", "%2Bbc%2Fdef", "+bc%2Fdef", "%2Bbc/def"] {
+            assert_eq!(redact(&["+bc/def", "a space"], text), MARKER, "{text}");
+        }
+        assert_eq!(redact(&["+bc/def", " space/d"], "+space%2Fd %20space%2Fd"), "[redacted] [redacted]");
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Cache {
         Self { folder: home.cache(), store: home.store(), engine: engine_name() }
     }
 
-    fn native(&self, digest: &str) -> PathBuf {
+    pub fn native(&self, digest: &str) -> PathBuf {
         self.folder.join(format!("{digest}-{}.cwasm", self.engine))
     }
 
@@ -78,7 +78,7 @@ impl Cache {
     }
 
     /// Opens native code and checks its tag on the very descriptor that is handed on.
-    fn verified(&self, digest: &str, vault: &Vault) -> Option<File> {
+    pub fn verified(&self, digest: &str, vault: &Vault) -> Option<File> {
         let path = self.native(digest);
         let mut file = File::open(&path).ok()?;
         let mut tag = Vec::new();
@@ -94,7 +94,7 @@ impl Cache {
     }
 
     /// What the tag covers before the code itself, so that no file passes for another.
-    fn bound(&self, digest: &str) -> String {
+    pub fn bound(&self, digest: &str) -> String {
         format!("{digest}/{}/", self.engine)
     }
 

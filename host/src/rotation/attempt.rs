@@ -34,6 +34,10 @@ const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// Between two tries to store what was issued, each of which retries by itself.
 const STORE_AGAIN: Duration = Duration::from_millis(500);
 
+/// What of a plugin's log line is shown. A worker cuts at as many bytes already, unless its
+/// plugin escaped.
+const LOG_LINE: usize = 4 << 10;
+
 /// What one worker call came to.
 enum Ended {
     Answered(Answer),
@@ -519,14 +523,7 @@ impl<'a> Attempt<'a> {
                 CallEvent::Reveal(key) => running.reveal_done(self.reveal(exchange, &key)),
                 CallEvent::Log(level, line) => self.log(exchange, level, &line),
                 CallEvent::Finished(Ok(answer)) => return Ended::Answered(self.redacted(exchange, answer)),
-                CallEvent::Finished(Err(fault)) => {
-                    return Ended::Faulted(match fault {
-                        Fault::Guest(text) => Fault::Guest(clean(exchange, &text)),
-                        Fault::Trap(text) => Fault::Trap(clean(exchange, &text)),
-                        Fault::Limit(text) => Fault::Limit(text),
-                        Fault::Load(text) => Fault::Load(text),
-                    });
-                }
+                CallEvent::Finished(Err(fault)) => return Ended::Faulted(clean_fault(exchange, fault)),
             }
         }
     }
@@ -543,7 +540,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn log(&self, exchange: &Exchange, level: LogLevel, line: &str) {
-        let line = redact_text(exchange, line);
+        let line = one_line(&redact_text(exchange, line), LOG_LINE);
         let (service, credential) = (self.claim.service.as_str(), self.claim.token.credential_id.as_str());
         match level {
             LogLevel::Debug => tracing::debug!(target: "plugin", service, credential, "{line}"),
@@ -561,7 +558,7 @@ impl<'a> Attempt<'a> {
         };
         let evidence = |mut evidence: crate::protocol::Evidence| {
             evidence.note = evidence.note.map(|note| clean(exchange, &note));
-            evidence.identity = evidence.identity.map(|identity| clean(exchange, &identity));
+            evidence.identity = evidence.identity.map(|identity| clipped(&clean(exchange, &identity)));
             evidence
         };
         match answer {
@@ -828,12 +825,25 @@ fn clean(exchange: &Exchange, text: &str) -> String {
     redact_text(exchange, text).into_owned()
 }
 
-/// A report's message is one readable line, whoever wrote it.
+/// All of them: the worker of an escaped plugin says what it likes, and under any name.
+fn clean_fault(exchange: &Exchange, fault: Fault) -> Fault {
+    match fault {
+        Fault::Guest(text) => Fault::Guest(clean(exchange, &text)),
+        Fault::Trap(text) => Fault::Trap(clean(exchange, &text)),
+        Fault::Limit(text) => Fault::Limit(clean(exchange, &text)),
+        Fault::Load(text) => Fault::Load(clean(exchange, &text)),
+    }
+}
+
+/// A report's message is one readable line, whoever wrote it, and so is the account's name.
 fn clipped(message: &str) -> String {
-    const LONGEST: usize = 500;
-    let mut line: String =
-        message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
-    if message.chars().count() > LONGEST {
+    one_line(message, 500)
+}
+
+/// For logs and people: no line breaks that forge a second line, nothing that moves a cursor.
+fn one_line(text: &str, longest: usize) -> String {
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(longest).collect();
+    if text.chars().nth(longest).is_some() {
         line.push('…');
     }
     line
@@ -886,4 +896,46 @@ pub fn seal_jar(
         })
     };
     jar.keys.iter().map(seal).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::Secret;
+
+    fn exchange() -> Exchange {
+        let resolved = Resolved {
+            validate_url: String::new(),
+            keys: vec![],
+            origins: vec![],
+            private_hosts: vec![],
+            settings: vec![],
+            methods: vec![],
+        };
+        let key = Key {
+            name: "session".into(),
+            secret: Secret::new("a-revealed-value"),
+            fingerprint: String::new(),
+            expires: None,
+            cookie: None,
+        };
+        Exchange::new(Arc::new(resolved), Jar { keys: vec![key] }, Instant::now())
+    }
+
+    #[test]
+    fn no_kind_of_fault_carries_a_secret_into_a_report() {
+        // An escaped worker that was granted a reveal knows the value and picks the kind.
+        for kind in [Fault::Guest, Fault::Trap, Fault::Limit, Fault::Load] {
+            let fault = clean_fault(&exchange(), kind("over a-revealed-value".into()));
+            assert!(fault.to_string().ends_with("over [redacted]"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn what_a_plugin_says_is_one_line_of_bounded_length() {
+        assert_eq!(one_line("a\r\nWARN forged\u{1b}[2J\u{9b}", 100), "a  WARN forged [2J ");
+        assert_eq!(one_line("äöü", 3), "äöü");
+        assert_eq!(one_line("äöüx", 3), "äöü…");
+        assert_eq!(clipped(&"x".repeat(501)).chars().count(), 501);
+    }
 }

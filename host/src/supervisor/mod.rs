@@ -3,7 +3,7 @@
 //! when it keeps dying. Knows nothing of credentials, HTTP or the database: a call's questions
 //! go to whoever started the call.
 
-mod link;
+pub mod link;
 pub mod probe;
 pub mod restart_policy;
 pub mod worker_process;
