@@ -157,7 +157,7 @@ fn every_compiled_plugin_of_every_released_contract_describes_validates_and_rota
             "uses_everything.wasm" => {
                 let keys = format!("session={}\ntoken={}", random_secret(), random_secret());
                 home.add("ann", "uses-everything", &keys, &["--set", &base_url]);
-                home.json(&["plugin", "approve", "uses-everything"]);
+                home.json(&["plugin", "approve", "uses-everything", "--yes"]);
             }
             other => panic!("{other} is new: say here how it is asked, and never drop an old one"),
         }

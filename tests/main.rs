@@ -18,3 +18,4 @@ mod plugins;
 mod recovery;
 mod reload;
 mod secrets;
+mod threat_model;

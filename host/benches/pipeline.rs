@@ -84,6 +84,11 @@ async fn run() {
 
     put("reports_per_s", reports(&host).await);
 
+    let (alone, beside) = beside_attackers(&host, service).await;
+    put("attempt_p99_ms", alone);
+    put("attempt_p99_beside_attackers_ms", beside);
+    put("attackers_p99_ratio", beside / alone);
+
     for n in 0..CREDENTIALS {
         add(&host, &format!("c{n}"), service).await;
     }
@@ -100,6 +105,7 @@ async fn run() {
     put("pipeline_ratio", pipeline / bare);
     host.close().await;
 
+    put("paranoid_attempt_ms", paranoid_attempt(service).await);
     put("drop_to_first_report_ms", drop_to_first_report(service, &plugin).await);
 
     let out = target().join("bench");
@@ -160,6 +166,10 @@ fn service() -> SocketAddr {
 }
 
 async fn open(folder: &Path) -> Host {
+    open_with(folder, Config::default()).await
+}
+
+async fn open_with(folder: &Path, config: Config) -> Host {
     let home = Home::locate(Some(folder.to_owned())).expect("a home");
     home.make_folders().expect("folders");
     if !home.exists() {
@@ -170,10 +180,14 @@ async fn open(folder: &Path) -> Host {
         keywheel::vault::Vault::create(&home.master_key()).expect("a key");
     }
     let options = HostOptions { executable: PathBuf::from(env!("CARGO_BIN_EXE_keywheel")) };
-    Host::open(home, Config::default(), options).await.expect("a host")
+    Host::open(home, config, options).await.expect("a host")
 }
 
 async fn add(host: &Host, id: &str, service: SocketAddr) {
+    add_to(host, id, "well-behaved", service).await;
+}
+
+async fn add_to(host: &Host, id: &str, plugin: &str, service: SocketAddr) {
     let cookie = CookieAttributes {
         name: "session".into(),
         domain: service.ip().to_string(),
@@ -186,7 +200,7 @@ async fn add(host: &Host, id: &str, service: SocketAddr) {
     let add = AddCredential {
         credential_id: id.into(),
         profile_id: None,
-        service: "well-behaved".into(),
+        service: plugin.into(),
         settings: vec![("base_url".into(), format!("http://{service}"))],
         private_hosts: Vec::new(),
         method: None,
@@ -250,6 +264,67 @@ fn private_kib(pid: u32) -> f64 {
         .filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))
         .filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
         .sum()
+}
+
+/// The slowest hundredth of a well-behaved plugin's attempts, one every 10 ms: alone, and then
+/// beside plugins that loop, take memory and flood the host, each over and over. In turns.
+async fn beside_attackers(host: &Host, service: SocketAddr) -> (f64, f64) {
+    const ATTEMPTS: usize = 400;
+    const ATTACKERS: [&str; 3] = ["loops_forever", "memory_bomb", "host_call_flood"];
+    for file in ATTACKERS {
+        host.carry_out(Operation::PluginInstall { path: plugin(file) }).await.expect("an attacker");
+        add_to(host, file, &file.replace('_', "-"), service).await;
+    }
+    let p99 = async || {
+        let mut took = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let started = Instant::now();
+            host.rotation.run_one("warm", Action::Validate).await.expect("an attempt");
+            took.push(started.elapsed().as_secs_f64() * 1e3);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        took.sort_by(f64::total_cmp);
+        took[ATTEMPTS * 99 / 100]
+    };
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..REPEATS {
+        alone.push(p99().await);
+        let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let attackers: Vec<_> = ATTACKERS
+            .iter()
+            .map(|id| {
+                let (rotation, over) = (Arc::clone(&host.rotation), Arc::clone(&over));
+                tokio::spawn(async move {
+                    while !over.load(Ordering::Relaxed) {
+                        rotation.run_one(id, Action::Validate).await.expect("an attack is an attempt");
+                    }
+                })
+            })
+            .collect();
+        beside.push(p99().await);
+        over.store(true, Ordering::Relaxed);
+        for attacker in attackers {
+            attacker.await.expect("an attacker ends");
+        }
+    }
+    (median(alone), median(beside))
+}
+
+/// One attempt where each call gets a process of its own.
+async fn paranoid_attempt(service: SocketAddr) -> f64 {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = Config { isolation: keywheel::config::Isolation::Paranoid, ..Config::default() };
+    let host = open_with(folder.path(), config).await;
+    host.carry_out(Operation::PluginInstall { path: plugin("well_behaved") }).await.expect("installed");
+    add(&host, "warm", service).await;
+    let mut runs = Vec::new();
+    for _ in 0..101 {
+        let started = Instant::now();
+        host.rotation.run_one("warm", Action::Validate).await.expect("an attempt");
+        runs.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    host.close().await;
+    median(runs)
 }
 
 /// Whole ends of attempts (report, monitor, journal), 256 waiting at a time.

@@ -28,7 +28,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -53,6 +52,10 @@ const URL_BYTES: usize = 64 << 10;
 /// Connecting with TLS, all addresses of a host together. A third of a request's time: past
 /// it the host is down.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long an HTTP/2 connection with requests may be silent before it is asked whether it lives,
+/// and how long it may take to say so. Together far less than a request's time.
+const PING: Duration = Duration::from_secs(5);
 
 /// An idle connection; most servers close theirs after 60 to 75 s.
 const IDLE: Duration = Duration::from_secs(55);
@@ -186,7 +189,7 @@ impl Egress {
         let mut captured = Vec::new();
         let mut ignored = 0_usize;
         loop {
-            let (response, slot) = self.hop(exchange, &outgoing, request.cookies, now, deadline).await?;
+            let (response, permit) = self.hop(exchange, &outgoing, request.cookies, now, deadline).await?;
             check_headers(response.headers())?;
             ignored += self.absorb(exchange, &outgoing.url, response.headers(), now, &mut captured);
             keep_changes(exchange, keep.as_mut()).await?;
@@ -196,14 +199,13 @@ impl Egress {
                 && let Some(location) = response.headers().get(header::LOCATION)
             {
                 redirects_left -= 1;
-                slot.free();
                 outgoing.redirect(step, location)?;
                 continue;
             }
             let exchanged = self
                 .finish(exchange, response, &request, &outgoing.url, now, deadline, captured, ignored)
                 .await?;
-            slot.free();
+            drop(permit);
             keep_changes(exchange, keep.as_mut()).await?;
             return Ok(Exchanged { response: exchanged, changes: exchange.take_changes() });
         }
@@ -217,7 +219,7 @@ impl Egress {
         with_cookies: bool,
         now: Millis,
         deadline: Instant,
-    ) -> Result<(reqwest::Response, Slot), HttpError> {
+    ) -> Result<(reqwest::Response, OwnedSemaphorePermit), HttpError> {
         let resolved = &exchange.resolved;
         let origin = policy::origin(&outgoing.url, &resolved.origins).map_err(denied)?;
         let literal = match outgoing.url.host() {
@@ -265,9 +267,8 @@ impl Egress {
         let answered = timeout_at(deadline, async move {
             let permit =
                 gate.acquire_owned().await.map_err(|_| HttpError::Other("shutting down".to_owned()))?;
-            let (request, slot) = Slot::take(request, permit)?;
             let response = client.execute(request).await.map_err(classify)?;
-            Ok((response, slot))
+            Ok((response, permit))
         });
         answered.await.map_err(|_| HttpError::Timeout)?
     }
@@ -737,6 +738,10 @@ fn build_client(
             .connect_timeout(CONNECT)
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(limits::PER_HOST_CONCURRENCY)
+            // Every credential of a service shares its HTTP/2 connection: one that died without a
+            // word, behind a balancer say, must not hold them all up.
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PING)
             .http1_max_headers(limits::RESPONSE_HEADERS)
             // It fits a u32 by far; hyper's own 16 KiB are too few for cookies with claims.
             .http2_max_header_list_size(RESPONSE_HEADER_BYTES as u32)
@@ -812,43 +817,6 @@ fn dialable(found: Vec<IpAddr>) -> Addrs {
         *left = left.checked_sub(1)?;
         Some(SocketAddr::new(ip, 0))
     }))
-}
-
-/// One of a host's slots, and the connection that the request in it got. A connection whose
-/// request didn't end well is not used again: it may hang, or a service may flood it with what
-/// HTTP/2 lets it send unasked, and whoever holds no request on it has no deadline for that.
-struct Slot {
-    connection: CaptureConnection,
-    ended_well: bool,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Slot {
-    fn take(
-        request: reqwest::Request,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<(reqwest::Request, Self), HttpError> {
-        let unbuilt = |error: reqwest::Error| classify(error);
-        let mut request = http::Request::<reqwest::Body>::try_from(request).map_err(unbuilt)?;
-        let connection = capture_connection(&mut request);
-        let request = reqwest::Request::try_from(request).map_err(unbuilt)?;
-        Ok((request, Self { connection, ended_well: false, _permit: permit }))
-    }
-
-    /// The answer was read, or wasn't worth reading.
-    fn free(mut self) {
-        self.ended_well = true;
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if !self.ended_well
-            && let Some(connection) = self.connection.connection_metadata().as_ref()
-        {
-            connection.poison();
-        }
-    }
 }
 
 /// What may be in flight of each host at once, over all credentials.

@@ -499,10 +499,11 @@ fn stands_in_for_a__worker() {
         return;
     };
     let behaviour = service.clone().unwrap_or_default();
+    let outside = crate::worker::pid_outside().unwrap();
     let (pid, claimed) = match behaviour.as_str() {
         "another-pid" => (1, worker_id),
-        "another-worker" => (std::process::id(), "w0".to_owned()),
-        _ => (std::process::id(), worker_id),
+        "another-worker" => (outside, "w0".to_owned()),
+        _ => (outside, worker_id),
     };
     let service = if behaviour == "another-service" { Some("steady".to_owned()) } else { service };
     let own_end = socket.try_clone().unwrap();
@@ -530,6 +531,11 @@ fn stands_in_for_a__worker() {
             _ => say(&frame(&finished(id))),
         };
     }
+}
+
+/// Whose workers are this very test binary.
+fn strange_workers() -> Supervisor {
+    Supervisor::new(&std::env::current_exe().unwrap(), protocol::Require::Nothing, false).unwrap()
 }
 
 fn code() -> Code {
@@ -570,7 +576,7 @@ async fn is_gone(pid: u32) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_violation_kills_that_worker_and_its_neighbour_goes_on() {
-    let supervisor = Supervisor::new(std::env::current_exe().unwrap(), false).unwrap();
+    let supervisor = strange_workers();
     supervisor.set("steady", code());
     let steady = async || {
         let mut running = supervisor.call("steady", validate()).await.unwrap();
@@ -612,7 +618,7 @@ async fn a_violation_kills_that_worker_and_its_neighbour_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_announces_itself_as_another_gets_no_call() {
-    let supervisor = Supervisor::new(std::env::current_exe().unwrap(), false).unwrap();
+    let supervisor = strange_workers();
     for behaviour in ["another-pid", "another-worker", "another-service"] {
         supervisor.set(behaviour, code());
         match supervisor.call(behaviour, validate()).await {
@@ -625,7 +631,7 @@ async fn a_worker_that_announces_itself_as_another_gets_no_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_worker_holds_its_own_call_alone_and_ends_with_the_host() {
-    let supervisor = Supervisor::new(std::env::current_exe().unwrap(), false).unwrap();
+    let supervisor = strange_workers();
     for service in ["silent", "steady"] {
         supervisor.set(service, code());
     }

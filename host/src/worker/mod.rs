@@ -98,7 +98,7 @@ const fn abi() -> &'static str {
 }
 
 /// The number by which the host knows this process; in a namespace of its own it is 1.
-fn pid_outside() -> io::Result<u32> {
+pub(crate) fn pid_outside() -> io::Result<u32> {
     let link = std::fs::read_link("/proc/self")?;
     link.to_str()
         .and_then(|name| name.parse().ok())
