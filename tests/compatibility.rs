@@ -217,7 +217,6 @@ fn what_was_built_for_another_contract_is_refused_with_what_was_found_known_and_
         fs::write(&file, bytes).expect("a file");
         let refused = home.run(&["plugin", "check", file.to_str().expect("UTF-8")]);
         assert_eq!(refused.code(), 65, "{refused:?}");
-        println!("{name}: {}", refused.stderr);
         for reason in reasons {
             assert!(refused.stderr.contains(reason), "{name} lacks {reason}: {}", refused.stderr);
         }

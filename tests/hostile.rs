@@ -876,14 +876,14 @@ fn a_plugin_that_turns_bad_after_its_approval_can_do_no_more_than_before() {
         });
     let before = digest(&street);
     fs::write(&file, fs::read(guest("wants_more_origins")).expect("a built plugin")).expect("in place");
-    // It serves the neighbour's service, which has a plugin: the second of two.
-    street.home.wait_for_plugin("turns_bad_after_approval.wasm", "conflict");
+    // It is for the neighbour's service now: its own, which has a credential, is left as it was.
+    street.home.wait_for_plugin("turns_bad_after_approval.wasm", "refused");
     let next = street.home.outside().join("next.wasm");
     fs::copy(guest("wants_more_origins"), &next).expect("a copy");
     fs::rename(&next, street.home.path().join("plugins/well_behaved.wasm")).expect("a rename");
-    // Of two newcomers the first by name asks; what was approved runs on from the store.
-    street.home.wait_for_plugin("turns_bad_after_approval.wasm", "pending-approval");
-    street.home.wait_for_plugin("well_behaved.wasm", "conflict");
+    // It asks; what was approved runs on from the store.
+    street.home.wait_for_plugin("well_behaved.wasm", "pending-approval");
+    street.home.wait_for_plugin("turns_bad_after_approval.wasm", "refused");
     assert_eq!(digest(&street), before);
     street.leave();
 }

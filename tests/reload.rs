@@ -104,8 +104,7 @@ fn a_bad_update_leaves_the_approved_version_serving_until_a_good_one_or_none_is_
         assert_eq!(refused["service"], "well-behaved", "{refused}");
         assert_eq!(answered_by(&home, "ann"), approved);
     };
-    for (number, (what, bytes, reason)) in table.iter().enumerate() {
-        println!("{what}");
+    for (number, (_, bytes, reason)) in table.iter().enumerate() {
         // Every other one in place, as `cp` does.
         if number % 2 == 0 {
             rename_over(&home, "p.wasm", bytes);
@@ -408,7 +407,6 @@ fn a_thousand_reloads_leave_no_process_descriptor_thread_memory_or_file_behind()
     }
     round(122, false);
     let after = at_rest();
-    println!("before {before:?}\nafter {after:?}");
     // The pool keeps a thread or two for ten seconds; a leak of one for each reload is a thousand.
     assert!(after.descriptors <= before.descriptors + 8, "{before:?} {after:?}");
     assert!(after.threads <= before.threads + 8, "{before:?} {after:?}");
@@ -540,7 +538,7 @@ fn odd_entries(home: &TestHome, number: usize) -> Option<&'static str> {
     Some(match number % 10 {
         6 => {
             fs::write(name("unreadable"), "garbage").expect("a file");
-            fs::set_permissions(name("unreadable"), fs::Permissions::from_mode(0)).expect("its mode");
+            fs::set_permissions(name("unreadable"), fs::Permissions::from_mode(0o000)).expect("its mode");
             "unreadable"
         }
         7 => {
@@ -613,14 +611,12 @@ fn five_hundred_files_of_every_kind_settle_while_a_neighbour_works_and_status_an
             }
             (attempts, slowest)
         });
-        let started = Instant::now();
         let all = wait_until(LONG, "all are settled", || {
             let all = home.json(&["status"])["plugins"].as_array().expect("an array").clone();
             (all.len() == shown).then_some(all)
         });
         answering.store(false, Ordering::Relaxed);
         let (attempts, slowest) = neighbour.join().expect("every attempt of the neighbour succeeds");
-        println!("settled in {:?} beside {attempts} attempts, status in {slowest:?}", started.elapsed());
         let count = |state: &str| all.iter().filter(|plugin| plugin["state"] == state).count();
         assert_eq!((count("active"), count("conflict")), (active, conflicts), "{all:#?}");
         assert_eq!(count("refused"), shown - active - conflicts);

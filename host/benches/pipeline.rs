@@ -222,7 +222,7 @@ async fn fresh_call(host: &Host, plugin: &Path) -> f64 {
     let code = code(host, plugin);
     let shape = PoolShape { memories: 1, tables: 4 };
     let engine = engine::running(&keywheel::limits::CALL, Some(shape)).expect("an engine");
-    let plugin = Plugin::load(engine, &code).expect("the plugin loads");
+    let plugin = Plugin::load(&engine, &code).expect("the plugin loads");
     let mut runs = Vec::new();
     for _ in 0..5 {
         let started = Instant::now();

@@ -493,12 +493,12 @@ mod tests {
             assert_ne!(class, AddressClass::Public, "{text}");
             // A plugin's own origin is refused at the address, one it didn't name at the origin.
             let mine = allowed("https", url.host_str().unwrap(), 443, false);
-            assert!(allowed_address(ip, &mine, &[mine.host.clone()]).is_err(), "{text}");
+            assert!(allowed_address(ip, &mine, std::slice::from_ref(&mine.host)).is_err(), "{text}");
             let list = [allowed("https", "api.example.com", 443, false)];
             assert!(matches!(origin(&url, &list), Err(PolicyError::Origin { .. })), "{text}");
             // The operator's word opens loopback and private networks, never metadata.
             let named = allowed("https", url.host_str().unwrap(), 443, true);
-            let opened = allowed_address(ip, &named, &[named.host.clone()]).is_ok();
+            let opened = allowed_address(ip, &named, std::slice::from_ref(&named.host)).is_ok();
             let may = !matches!(class, AddressClass::Metadata | AddressClass::Special);
             assert_eq!(opened, may, "{text}");
         }

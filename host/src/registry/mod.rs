@@ -567,6 +567,14 @@ impl Registry {
         let granted = row.map(grants_of);
         let pinned = self.reader()?.has_credentials(service)?;
         let same = row.is_some_and(|row| row.plugin_digest == candidate.digest);
+        if let (Some(granted), true, true) = (&granted, same, pinned)
+            && difference(&granted.accepted, &asked).is_wider()
+        {
+            // It runs without time and chance, so this takes a hole in the sandbox or in us.
+            return Err(RegistryError::Refused(
+                "describes itself otherwise than when it was accepted, and asks for more; hint: remove it and ask its author".into(),
+            ));
+        }
         if let (Some(row), Some(granted), false, true) = (row, &granted, same, pinned) {
             let difference = difference(&granted.accepted, &asked);
             let resigned = row.signer.as_ref().is_some_and(|was| !is_same(Some(was), signer.as_ref()));
@@ -843,13 +851,13 @@ impl Registry {
         }
         let unreadable = |error| Unfit::passing(format!("can't be read: {error}"));
         let signature = match &stamp.signature {
-            Some(_) => Some(
-                read_signature(&signature::beside(path))
+            Some(found) => Some(
+                read_signature(&signature::beside(path), Some(found))
                     .map_err(|error| Unfit::passing(format!("its signature can't be read: {error}")))?,
             ),
             None => None,
         };
-        let bytes = read_capped(path).map_err(unreadable)?;
+        let bytes = read_capped(path, Some(&stamp.plugin)).map_err(unreadable)?;
         let digest = hex::encode(Sha256::digest(&bytes));
         let signed = signature::judge(&bytes, signature.as_deref(), &known.trusted);
         // Before anything tries to make sense of it: what may not run is not compiled either.
@@ -1058,8 +1066,8 @@ impl Registry {
             let path = path.to_owned();
             move |source| RegistryError::Folder { path, source }
         };
-        let bytes = read_capped(path).map_err(failed(path))?;
-        let signature = match read_signature(&signature::beside(path)) {
+        let bytes = read_capped(path, None).map_err(failed(path))?;
+        let signature = match read_signature(&signature::beside(path), None) {
             Ok(signature) => Some(signature),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(source) => return Err(failed(&signature::beside(path))(source)),
@@ -1205,8 +1213,8 @@ fn list(folder: &Path) -> Result<HashMap<PathBuf, Stamp>, RegistryError> {
 }
 
 /// Reads at most one byte more than allowed, whatever the file's size was a moment ago.
-fn read_capped(path: &Path) -> std::io::Result<Vec<u8>> {
-    let bytes = read_at_most(path, limits::PLUGIN_BYTES + 1)?;
+fn read_capped(path: &Path, stamp: Option<&FileStamp>) -> std::io::Result<Vec<u8>> {
+    let bytes = read_at_most(path, stamp, limits::PLUGIN_BYTES + 1)?;
     if bytes.len() as u64 > limits::PLUGIN_BYTES {
         return Err(std::io::Error::other(format!("more than {} bytes", limits::PLUGIN_BYTES)));
     }
@@ -1214,19 +1222,25 @@ fn read_capped(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// Never waits: a pipe may have taken the file's place since it was looked at.
-fn read_at_most(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+/// With a stamp, it is of that very file: where a link was turned meanwhile, the bytes of one
+/// would be remembered under the stamp of the other.
+fn read_at_most(path: &Path, stamp: Option<&FileStamp>, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file =
         fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
-    if !file.metadata()?.is_file() {
+    let found = file.metadata()?;
+    if !found.is_file() {
         return Err(std::io::Error::other("not a file"));
+    }
+    if stamp.is_some_and(|stamp| *stamp != FileStamp::of(&found)) {
+        return Err(std::io::Error::other("changed since it was looked at"));
     }
     file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-fn read_signature(path: &Path) -> std::io::Result<Vec<u8>> {
-    read_at_most(path, SIGNATURE_BYTES + 1)
+fn read_signature(path: &Path, stamp: Option<&FileStamp>) -> std::io::Result<Vec<u8>> {
+    read_at_most(path, stamp, SIGNATURE_BYTES + 1)
 }
 
 fn remove_if_there(path: &Path) -> std::io::Result<()> {

@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use std::io::Cursor;
 
 use keywheel::protocol::{
-    self, Answer, BUILD, Call, CallLimits, Capture, CompileAnswer, Context, Evidence, Fault, FromWorker,
-    HttpError, HttpRequest, HttpResponse, KeyState, Layer, LayerState, Leaf, LogLevel, MAX_FRAME, Part,
-    PoolShape, Reason, Source, ToWorker, Verdict,
+    self, Answer, BUILD, Call, CallLimits, Capture, CompileAnswer, Confinement, Context, Evidence, Fault,
+    FromWorker, HttpError, HttpRequest, HttpResponse, KeyState, Layer, LayerState, Leaf, LogLevel, MAX_FRAME,
+    Part, PoolShape, ProbeAnswer, Reason, Require, Source, ToWorker, Verdict,
 };
 use keywheel::provider::Encoding;
 use keywheel::worker::read_message;
@@ -16,7 +16,15 @@ use serde::de::DeserializeOwned;
 
 pub fn run(input: &[u8]) {
     let [kind, stream @ ..] = input else { return };
-    match kind % 3 {
+    match kind {
+        250..=252 => stream_of::<Confinement>(stream),
+        253.. => stream_of::<ProbeAnswer>(stream),
+        _ => between_host_and_worker(kind % 3, stream),
+    }
+}
+
+fn between_host_and_worker(kind: u8, stream: &[u8]) {
+    match kind {
         0 => stream_of::<FromWorker>(stream),
         1 => stream_of::<ToWorker>(stream),
         _ => stream_of::<CompileAnswer>(stream),
@@ -149,7 +157,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
                 service: None,
                 limits,
                 pool: Some(PoolShape { memories: 1, tables: 1 }),
-                require_sandbox: true,
+                confinement: Confinement { require: Require::AllButNamespaces, namespaces: LayerState::On },
             },
             ToWorker::Start { id: 1, call: Call::Rotate(context, "refresh".into()) },
             ToWorker::HttpDone { id: 1, result: Ok(response) },

@@ -61,6 +61,7 @@ fn credential(input: Input) -> NewCredential {
         credential_id,
         profile_id,
         service,
+        plugin_digest: None,
         settings,
         private_hosts,
         method,
