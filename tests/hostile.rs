@@ -888,6 +888,29 @@ fn a_plugin_that_turns_bad_after_its_approval_can_do_no_more_than_before() {
     street.leave();
 }
 
+/// What was captured is tested and promoted, whatever the plugin did afterwards; where nothing was,
+/// nothing is known and the present secret stays.
+#[test]
+fn a_plugin_that_fails_while_it_rotates_loses_nothing_that_was_issued() {
+    let (home, service) = (TestHome::new(), Service::start(OldSession::Dies));
+    for (file, rotated) in
+        [("traps_in_rotate", false), ("loops_in_rotate", false), ("traps_after_a_new_secret", true)]
+    {
+        home.drop_plugin(&guest(file));
+        let before = home.add_session(file, &file.replace('_', "-"), &service, &[]);
+        let report = home.run(&["credential", "rotate", file, "--json"]).json();
+        let expected = if rotated { ("success", "valid") } else { ("failed", "unknown") };
+        assert_eq!(report["status"], expected.0, "{report}");
+        assert_eq!(report["meta"]["verdict"], expected.1, "{report}");
+        assert_eq!(report["meta"]["rotated"] == true, rotated, "{report}");
+        let exported = home.run(&["credential", "export", file, "--format", "json"]).ok().json();
+        let now = exported["session"]["value"].as_str().expect("a value");
+        assert!(service.is_alive(now), "{file}");
+        assert_eq!(now != before, rotated, "{file}");
+        assert_eq!(home.reports(file).len(), 1, "{file}");
+    }
+}
+
 /// What a process has in memory that nobody else has, in KiB.
 fn private_memory(pid: u32) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process is there");

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::credential::{Millis, Secret};
 use crate::egress::policy;
-use crate::egress::redact::{FLOOR, MARKER};
+use crate::egress::redact::{FLOOR, MARKER, Redactor};
 use crate::limits;
 use crate::protocol::{Capture, Source};
 use crate::provider::{Location, Resolved};
@@ -94,9 +94,17 @@ pub struct Harvest {
 }
 
 /// Applies the rules to a 2xx answer. Places that were captured are blanked in headers and
-/// body; where a body's text can be left as it is, redaction by value does the rest.
-pub fn harvest(rules: &[Capture], headers: &mut HeaderMap, body: &mut Vec<u8>, now: Millis) -> Harvest {
+/// body; where a body's text can be left as it is, redaction by value does the rest. The plugin
+/// is told when a key ends, so what `known` hides is no lifetime, nor is what was captured.
+pub fn harvest(
+    rules: &[Capture],
+    headers: &mut HeaderMap,
+    body: &mut Vec<u8>,
+    now: Millis,
+    known: &Redactor,
+) -> Harvest {
     let mut harvest = Harvest::default();
+    let mut lifetimes = Vec::new();
     if rules.is_empty() {
         return harvest;
     }
@@ -133,13 +141,19 @@ pub fn harvest(rules: &[Capture], headers: &mut HeaderMap, body: &mut Vec<u8>, n
             harvest.skipped.push((rule.key.clone(), "the value is longer than a secret may be"));
             continue;
         }
-        let expires = (rule.expires_in.as_ref())
-            .and_then(|source| read(source, json.as_ref(), headers).ok())
-            .and_then(|lifetime| lifetime.text.trim().parse::<f64>().ok())
+        let lifetime = rule.expires_in.as_ref().and_then(|source| read(source, json.as_ref(), headers).ok());
+        lifetimes.push(lifetime.map(|lifetime| lifetime.text));
+        harvest.taken.push(Taken { key: rule.key.clone(), secret: Secret::new(value.text), expires: None });
+    }
+    let captured = Redactor::new(harvest.taken.iter().map(|taken| taken.secret.expose()));
+    for (taken, lifetime) in harvest.taken.iter_mut().zip(lifetimes) {
+        let hidden = |text: &String| known.hides(text) || captured.hides(text);
+        taken.expires = lifetime
+            .filter(|text| !hidden(text))
+            .and_then(|text| text.trim().parse::<f64>().ok())
             .filter(|seconds| (0.0..=MAX_LIFETIME_SECONDS).contains(seconds))
             // In range, so the cast is exact to the millisecond.
             .map(|seconds| now.saturating_add((seconds * 1000.0) as u64));
-        harvest.taken.push(Taken { key: rule.key.clone(), secret: Secret::new(value.text), expires });
     }
     if !blank_pointers.is_empty()
         && let Some(json) = json.as_mut()
@@ -212,6 +226,11 @@ mod tests {
         Source::JsonPointer(text.to_owned())
     }
 
+    /// What the credential had before.
+    fn known() -> Redactor {
+        Redactor::new([b"90807060".as_slice()])
+    }
+
     fn rule(key: &str, from: Source, expires_in: Option<Source>) -> Capture {
         Capture { key: key.to_owned(), from, expires_in }
     }
@@ -238,7 +257,7 @@ mod tests {
 
     fn harvest_body(rules: &[Capture], body: &str) -> (Harvest, String) {
         let mut bytes = body.as_bytes().to_vec();
-        let harvest = harvest(rules, &mut HeaderMap::new(), &mut bytes, 1_000);
+        let harvest = harvest(rules, &mut HeaderMap::new(), &mut bytes, 1_000, &known());
         (harvest, String::from_utf8(bytes).unwrap())
     }
 
@@ -292,12 +311,25 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_no_lifetime() {
+        // A key that holds a number, which the service repeats; and the fresh token itself.
+        for (body, lifetime) in [
+            (r#"{"t":"long-enough","e":90807060}"#, "/e"),
+            (r#"{"t":"long-enough","e":"90807060.0"}"#, "/e"),
+            (r#"{"t":12345678}"#, "/t"),
+        ] {
+            let rules = [rule("access", pointer("/t"), Some(pointer(lifetime)))];
+            assert_eq!(harvest_body(&rules, body).0.taken[0].expires, None, "{body}");
+        }
+    }
+
+    #[test]
     fn a_captured_header_is_blanked_whole() {
         let mut headers = HeaderMap::new();
         headers.append("x-token", "ab".parse().unwrap());
         headers.append("x-token", "cd".parse().unwrap());
         let rules = [rule("access", Source::Header("X-Token".into()), None)];
-        let harvest = harvest(&rules, &mut headers, &mut Vec::new(), 0);
+        let harvest = harvest(&rules, &mut headers, &mut Vec::new(), 0, &known());
         assert_eq!(harvest.taken[0].secret, Secret::new("ab"));
         assert_eq!(headers.get_all("x-token").iter().collect::<Vec<_>>(), [MARKER]);
     }

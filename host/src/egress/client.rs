@@ -335,7 +335,8 @@ impl Egress {
         }
         let mut extras = Vec::new();
         if status.is_success() {
-            let harvest = capture::harvest(&request.capture, &mut headers, &mut body, now);
+            let harvest =
+                capture::harvest(&request.capture, &mut headers, &mut body, now, exchange.redactor());
             for taken in harvest.taken {
                 let fingerprint = (self.fingerprint)(&taken.secret);
                 captured.push(exchange.set(Key {

@@ -133,6 +133,11 @@ impl Redactor {
         }
     }
 
+    /// Whether a text holds a value, in any spelling, or can't be searched.
+    pub fn hides(&self, text: &str) -> bool {
+        !matches!(self.redact(text.as_bytes()), Ok(Cow::Borrowed(_)))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.patterns.is_empty()
     }
