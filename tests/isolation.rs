@@ -192,6 +192,25 @@ fn paranoid_gives_each_attempt_a_process_that_ends_with_it() {
 }
 
 #[test]
+fn a_plugin_that_went_over_a_limit_gets_the_time_that_nobody_else_wants() {
+    let (home, service) = (TestHome::new(), Service::start(OldSession::Stays));
+    home.drop_plugin(&guest("well_behaved"));
+    home.drop_plugin(&guest("loops_forever"));
+    let _daemon = home.serve();
+    home.add_session("ann", "well-behaved", &service, &[]);
+    home.wait_for_reports("ann", 1);
+    home.add_session("bob", "loops-forever", &service, &[]);
+    let report = home.wait_for_reports("bob", 1).remove(0);
+    assert!(report["message"].as_str().is_some_and(|message| message.contains("over a limit")), "{report}");
+    let policy = |service: &str| {
+        let pid = i32::try_from(home.worker_pid(service)).expect("a pid");
+        // SAFETY: takes a number and answers one.
+        unsafe { libc::sched_getscheduler(pid) }
+    };
+    assert_eq!((policy("loops-forever"), policy("well-behaved")), (libc::SCHED_IDLE, libc::SCHED_OTHER));
+}
+
+#[test]
 fn a_worker_runs_behind_every_layer_with_nothing_but_its_socket() {
     let (home, service) = (TestHome::new(), Service::start(OldSession::Stays));
     home.drop_plugin(&guest("well_behaved"));

@@ -85,6 +85,10 @@ pub const DRAIN: Duration = Duration::from_secs(60);
 /// A claim; renewed at a third of it while its attempt is in flight.
 pub const LEASE: Duration = Duration::from_secs(60);
 
+/// How long a worker runs only when nobody else wants to, after its plugin went over a limit: as
+/// long as crashes are counted. An answer that was too large once is forgiven.
+pub const IN_DISGRACE: Duration = Duration::from_secs(600);
+
 /// Processes of one service at once where each call has its own: at 3 ms a start and a tenth of
 /// a second a call more than a spawner can start, and a service that hangs keeps no more.
 pub const PROCESSES_PER_SERVICE: usize = 16;

@@ -87,6 +87,9 @@ struct Worker {
     last_used: AtomicU64,
     /// Set before it is asked to end, so that its end is no crash.
     retired: AtomicBool,
+    /// When its plugin last went over a limit; 0 is never. From then on it runs when nobody else
+    /// wants to.
+    went_over: AtomicU64,
     stop: watch::Sender<bool>,
     ended: watch::Receiver<Option<String>>,
 }
@@ -459,6 +462,7 @@ impl Supervisor {
             in_flight: AtomicU32::new(0),
             last_used: AtomicU64::new(now()),
             retired: AtomicBool::new(false),
+            went_over: AtomicU64::new(0),
             stop,
             ended,
         });
@@ -499,7 +503,7 @@ impl Supervisor {
         });
     }
 
-    /// Ends workers that had no call for `idle`.
+    /// Ends workers that had no call for `idle`, and those whose disgrace is over.
     pub fn stop_idle(&self, idle: Duration) {
         let oldest = now().saturating_sub(idle.as_millis() as Millis);
         let services: Vec<_> = read(&self.inner.services).values().cloned().collect();
@@ -509,8 +513,13 @@ impl Supervisor {
                 worker.in_flight.load(Ordering::Relaxed) == 0
                     && worker.last_used.load(Ordering::Relaxed) < oldest
             });
-            if unused && let Some(worker) = current.take() {
-                tracing::info!(service = service.name, worker = worker.id, "worker idle, stopped");
+            let forgiven = current.as_ref().is_some_and(|worker| worker.is_forgiven());
+            if (unused || forgiven)
+                && let Some(worker) = current.take()
+            {
+                let why =
+                    if unused { "worker idle, stopped" } else { "worker replaced: its plugin behaves again" };
+                tracing::info!(service = service.name, worker = worker.id, "{why}");
                 self.retire(worker);
             }
         }
@@ -620,6 +629,21 @@ impl Worker {
         Ok(Ok(running))
     }
 
+    /// A plugin that burns what it is given must not hold up its neighbours, over and over: its
+    /// process loses its share of the processor. The system doesn't give a share back, so that
+    /// takes a new process, after a while without fault.
+    fn judge(&self, result: &Result<protocol::Answer, protocol::Fault>) {
+        if matches!(result, Err(protocol::Fault::Limit(_))) && !self.slots.is_closed() {
+            worker_process::run_when_idle(self.pid);
+            self.went_over.store(now(), Ordering::Relaxed);
+        }
+    }
+
+    fn is_forgiven(&self) -> bool {
+        let went_over = self.went_over.load(Ordering::Relaxed);
+        went_over != 0 && now().saturating_sub(went_over) > limits::IN_DISGRACE.as_millis() as Millis
+    }
+
     fn end(&self) {
         self.retired.store(true, Ordering::Relaxed);
         // The worker's task may be gone already.
@@ -647,7 +671,10 @@ impl RunningCall {
     pub async fn next(&mut self) -> Result<CallEvent, CallError> {
         match self.events.recv().await {
             Some(event) => {
-                self.finished = matches!(event, CallEvent::Finished(_));
+                if let CallEvent::Finished(result) = &event {
+                    self.finished = true;
+                    self.worker.judge(result);
+                }
                 Ok(event)
             }
             None => {

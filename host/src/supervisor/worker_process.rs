@@ -206,6 +206,15 @@ fn spawn(image: &CString, null: &OwnedFd, task: Task) -> io::Result<Spawned> {
     Ok(Spawned { child, socket: UnixStream::from_std(ours)?, namespaces })
 }
 
+/// Leaves a process the time that no other wants. Its thread that computes is its first one; the
+/// one that watches its deadline keeps its share.
+pub fn run_when_idle(pid: u32) {
+    let Ok(pid) = i32::try_from(pid) else { return };
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: reads one struct. Where it fails, because the process just ended, nothing is amiss.
+    unsafe { libc::sched_setscheduler(pid, libc::SCHED_IDLE, &raw const none) };
+}
+
 /// A copy of a descriptor above all that a child is given, so that putting one into its place
 /// never overwrites another.
 fn high(fd: &impl AsFd) -> io::Result<OwnedFd> {
