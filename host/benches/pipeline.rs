@@ -267,7 +267,8 @@ fn private_kib(pid: u32) -> f64 {
 }
 
 /// The slowest hundredth of a well-behaved plugin's attempts, one every 10 ms: alone, and then
-/// beside plugins that loop, take memory and flood the host, each over and over. In turns.
+/// beside plugins that loop, take memory and flood the host, each over and over with a tenth of a
+/// second between: hundreds of times what the schedule gives a plugin that fails. In turns.
 async fn beside_attackers(host: &Host, service: SocketAddr) -> (f64, f64) {
     const ATTEMPTS: usize = 400;
     const ATTACKERS: [&str; 3] = ["loops_forever", "memory_bomb", "host_call_flood"];
@@ -297,6 +298,7 @@ async fn beside_attackers(host: &Host, service: SocketAddr) -> (f64, f64) {
                 tokio::spawn(async move {
                     while !over.load(Ordering::Relaxed) {
                         rotation.run_one(id, Action::Validate).await.expect("an attack is an attempt");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 })
             })
