@@ -208,11 +208,13 @@ fn in_place(url: &Template, resolved: &Resolved, values: &Jar, raw: &[(String, V
 fn keeps_quiet(error: &str, values: &[(String, Vec<u8>)], request: &HttpRequest) {
     let known = format!("{error} {}", TEXTS);
     let request = write(request);
-    for (_, value) in values.iter().filter(|(_, value)| value.len() >= 6) {
+    // Names stand in a list there, and a value that spans two of them is chance.
+    let listed = |value: &[u8]| value.contains(&b',');
+    for (_, value) in values.iter().filter(|(_, value)| value.len() >= 6 && !listed(value)) {
         let quoted = contains(&request, value)
             || values.iter().any(|(name, _)| contains(name.as_bytes(), value))
             || contains(TEXTS.as_bytes(), value);
-        assert!(quoted || !contains(known.as_bytes(), value), "{error}");
+        assert!(quoted || !contains(known.as_bytes(), value), "{error}: {}", value.escape_ascii());
     }
 }
 
