@@ -55,6 +55,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "rotation",
         &[
+            "crash",
             "credential",
             "db",
             "egress",
@@ -73,7 +74,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("supervisor", &["credential", "limits", "protocol", "provider", "worker"]),
     ("worker", &["limits", "protocol", "provider"]),
     ("egress", &["credential", "limits", "protocol", "provider"]),
-    ("db", &["credential", "limits", "provider", "report"]),
+    ("db", &["crash", "credential", "limits", "provider", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.
     ("config", &["protocol"]),
@@ -82,6 +83,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("provider", &[]),
     ("report", &["credential"]),
     ("credential", &[]),
+    ("crash", &[]),
     ("lib", &[]),
 ];
 

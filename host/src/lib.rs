@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod crash;
 pub mod credential;
 pub mod daemon;
 pub mod db;

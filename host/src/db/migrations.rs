@@ -21,6 +21,13 @@ pub const ALL: &[Migration] = &[
         name: "0002_audit_and_trust",
         sql: include_str!("../../../migrations/0002_audit_and_trust.sql"),
     },
+    Migration { name: "0003_schedule", sql: include_str!("../../../migrations/0003_schedule.sql") },
+    Migration {
+        name: "0004_external_workers",
+        sql: include_str!("../../../migrations/0004_external_workers.sql"),
+    },
+    Migration { name: "0005_retention", sql: include_str!("../../../migrations/0005_retention.sql") },
+    Migration { name: "0006_rotation", sql: include_str!("../../../migrations/0006_rotation.sql") },
 ];
 
 /// The schema this binary reads and writes.

@@ -17,6 +17,7 @@ use super::{
     Action, AuditEntry, DbError, HomeLock, Phase, SealedGeneration, SealedKey, Signer, TrustedKey,
     open_for_writing,
 };
+use crate::crash;
 use crate::credential::{Millis, now};
 use crate::limits::{WRITER_BATCH, WRITER_QUEUE};
 use crate::provider::{CommitClass, Manifest};
@@ -288,8 +289,17 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<T, WriteError> {
+        self.run_at(&[], work).await
+    }
+
+    /// As `run`, for a step of an attempt: with its crash points.
+    async fn run_at<T: Send + 'static>(
+        &self,
+        points: CrashPoints,
+        work: impl FnMut(&Connection) -> Result<T, WriteError> + Send + 'static,
+    ) -> Result<T, WriteError> {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Command { work, outcome: None, reply });
+        let job = Box::new(Command { work, outcome: None, reply, points });
         self.queue.send(job).await.map_err(|_| WriteError::Closed)?;
         answer.await.map_err(|_| WriteError::Closed)?
     }
@@ -399,7 +409,7 @@ impl Writer {
 
     /// Opens an attempt for what is due, earliest first, and takes over those whose lease ran out.
     pub async fn claim_due(&self, claim: ClaimDue) -> Result<Claims, WriteError> {
-        self.run(move |db| commands::claim_due(db, &claim)).await
+        self.run_at(CLAIM, move |db| commands::claim_due(db, &claim)).await
     }
 
     /// Opens an attempt because a person asked, due or not, paused or not.
@@ -412,7 +422,7 @@ impl Writer {
         lease_until: Millis,
     ) -> Result<Claim, WriteError> {
         let (id, owner) = (credential_id.to_owned(), owner.to_owned());
-        self.run(move |db| commands::claim_one(db, &id, action, &owner, now, lease_until)).await
+        self.run_at(CLAIM, move |db| commands::claim_one(db, &id, action, &owner, now, lease_until)).await
     }
 
     /// Takes over every open attempt, whoever owned it. For the one host, when it starts.
@@ -434,8 +444,10 @@ impl Writer {
         from_generation: u32,
     ) -> Result<(), WriteError> {
         let (token, method) = (token.clone(), method.to_owned());
-        self.run(move |db| commands::journal_rotation(db, &token, &method, commit_class, from_generation))
-            .await
+        self.run_at(INTENT, move |db| {
+            commands::journal_rotation(db, &token, &method, commit_class, from_generation)
+        })
+        .await
     }
 
     /// Makes what a service issued durable. A later capture of the same attempt replaces the
@@ -447,14 +459,14 @@ impl Writer {
         keys: Vec<SealedKey>,
     ) -> Result<(), WriteError> {
         let (token, at) = (token.clone(), now());
-        self.run(move |db| commands::store_pending(db, &token, generation, &keys, at)).await
+        self.run_at(RECEIPT, move |db| commands::store_pending(db, &token, generation, &keys, at)).await
     }
 
     /// Ends an attempt: report, monitor, generation and journal in one transaction. Returns the
     /// report's id, the first one's where this is a second delivery.
     pub async fn finish(&self, end: Finish) -> Result<i64, WriteError> {
         let row = finish_row(end, now())?;
-        self.run(move |db| commands::finish(db, &row)).await
+        self.run_at(FINISH, move |db| commands::finish(db, &row)).await
     }
 
     /// Extends leases, and returns the claims that are no longer the caller's.
@@ -510,6 +522,15 @@ fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteError> {
     })
 }
 
+/// Where a command's transaction can be cut: before it begins, before its commit, and before
+/// anybody is told. Empty: nowhere.
+type CrashPoints = &'static [&'static str];
+
+const CLAIM: CrashPoints = &["claim.begin", "claim.written", "claim.committed"];
+const INTENT: CrashPoints = &["intent.begin", "intent.written", "intent.committed"];
+const RECEIPT: CrashPoints = &["receipt.begin", "receipt.written", "receipt.committed"];
+const FINISH: CrashPoints = &["finish.begin", "finish.written", "finish.committed"];
+
 /// A queued command. It may run more than once, for its batch may be retried; only the run
 /// whose transaction committed is answered.
 trait Job: Send {
@@ -517,6 +538,14 @@ trait Job: Send {
     fn run(&mut self, db: &Connection, keep: Keep) -> Result<(), Stop>;
     fn committed(self: Box<Self>);
     fn unavailable(self: Box<Self>, reason: &str);
+    fn points(&self) -> CrashPoints;
+}
+
+/// Comes by the crash points of every command of a batch.
+fn come_by(batch: &[Box<dyn Job>], step: usize) {
+    for name in batch.iter().filter_map(|job| job.points().get(step)) {
+        crash::point(name);
+    }
 }
 
 /// How a batch keeps a failing command from its neighbours' work.
@@ -548,6 +577,7 @@ struct Command<W, T> {
     work: W,
     outcome: Option<Result<T, WriteError>>,
     reply: oneshot::Sender<Result<T, WriteError>>,
+    points: CrashPoints,
 }
 
 impl<W, T> Job for Command<W, T>
@@ -588,6 +618,10 @@ where
     fn unavailable(self: Box<Self>, reason: &str) {
         let error = WriteError::Unavailable { tries: TRIES, reason: reason.to_owned() };
         let _gone = self.reply.send(Err(error));
+    }
+
+    fn points(&self) -> CrashPoints {
+        self.points
     }
 }
 
@@ -681,12 +715,15 @@ fn transact(db: &Connection, batch: &mut [Box<dyn Job>]) -> Result<(), rusqlite:
 }
 
 fn attempt(db: &Connection, batch: &mut [Box<dyn Job>], keep: Keep) -> Result<(), Stop> {
-    let run = || {
+    let mut run = || {
+        come_by(batch, 0);
         db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        for job in batch {
+        for job in batch.iter_mut() {
             job.run(db, keep)?;
         }
+        come_by(batch, 1);
         db.prepare_cached("COMMIT")?.execute([])?;
+        come_by(batch, 2);
         Ok(())
     };
     let done = run();

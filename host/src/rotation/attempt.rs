@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::Rotation;
 use super::decide::{self, Claimed, Issued, Plan, Rejected};
 use super::schedule::{self, Facts, Standing};
+use crate::crash;
 use crate::credential::{Jar, Key, Millis, now};
 use crate::db::writer::{Claim, Finish, GenerationChange, MonitorUpdate, WriteError};
 use crate::db::{Action, SealedGeneration, SealedKey};
@@ -82,6 +83,7 @@ pub struct Attempt<'a> {
 /// # Errors
 /// Where the report can't be written; the claim's journal row then leads to its recovery.
 pub async fn run(engine: &Rotation, claim: Claim) -> Result<Report, WriteError> {
+    crash::point("attempt.claimed");
     let prepared = Attempt::prepare(engine, &claim);
     let (conclusion, attempt) = match prepared {
         Ok(mut attempt) => (attempt.conclude().await, Some(attempt)),
@@ -229,7 +231,9 @@ impl<'a> Attempt<'a> {
             .await?;
         self.path.push("rotate");
         let context = self.context(&self.current);
+        crash::point("rotate.calling");
         let ended = self.call(Call::Rotate(context, method.name.clone()), Arc::clone(&self.current)).await?;
+        crash::point("rotate.ended");
         let outcome = match ended {
             Ended::Answered(Answer::Rotated(outcome)) => outcome,
             Ended::Answered(_) => return self.without_answer("the plugin answered another call").await,
@@ -322,7 +326,9 @@ impl<'a> Attempt<'a> {
             };
             return Ok(self.drop_pending(Verdict::Invalid(reason)));
         }
+        crash::point("pending.testing");
         let verdict = self.validate(jar).await?;
+        crash::point("pending.tested");
         // Validating may have captured again; the newest jar is the one in force.
         let Some((generation, jar)) = self.pending.clone() else { return Ok(self.unchanged(verdict)) };
         match verdict {
@@ -517,7 +523,9 @@ impl<'a> Attempt<'a> {
                 CallEvent::Http(request) => {
                     self.requests += 1;
                     let egress = &self.engine.egress;
+                    crash::point("request.sending");
                     let result = egress.send_keeping(exchange, request, |changes| keeper.keep(changes)).await;
+                    crash::point("answer.delivering");
                     running.http_done(result.map(|exchanged| exchanged.response));
                 }
                 CallEvent::Reveal(key) => running.reveal_done(self.reveal(exchange, &key)),
@@ -624,6 +632,7 @@ impl Keeper<'_> {
         if !fresh {
             return Ok(());
         }
+        crash::point("answer.received");
         let Some(jar) = &kept.issued else { return Ok(()) };
         let generation = self.claim.next_generation;
         let stored = self.store(generation, jar).await;
@@ -749,6 +758,7 @@ async fn finish(
         identity,
     };
     engine.writer.finish(end).await?;
+    crash::point("attempt.finished");
     let level_ok = standing == Standing::Alive;
     if level_ok {
         tracing::debug!(

@@ -1,0 +1,1 @@
+-- When a credential is looked at: what the operator asks for beside the cadence.

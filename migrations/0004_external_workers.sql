@@ -1,0 +1,1 @@
+-- Workers that can't be plugins: their tokens, and when they were last heard of.

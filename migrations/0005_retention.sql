@@ -1,0 +1,1 @@
+-- Which reports are kept, and what finding them needs.

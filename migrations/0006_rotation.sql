@@ -1,0 +1,1 @@
+-- What an attempt must know of those before it.
