@@ -5,6 +5,7 @@
 //! This file owns how connections are opened and the lock that keeps a second host away.
 
 mod commands;
+pub mod external;
 pub mod migrations;
 pub mod queries;
 #[cfg(test)]
