@@ -52,6 +52,14 @@ pub enum WriteError {
         "the plugin of `{service}` was replaced meanwhile; hint: `keywheel plugin show {service}` says what it may do now, then add the credential again"
     )]
     Replaced { service: String },
+    #[error(
+        "credential {credential_id} is external: its secrets are with the worker that reports on it; hint: to have Keywheel keep it, `keywheel credential remove {credential_id}`, then `keywheel credential add {credential_id}`"
+    )]
+    External { credential_id: String },
+    #[error("credential {credential_id} belongs to another service than the token's")]
+    OtherService { credential_id: String },
+    #[error("the token has brought {allowed} {what} already, which is as many as it may")]
+    TooMany { what: &'static str, allowed: u32 },
     #[error("{0}")]
     Invalid(String),
     #[error(
@@ -306,7 +314,7 @@ impl Writer {
         Ok((Self { queue }, WriterThread { handle }))
     }
 
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<T, WriteError> {
