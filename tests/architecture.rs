@@ -27,13 +27,29 @@ const EDGES: &[(&str, &[&str])] = &[
             "provider",
             "registry",
             "report",
+            // What a clean-up would delete is only read.
+            "retention",
             "rotation",
             "supervisor",
             "vault",
         ],
     ),
     // `control` carries operations to the host; `daemon` runs its server.
-    ("control", &["credential", "daemon", "db", "limits", "registry", "report", "supervisor"]),
+    // It names how far a clean-up came, for the next question about it.
+    (
+        "control",
+        &[
+            "credential",
+            "daemon",
+            "db",
+            "limits",
+            "registry",
+            "report",
+            "retention",
+            "rotation",
+            "supervisor",
+        ],
+    ),
     (
         "daemon",
         &[
@@ -47,6 +63,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "provider",
             "registry",
             "report",
+            "retention",
             "rotation",
             "supervisor",
             "vault",
@@ -75,6 +92,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("worker", &["limits", "protocol", "provider"]),
     ("egress", &["credential", "limits", "protocol", "provider"]),
     ("db", &["crash", "credential", "limits", "provider", "report"]),
+    ("retention", &["crash", "credential", "db", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.
     ("config", &["protocol"]),

@@ -57,7 +57,7 @@ impl Home {
     }
 
     async fn claim(&self, id: &str, action: Action) -> Claim {
-        self.writer.claim_one(id, action, "host-a", T0, T0 + LEASE).await.unwrap()
+        self.writer.claim_one(id, action, "host-a", T0, T0 + LEASE, true).await.unwrap()
     }
 
     async fn rows(&self, table: &str) -> i64 {
@@ -156,6 +156,7 @@ fn end_of(claim: &Claim) -> Finish {
             expires_at: Some(T0 + 9_000),
             next_due_at: Some(T0 + 90_000),
             next_action: Action::Validate,
+            asked_until: None,
         },
         generations: GenerationChange::None,
         expiry_updates: Vec::new(),
@@ -212,9 +213,9 @@ async fn no_credential_is_claimed_twice_however_many_ask() {
     let distinct: HashSet<_> = claimed.iter().map(|token| &token.credential_id).collect();
     assert_eq!((claimed.len(), distinct.len()), (60, 60));
 
-    let error = home.writer.claim_one("shop-3", Action::Rotate, "cli", T0, T0 + LEASE).await;
+    let error = home.writer.claim_one("shop-3", Action::Rotate, "cli", T0, T0 + LEASE, true).await;
     assert!(matches!(error, Err(WriteError::Busy { attempt: 1, .. })), "{error:?}");
-    let error = home.writer.claim_one("nobody", Action::Rotate, "cli", T0, T0 + LEASE).await;
+    let error = home.writer.claim_one("nobody", Action::Rotate, "cli", T0, T0 + LEASE, true).await;
     assert!(matches!(error, Err(WriteError::NotFound { .. })), "{error:?}");
 }
 
@@ -534,6 +535,8 @@ async fn an_import_replaces_the_current_generation_and_an_open_attempt_forbids_i
         due: T0 + 50,
         action: Action::Validate,
         unpin_identity: true,
+        restored_from: None,
+        note: None,
     };
     let claim = home.claim("shop-1", Action::Rotate).await;
     let busy = home.writer.replace_generation(import(2)).await;
