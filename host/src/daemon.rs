@@ -18,7 +18,7 @@ use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Egress, EgressError, EgressOptions};
 use crate::provider::KeySpec;
 use crate::registry::{self, Providers, Registry, RegistryError};
-use crate::retention::{Effort, Position, Pruned, Retention, RetentionError, Rules};
+use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
 use crate::supervisor::Supervisor;
@@ -30,12 +30,13 @@ const IDLE_LOOK: Duration = Duration::from_secs(15);
 /// How often the daemon looks for reports that end.
 const PRUNE: Duration = Duration::from_secs(60);
 
-/// One look of the daemon's. The counts of so many credentials a minute are read through, which
-/// is a second's work of one thread at ten thousand reports each; what is too old goes at once.
-const LOOK: Effort = Effort { time: Duration::from_secs(50), credentials: 1_000 };
+/// One step of a clean-up, the daemon's or by hand: short enough that whoever waits for the other
+/// to be done, or watches it, sees it move.
+const PRUNE_STEP: Effort = Effort { time: Duration::from_secs(1), credentials: u32::MAX };
 
-/// One step of a clean-up by hand: short enough to show that it moves.
-const BY_HAND: Effort = Effort { time: Duration::from_secs(1), credentials: u32::MAX };
+/// The counts of so many credentials a minute are read through by the daemon, a second's work of
+/// one thread at ten thousand reports each; what is too old goes at once.
+const COUNTED: Effort = Effort { time: Duration::from_secs(10), credentials: 1_000 };
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -231,7 +232,7 @@ impl Host {
                 Ok(Outcome::Planned(Box::new(planned)))
             }
             Operation::ReportsPrune { rules, archive, from } => {
-                Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, BY_HAND).await?))
+                Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
             }
         }
     }
@@ -522,13 +523,17 @@ async fn prune(host: &Host, mut stop: watch::Receiver<bool>) {
         let look = async {
             // What is too old, all of it; of what is too many, the next credentials' share.
             let old = Rules { stored_before, ..Rules::default() };
-            let old = host.retention.prune(&old, archive.clone(), Position::START, LOOK).await?;
+            let (mut reports, mut position) = (0, Position::START);
+            while position != Position::End {
+                let pruned = host.retention.prune(&old, archive.clone(), position, PRUNE_STEP).await?;
+                (reports, position) = (reports + pruned.reports, pruned.next);
+            }
+            if keep.is_none() {
+                return Ok((reports, Position::End));
+            }
             let many = Rules { keep, ..Rules::default() };
-            let many = match keep {
-                Some(_) => host.retention.prune(&many, archive.clone(), from.clone(), LOOK).await?,
-                None => Pruned { reports: 0, next: Position::End },
-            };
-            Ok::<_, RetentionError>((old.reports + many.reports, many.next))
+            let pruned = host.retention.prune(&many, archive.clone(), from.clone(), COUNTED).await?;
+            Ok::<_, RetentionError>((reports + pruned.reports, pruned.next))
         };
         let looked = tokio::select! {
             looked = look => looked,

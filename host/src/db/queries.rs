@@ -566,19 +566,19 @@ impl Reader {
         Ok(id)
     }
 
-    /// The reports of a credential that are never deleted: its last and its last successful one.
+    /// The reports of a credential that are never deleted: its last and its last successful one,
+    /// and the one its monitor row points to, which is another where an older one arrived late.
     /// None of a credential that was removed.
     pub fn lasting_reports(&self, credential_id: &str) -> Found<Vec<i64>> {
-        let known: bool = self
+        let pointed_to: Option<Option<i64>> = self
             .db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM credentials WHERE credential_id = ?1)")?
-            .query_row([credential_id], |row| row.get(0))?;
-        if !known {
-            return Ok(Vec::new());
-        }
+            .prepare_cached("SELECT last_report_id FROM cookie_rotation_monitor WHERE cookie_id = ?1")?
+            .query_row([credential_id], |row| row.get(0))
+            .optional()?;
+        let Some(pointed_to) = pointed_to else { return Ok(Vec::new()) };
         let newest = "SELECT id FROM cookie_rotation_reports INDEXED BY reports_by_credential
              WHERE cookie_id = ?1";
-        let mut lasting = Vec::new();
+        let mut lasting: Vec<i64> = pointed_to.into_iter().collect();
         for condition in ["", " AND status = 'success'"] {
             let id: Option<i64> = self
                 .db

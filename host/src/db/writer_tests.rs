@@ -280,6 +280,46 @@ async fn an_attempt_ends_in_one_report_and_a_second_delivery_answers_as_the_firs
 }
 
 #[tokio::test]
+async fn a_second_delivery_of_a_report_that_was_pruned_is_refused_as_late_and_changes_nothing() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let old = home.claim("shop-1", Action::Validate).await;
+    let first = home.writer.finish(end_of(&old)).await.unwrap();
+    let newer = home.claim("shop-1", Action::Validate).await;
+    let last = home.writer.finish(end_of(&newer)).await.unwrap();
+    assert_eq!(home.writer.delete_reports(vec![first, last]).await.unwrap(), 1);
+
+    let again = home.writer.finish(end_of(&old)).await;
+    assert!(matches!(again, Err(WriteError::Fenced { .. })), "{again:?}");
+    assert_eq!(home.writer.finish(end_of(&newer)).await.unwrap(), last);
+    assert_eq!(home.rows("cookie_rotation_reports").await, 1);
+}
+
+#[tokio::test]
+async fn a_rotation_by_hand_waits_for_a_pause_and_for_the_service_unless_it_is_forced() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let claim = home.claim("shop-1", Action::Validate).await;
+    let monitor = MonitorUpdate { asked_until: Some(T0 + 500), ..end_of(&claim).monitor };
+    home.writer.finish(Finish { monitor, ..end_of(&claim) }).await.unwrap();
+    let rotate = |at, forced| home.writer.claim_one("shop-1", Action::Rotate, "cli", at, T0 + LEASE, forced);
+    let rests = |error| matches!(error, Err(WriteError::Resting { rest: Rest::Asked { until }, .. }) if until == T0 + 500);
+    assert!(rests(rotate(T0 + 499, false).await));
+    assert_eq!(home.rows("journal").await, 0, "nothing was begun");
+    let forced = rotate(T0 + 499, true).await.unwrap();
+    assert!(forced.forced);
+    home.writer.finish(end_of(&forced)).await.unwrap();
+    let free = rotate(T0 + 499, false).await.unwrap();
+    assert!(!free.forced, "the newest end asked for nothing");
+    home.writer.finish(end_of(&free)).await.unwrap();
+    home.writer.set_paused("shop-1", true, T0).await.unwrap();
+    let paused = rotate(T0 + 600, false).await;
+    assert!(matches!(paused, Err(WriteError::Resting { rest: Rest::Paused, .. })), "{paused:?}");
+    // Looking harms nothing, so it doesn't wait.
+    home.writer.claim_one("shop-1", Action::Validate, "cli", T0, T0 + LEASE, false).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_late_writer_is_fenced_out_of_everything() {
     let home = Home::new();
     home.add("shop-1", "shop").await;

@@ -218,6 +218,24 @@ fn a_last_report_stays_even_if_its_deletion_is_commanded() {
 }
 
 #[test]
+fn a_report_that_the_monitor_points_to_stays_although_an_older_one_arrived_after_it() {
+    let home = Home::new();
+    let ids = home.fill(&[
+        Row { credential: 0, success: true, stored: T0 },
+        Row { credential: 0, success: true, stored: T0 },
+        Row { credential: 0, success: true, stored: T0 },
+    ]);
+    home.db
+        .execute(
+            "UPDATE cookie_rotation_monitor SET last_report_id = ?1 WHERE cookie_id = 'account-0'",
+            [ids[1]],
+        )
+        .unwrap();
+    let rules = Rules { stored_before: Some(T0 + DAY), ..Rules::default() };
+    assert_eq!(walked(&home, &rules, 9), ids[..1]);
+}
+
+#[test]
 fn nothing_is_deleted_while_the_archive_cannot_be_written_and_all_of_it_once_it_can() {
     let (home, runtime) = (Home::new(), tokio::runtime::Runtime::new().unwrap());
     let rows: Vec<Row> =
