@@ -29,6 +29,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "provider",
             "registry",
             "report",
+            // What a clean-up would delete is only read.
+            "retention",
             "rotation",
             "supervisor",
             "vault",
@@ -37,7 +39,22 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // `control` carries operations to the host; `daemon` runs its server.
-    ("control", &["credential", "daemon", "db", "limits", "registry", "report", "supervisor", "web"]),
+    // It names how far a clean-up came, for the next question about it.
+    (
+        "control",
+        &[
+            "credential",
+            "daemon",
+            "db",
+            "limits",
+            "registry",
+            "report",
+            "retention",
+            "rotation",
+            "supervisor",
+            "web",
+        ],
+    ),
     (
         "daemon",
         &[
@@ -52,6 +69,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "provider",
             "registry",
             "report",
+            "retention",
             "rotation",
             "supervisor",
             "vault",
@@ -84,6 +102,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("worker", &["limits", "protocol", "provider"]),
     ("egress", &["credential", "limits", "protocol", "provider"]),
     ("db", &["crash", "credential", "external", "limits", "provider", "report"]),
+    ("retention", &["crash", "credential", "db", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.
     ("config", &["protocol"]),

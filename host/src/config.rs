@@ -8,7 +8,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::protocol::Require;
 
@@ -100,6 +101,11 @@ impl Home {
         self.root.join("cache")
     }
 
+    /// Where reports go before they are deleted, if they do.
+    pub fn archive(&self, reports: &Reports) -> Option<PathBuf> {
+        reports.archive.as_ref().map(|folder| self.root.join(folder))
+    }
+
     pub fn exists(&self) -> bool {
         self.master_key().exists()
     }
@@ -181,6 +187,7 @@ pub struct Config {
     /// Certificates to trust beside the system's, in PEM.
     pub extra_ca_file: Option<PathBuf>,
     pub http: Http,
+    pub reports: Reports,
 }
 
 /// The HTTP port: none unless it is asked for.
@@ -240,6 +247,45 @@ impl Http {
     }
 }
 
+/// Which reports are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reports {
+    /// For so many days; 0: for ever.
+    #[serde(deserialize_with = "days")]
+    pub keep_days: u32,
+    /// So many of each credential; 0: all.
+    #[serde(deserialize_with = "count")]
+    pub keep_per_credential: u32,
+    /// Where they go before they are deleted: absolute, or below the home. None: nowhere.
+    pub archive: Option<PathBuf>,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self { keep_days: 90, keep_per_credential: 10_000, archive: None }
+    }
+}
+
+/// A hundred years: past it the number was meant as something else.
+const MOST_DAYS: u32 = 36_500;
+
+fn days<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    bounded(from, MOST_DAYS, "0 (for ever) to 36500 days")
+}
+
+fn count<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    bounded(from, 1_000_000_000, "0 (all of them) to 1000000000")
+}
+
+fn bounded<'de, D: Deserializer<'de>>(from: D, most: u32, allowed: &str) -> Result<u32, D::Error> {
+    let found = i64::deserialize(from)?;
+    u32::try_from(found)
+        .ok()
+        .filter(|number| *number <= most)
+        .ok_or_else(|| D::Error::custom(format!("found {found}; allowed: {allowed}")))
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -249,6 +295,7 @@ impl Default for Config {
             rescan_seconds: 30,
             extra_ca_file: None,
             http: Http::default(),
+            reports: Reports::default(),
         }
     }
 }
@@ -284,6 +331,15 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #hosts = []
 #requests_per_second = 10
 #requests_at_once = 50
+# Reports of attempts older than so many days are deleted, and so are those past so many newest
+# of a credential; 0 means no such limit. The last report of each credential and its last
+# success always stay.
+#[reports]
+#keep_days = 90
+#keep_per_credential = 10000
+# Before that they are written here, as compressed JSON Lines (unset: nowhere); absolute, or
+# below this folder. The folder above it must exist.
+#archive = "archive"
 "#;
 
 impl Config {
@@ -302,6 +358,10 @@ impl Config {
             return Err(ConfigError::Parse { path, message: "seconds must be at least 1".into() });
         }
         if let Err(message) = config.http.check() {
+            return Err(ConfigError::Parse { path, message });
+        }
+        if config.reports.archive.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
+            let message = "reports.archive is empty; allowed: a folder, or leave the line out".into();
             return Err(ConfigError::Parse { path, message });
         }
         Ok(config)

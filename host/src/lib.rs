@@ -19,6 +19,7 @@ pub mod protocol;
 pub mod provider;
 pub mod registry;
 pub mod report;
+pub mod retention;
 pub mod rotation;
 pub mod supervisor;
 pub mod vault;

@@ -9,8 +9,10 @@ mod demo;
 mod doctor;
 pub mod formats;
 mod init;
+mod operator;
 mod output;
 mod plugin;
+mod prune;
 mod reports;
 mod serve;
 mod status;
@@ -63,10 +65,10 @@ enum Command {
     /// Provider plugins: list, show, check, install, approve, unpark, remove, history, trust, distrust, keys
     #[command(subcommand)]
     Plugin(plugin::Command),
-    /// Credentials: add, import, list, show, validate, rotate, pause, resume, export, remove
+    /// Credentials: add, import, list, show, history, validate, rotate, rollback, pause, resume, export, remove
     #[command(subcommand)]
     Credential(credential::Command),
-    /// Reports of attempts: list, show, tail
+    /// Reports of attempts: list, show, tail, prune
     #[command(subcommand)]
     Reports(reports::Command),
     /// Tokens for workers that can't be plugins: create, list, revoke

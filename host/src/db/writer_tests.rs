@@ -59,7 +59,7 @@ impl Home {
     }
 
     async fn claim(&self, id: &str, action: Action) -> Claim {
-        self.writer.claim_one(id, action, "host-a", T0, T0 + LEASE).await.unwrap()
+        self.writer.claim_one(id, action, "host-a", T0, T0 + LEASE, true).await.unwrap()
     }
 
     async fn rows(&self, table: &str) -> i64 {
@@ -158,6 +158,7 @@ fn end_of(claim: &Claim) -> Finish {
             expires_at: Some(T0 + 9_000),
             next_due_at: Some(T0 + 90_000),
             next_action: Action::Validate,
+            asked_until: None,
         },
         generations: GenerationChange::None,
         expiry_updates: Vec::new(),
@@ -215,9 +216,9 @@ async fn no_credential_is_claimed_twice_however_many_ask() {
     let distinct: HashSet<_> = claimed.iter().map(|token| &token.credential_id).collect();
     assert_eq!((claimed.len(), distinct.len()), (60, 60));
 
-    let error = home.writer.claim_one("shop-3", Action::Rotate, "cli", T0, T0 + LEASE).await;
+    let error = home.writer.claim_one("shop-3", Action::Rotate, "cli", T0, T0 + LEASE, true).await;
     assert!(matches!(error, Err(WriteError::Busy { attempt: 1, .. })), "{error:?}");
-    let error = home.writer.claim_one("nobody", Action::Rotate, "cli", T0, T0 + LEASE).await;
+    let error = home.writer.claim_one("nobody", Action::Rotate, "cli", T0, T0 + LEASE, true).await;
     assert!(matches!(error, Err(WriteError::NotFound { .. })), "{error:?}");
 }
 
@@ -429,6 +430,46 @@ async fn what_one_token_may_bring_is_bounded_and_a_revoked_one_brings_nothing() 
     assert!(matches!(refused, Err(WriteError::NotFound { .. })));
     assert_eq!(home.reader().external_workers(now()).unwrap(), []);
     assert_eq!(home.reader().audit(Some("shop"), 10).unwrap().len(), 3, "two made, one revoked once");
+}
+
+#[tokio::test]
+async fn a_second_delivery_of_a_report_that_was_pruned_is_refused_as_late_and_changes_nothing() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let old = home.claim("shop-1", Action::Validate).await;
+    let first = home.writer.finish(end_of(&old)).await.unwrap();
+    let newer = home.claim("shop-1", Action::Validate).await;
+    let last = home.writer.finish(end_of(&newer)).await.unwrap();
+    assert_eq!(home.writer.delete_reports(vec![first, last]).await.unwrap(), 1);
+
+    let again = home.writer.finish(end_of(&old)).await;
+    assert!(matches!(again, Err(WriteError::Fenced { .. })), "{again:?}");
+    assert_eq!(home.writer.finish(end_of(&newer)).await.unwrap(), last);
+    assert_eq!(home.rows("cookie_rotation_reports").await, 1);
+}
+
+#[tokio::test]
+async fn a_rotation_by_hand_waits_for_a_pause_and_for_the_service_unless_it_is_forced() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let claim = home.claim("shop-1", Action::Validate).await;
+    let monitor = MonitorUpdate { asked_until: Some(T0 + 500), ..end_of(&claim).monitor };
+    home.writer.finish(Finish { monitor, ..end_of(&claim) }).await.unwrap();
+    let rotate = |at, forced| home.writer.claim_one("shop-1", Action::Rotate, "cli", at, T0 + LEASE, forced);
+    let rests = |error| matches!(error, Err(WriteError::Resting { rest: Rest::Asked { until }, .. }) if until == T0 + 500);
+    assert!(rests(rotate(T0 + 499, false).await));
+    assert_eq!(home.rows("journal").await, 0, "nothing was begun");
+    let forced = rotate(T0 + 499, true).await.unwrap();
+    assert!(forced.forced);
+    home.writer.finish(end_of(&forced)).await.unwrap();
+    let free = rotate(T0 + 499, false).await.unwrap();
+    assert!(!free.forced, "the newest end asked for nothing");
+    home.writer.finish(end_of(&free)).await.unwrap();
+    home.writer.set_paused("shop-1", true, T0).await.unwrap();
+    let paused = rotate(T0 + 600, false).await;
+    assert!(matches!(paused, Err(WriteError::Resting { rest: Rest::Paused, .. })), "{paused:?}");
+    // Looking harms nothing, so it doesn't wait.
+    home.writer.claim_one("shop-1", Action::Validate, "cli", T0, T0 + LEASE, false).await.unwrap();
 }
 
 #[tokio::test]
@@ -687,6 +728,8 @@ async fn an_import_replaces_the_current_generation_and_an_open_attempt_forbids_i
         due: T0 + 50,
         action: Action::Validate,
         unpin_identity: true,
+        restored_from: None,
+        note: None,
     };
     let claim = home.claim("shop-1", Action::Rotate).await;
     let busy = home.writer.replace_generation(import(2)).await;
