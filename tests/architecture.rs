@@ -25,6 +25,8 @@ const EDGES: &[(&str, &[&str])] = &[
             // `doctor` shows the layers of the sandbox as the processes tell them.
             "protocol",
             "provider",
+            // What a person types is judged before it is sent.
+            "quiet",
             "registry",
             "report",
             "rotation",
@@ -45,6 +47,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "limits",
             "protocol",
             "provider",
+            "quiet",
             "registry",
             "report",
             "rotation",
@@ -55,6 +58,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "rotation",
         &[
+            // The operator's rules for a service.
+            "config",
             "crash",
             "credential",
             "db",
@@ -62,6 +67,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "limits",
             "protocol",
             "provider",
+            "quiet",
             "registry",
             "report",
             "supervisor",
@@ -77,10 +83,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("db", &["crash", "credential", "limits", "provider", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.
-    ("config", &["protocol"]),
+    ("config", &["protocol", "quiet"]),
     ("limits", &["protocol"]),
     ("protocol", &["provider"]),
     ("provider", &[]),
+    ("quiet", &["credential"]),
     ("report", &["credential"]),
     ("credential", &[]),
     ("crash", &[]),

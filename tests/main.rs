@@ -17,5 +17,6 @@ mod permissions;
 mod plugins;
 mod recovery;
 mod reload;
+mod schedule;
 mod secrets;
 mod threat_model;

@@ -1,5 +1,6 @@
 //! Where an installation lives and what its operator chose: read once, then immutable. A leaf.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Require;
+use crate::quiet::Quiet;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -178,6 +180,51 @@ pub struct Config {
     pub rescan_seconds: u64,
     /// Certificates to trust beside the system's, in PEM.
     pub extra_ca_file: Option<PathBuf>,
+    /// The operator's rules for services, by name. A service needn't be there yet.
+    pub services: BTreeMap<String, ServiceRules>,
+}
+
+/// How much a service may be asked, and when not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceRules {
+    /// Attempts at once.
+    pub concurrency: Option<u32>,
+    /// Requests in a minute.
+    pub rate_per_minute: Option<u32>,
+    /// Nothing of it is rotated by itself then.
+    #[serde(deserialize_with = "quiet_windows")]
+    pub quiet: Quiet,
+}
+
+fn quiet_windows<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Quiet, D::Error> {
+    let windows = Vec::<String>::deserialize(deserializer)?;
+    Quiet::parse(&windows).map_err(serde::de::Error::custom)
+}
+
+/// The fastest rate there is: more can't be told from none.
+const FASTEST: u32 = 60_000;
+
+impl ServiceRules {
+    fn check(&self, service: &str) -> Result<(), String> {
+        let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if service.is_empty() || service.len() > 64 || !service.chars().all(named) {
+            return Err(format!(
+                "services.{service:?}: no name of a service; allowed: 1 to 64 of a-z, 0-9 and -"
+            ));
+        }
+        if self.concurrency == Some(0) {
+            return Err(format!(
+                "services.{service}.concurrency is 0; allowed: 1 or more; hint: `keywheel plugin pause {service}` stops it"
+            ));
+        }
+        match self.rate_per_minute {
+            Some(found) if found == 0 || found > FASTEST => Err(format!(
+                "services.{service}.rate_per_minute is {found}; allowed: 1 to {FASTEST}, or no line for no limit; hint: `keywheel plugin pause {service}` stops it"
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Default for Config {
@@ -188,6 +235,7 @@ impl Default for Config {
             idle_stop_seconds: 300,
             rescan_seconds: 30,
             extra_ca_file: None,
+            services: BTreeMap::new(),
         }
     }
 }
@@ -213,6 +261,14 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 
 # Certificates to trust beside the system's, in PEM.
 #extra_ca_file = "/etc/keywheel/ca.pem"
+
+# Rules for one service, by the name that `keywheel plugin list` shows. None of them has a default.
+#[services.NAME]
+# Attempts at once, and requests in a minute, of all its credentials together.
+#concurrency = 4
+#rate_per_minute = 60
+# Nothing is rotated by itself then, unless the secret would expire meanwhile; checks go on.
+#quiet = ["22:00-06:00 Europe/Berlin"]
 "#;
 
 impl Config {
@@ -229,6 +285,11 @@ impl Config {
             .map_err(|error| ConfigError::Parse { path: path.clone(), message: error.to_string() })?;
         if config.rescan_seconds == 0 || config.idle_stop_seconds == 0 {
             return Err(ConfigError::Parse { path, message: "seconds must be at least 1".into() });
+        }
+        for (service, rules) in &config.services {
+            if let Err(message) = rules.check(service) {
+                return Err(ConfigError::Parse { path, message });
+            }
         }
         Ok(config)
     }

@@ -52,6 +52,16 @@ pub enum Operation {
     PluginUnpark {
         service: String,
     },
+    /// Stops or resumes what a whole service does by itself.
+    PluginPause {
+        service: String,
+        paused: bool,
+    },
+    /// How often the credentials of a service are checked; None: as the plugin says.
+    PluginEvery {
+        service: String,
+        seconds: Option<u32>,
+    },
     /// The key's own line, or the text of its file.
     PluginTrust {
         key: String,
@@ -79,6 +89,7 @@ pub enum Operation {
         credential_id: String,
         action: Action,
     },
+    CredentialSet(SetCredential),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,7 +102,20 @@ pub struct AddCredential {
     pub method: Option<String>,
     pub validate_interval: Option<u32>,
     pub max_age: Option<u32>,
+    pub idle_limit: Option<u32>,
+    pub quiet: Vec<String>,
     pub keys: Vec<KeyInput>,
+}
+
+/// What is changed about when a credential is looked at; None: as it is. Seconds; 0 stands for
+/// the provider's word, and no window for none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SetCredential {
+    pub credential_id: String,
+    pub validate_interval: Option<u32>,
+    pub max_age: Option<u32>,
+    pub idle_limit: Option<u32>,
+    pub quiet: Option<Vec<String>>,
 }
 
 /// A secret on its way into the vault.
@@ -136,7 +160,15 @@ pub enum Outcome {
     Unparked(bool),
     Trusted(TrustedKey),
     Report(Box<Report>),
-    Status { workers: Vec<WorkerStatus>, plugins: Vec<PluginStatus>, in_flight: usize },
+    Status {
+        workers: Vec<WorkerStatus>,
+        plugins: Vec<PluginStatus>,
+        in_flight: usize,
+        /// Service, and what holds it up.
+        held: Vec<(String, String)>,
+        /// How far the services' clocks are ahead of this host's, in milliseconds, where it matters.
+        clock_behind: Option<i64>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

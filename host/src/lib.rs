@@ -16,6 +16,7 @@ pub mod egress;
 pub mod limits;
 pub mod protocol;
 pub mod provider;
+pub mod quiet;
 pub mod registry;
 pub mod report;
 pub mod rotation;
