@@ -908,6 +908,12 @@ fn a_slow_client_is_cut_off_and_holds_up_nobody_and_not_the_end() {
         std::thread::sleep(Duration::from_millis(100));
         cut.then_some(())
     });
+    // More than may be open at once: the next one waits until the first are cut off, no longer.
+    let begun = Instant::now();
+    let crowd: Vec<TcpStream> = (0..140).map(|_| open("")).collect();
+    assert_eq!(send(&address, &token, &report("ann", 2, "x", 0)).status, 201);
+    assert!(begun.elapsed() > Duration::from_secs(5), "nobody had to wait: {:?}", begun.elapsed());
+    drop(crowd);
     let _mid_request = open(&with_length);
     let stopping = Instant::now();
     assert!(daemon.stop().success());
