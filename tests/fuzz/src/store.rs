@@ -147,6 +147,7 @@ async fn goes_in_and_comes_out(database: &Database, input: Input) {
             expires_at: None,
             next_due_at: Some(NOW),
             next_action: Action::Validate,
+            asked_until: None,
         },
         generations: GenerationChange::Promote(2),
         expiry_updates: vec![],
