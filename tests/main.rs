@@ -7,6 +7,7 @@ mod compatibility;
 mod credentials;
 mod docs;
 mod egress;
+mod external_workers;
 mod harness;
 mod home;
 mod hostile;

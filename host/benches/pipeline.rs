@@ -401,6 +401,7 @@ async fn reports(host: &Host) -> f64 {
                         generations: GenerationChange::None,
                         expiry_updates: Vec::new(),
                         identity: None,
+                        in_doubt: false,
                     };
                     writer.finish(end).await.expect("a report");
                 }

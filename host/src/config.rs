@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -184,7 +186,65 @@ pub struct Config {
     pub rescan_seconds: u64,
     /// Certificates to trust beside the system's, in PEM.
     pub extra_ca_file: Option<PathBuf>,
+    pub http: Http,
     pub reports: Reports,
+}
+
+/// The HTTP port: none unless it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    pub listen: Option<SocketAddr>,
+    /// Lets `listen` be an address that other machines reach.
+    pub allow_remote: bool,
+    /// Names beside those of loopback by which clients may call.
+    pub hosts: Vec<String>,
+    /// What one token may send for long, and at once.
+    pub requests_per_second: NonZeroU32,
+    pub requests_at_once: NonZeroU32,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        const fn number(of: u32) -> NonZeroU32 {
+            NonZeroU32::new(of).expect("not zero")
+        }
+        Self {
+            listen: None,
+            allow_remote: false,
+            hosts: Vec::new(),
+            requests_per_second: number(10),
+            requests_at_once: number(50),
+        }
+    }
+}
+
+impl Http {
+    /// What is wrong with it, in words.
+    fn check(&self) -> Result<(), String> {
+        if let Some(listen) = self.listen
+            && !listen.ip().is_loopback()
+            && !self.allow_remote
+        {
+            return Err(format!(
+                "http.listen is {listen}, which other machines reach, and the port speaks plain HTTP; allowed: a loopback address such as 127.0.0.1:7878; hint: put a proxy with TLS in front of a loopback address, or set http.allow_remote = true"
+            ));
+        }
+        // As in a Host header, without its port.
+        let is_name = |name: &String| {
+            let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-[:]".contains(c);
+            !name.is_empty()
+                && name.len() <= 255
+                && name.chars().all(allowed)
+                && (!name.contains(':') || name.starts_with('['))
+        };
+        match self.hosts.iter().find(|name| !is_name(name)) {
+            Some(name) => Err(format!(
+                "http.hosts has {name:?}; allowed: host names in lower case, without scheme and port, such as \"keywheel.example\""
+            )),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Which reports are kept.
@@ -234,6 +294,7 @@ impl Default for Config {
             idle_stop_seconds: 300,
             rescan_seconds: 30,
             extra_ca_file: None,
+            http: Http::default(),
             reports: Reports::default(),
         }
     }
@@ -261,6 +322,15 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 # Certificates to trust beside the system's, in PEM.
 #extra_ca_file = "/etc/keywheel/ca.pem"
 
+# The HTTP port, for workers that can't be plugins. Without `listen` there is none. It speaks
+# plain HTTP: only loopback addresses are allowed, unless `allow_remote` is true. `hosts` are the
+# names by which a proxy in front of it is called. The other two are limits for each token.
+#[http]
+#listen = "127.0.0.1:7878"
+#allow_remote = false
+#hosts = []
+#requests_per_second = 10
+#requests_at_once = 50
 # Reports of attempts older than so many days are deleted, and so are those past so many newest
 # of a credential; 0 means no such limit. The last report of each credential and its last
 # success always stay.
@@ -286,6 +356,9 @@ impl Config {
             .map_err(|error| ConfigError::Parse { path: path.clone(), message: error.to_string() })?;
         if config.rescan_seconds == 0 || config.idle_stop_seconds == 0 {
             return Err(ConfigError::Parse { path, message: "seconds must be at least 1".into() });
+        }
+        if let Err(message) = config.http.check() {
+            return Err(ConfigError::Parse { path, message });
         }
         if config.reports.archive.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
             let message = "reports.archive is empty; allowed: a folder, or leave the line out".into();

@@ -23,6 +23,7 @@ use crate::report::Report;
 use crate::retention::{Position, Pruned, RetentionError, Rules};
 use crate::rotation::plan::{PlanError, Preview};
 use crate::supervisor::WorkerStatus;
+use crate::web::HttpStatus;
 
 /// A request with every cookie of a large jar fits; anything longer is no request of ours.
 const LONGEST_LINE: u64 = 4 << 20;
@@ -102,6 +103,15 @@ pub enum Operation {
         archive: Option<PathBuf>,
         from: Position,
     },
+    WorkerTokenCreate {
+        service: String,
+        name: String,
+        /// From now.
+        expires_seconds: Option<u32>,
+    },
+    WorkerTokenRevoke {
+        token_id: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,6 +137,16 @@ pub struct KeyInput {
     pub value: SecretInput,
     pub expires: Option<Millis>,
     pub cookie: Option<CookieAttributes>,
+}
+
+/// A token for an external worker, the one time that it is shown.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WorkerToken {
+    pub token_id: String,
+    pub token: SecretInput,
+    pub expires_at: Option<Millis>,
+    /// Whether a plugin serves its service too.
+    pub served: bool,
 }
 
 /// The one place where a secret is serialised: between two processes of one user, over a
@@ -170,7 +190,10 @@ pub enum Outcome {
         workers: Vec<WorkerStatus>,
         plugins: Vec<PluginStatus>,
         in_flight: usize,
+        /// None: no port is open.
+        http: Option<HttpStatus>,
     },
+    WorkerToken(Box<WorkerToken>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,9 +232,12 @@ impl Refusal {
 impl From<WriteError> for Refusal {
     fn from(error: WriteError) -> Self {
         let kind = match &error {
-            WriteError::Duplicate { .. } | WriteError::Invalid(_) | WriteError::Stale { .. } => {
-                RefusalKind::BadInput
-            }
+            WriteError::Duplicate { .. }
+            | WriteError::Invalid(_)
+            | WriteError::Stale { .. }
+            | WriteError::External { .. }
+            | WriteError::OtherService { .. }
+            | WriteError::TooMany { .. } => RefusalKind::BadInput,
             WriteError::NotFound { .. } => RefusalKind::NotFound,
             WriteError::Busy { .. }
             | WriteError::Fenced { .. }

@@ -3,19 +3,22 @@
 //! the daemon also schedules, watches and listens.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, Home, Isolation};
-use crate::control::{self, Operation, Outcome, Refusal};
+use crate::control::{self, Operation, Outcome, Refusal, SecretInput, WorkerToken};
 use crate::credential::{Jar, Key, Millis, Secret, now};
+use crate::db::external::NewWorkerToken;
 use crate::db::queries::{GenerationRow, ReadError, Reader};
 use crate::db::writer::{NewCredential, NewGeneration, WriteError, Writer, WriterThread};
 use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Egress, EgressError, EgressOptions};
+use crate::external;
 use crate::provider::KeySpec;
 use crate::registry::{self, Providers, Registry, RegistryError};
 use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
@@ -23,6 +26,10 @@ use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
 use crate::supervisor::Supervisor;
 use crate::vault::{Vault, VaultError};
+use crate::web;
+
+/// Of a token for external workers: a column of a table.
+const LONGEST_TOKEN_NAME: usize = 64;
 
 /// How often idle workers are looked for, and half the shortest idle time that is honoured.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
@@ -54,6 +61,12 @@ pub enum OpenError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error("http.listen is {listen}, which can't be had; hint: another program may have it")]
+    Listen {
+        listen: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("{what}")]
     Io {
         what: &'static str,
@@ -72,6 +85,8 @@ pub struct Host {
     pub supervisor: Supervisor,
     pub registry: Arc<Registry>,
     pub rotation: Arc<Rotation>,
+    /// Set once the port is open.
+    http: OnceLock<Arc<web::Port>>,
     pub retention: Arc<Retention>,
     thread: WriterThread,
 }
@@ -136,8 +151,9 @@ impl Host {
             format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
         );
         registry.rescan().await?;
+        let http = OnceLock::new();
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
-        Ok(Self { home, config, vault, writer, supervisor, registry, rotation, retention, thread })
+        Ok(Self { home, config, vault, writer, supervisor, registry, rotation, retention, http, thread })
     }
 
     /// Ends the workers, then waits until everything sent to the database is committed.
@@ -165,6 +181,7 @@ impl Host {
                 workers: self.supervisor.status(),
                 plugins: self.registry.status(),
                 in_flight: self.rotation.in_flight(),
+                http: self.http.get().map(|port| port.status()),
             }),
             Operation::PluginList => {
                 self.registry.rescan_until_still().await?;
@@ -226,6 +243,14 @@ impl Host {
                 let report = self.rotation.run_one_now(&credential_id, action, now).await?;
                 Ok(Outcome::Report(Box::new(report)))
             }
+            Operation::WorkerTokenCreate { service, name, expires_seconds } => {
+                let token = self.create_worker_token(service, name, expires_seconds).await?;
+                Ok(Outcome::WorkerToken(Box::new(token)))
+            }
+            Operation::WorkerTokenRevoke { token_id } => {
+                self.writer.revoke_worker_token(&token_id).await?;
+                Ok(Outcome::Done)
+            }
             Operation::CredentialPlan { credential_id } => {
                 let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
                 let planned = self.rotation.preview(reader, &credential_id).await?;
@@ -235,6 +260,36 @@ impl Host {
                 Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
             }
         }
+    }
+
+    async fn create_worker_token(
+        &self,
+        service: String,
+        name: String,
+        expires_seconds: Option<u32>,
+    ) -> Result<WorkerToken, Refusal> {
+        registry::manifest::check_service_name(&service)
+            .map_err(|error| Refusal::bad_input(error.to_string()))?;
+        let is_short = !name.is_empty() && name.len() <= LONGEST_TOKEN_NAME;
+        if !is_short || name.contains(registry::manifest::is_deceptive) {
+            return Err(Refusal::bad_input(format!(
+                "a token can't be named {name:?}; allowed: 1 to {LONGEST_TOKEN_NAME} bytes of printable text"
+            )));
+        }
+        let token = external::new_token()
+            .map_err(|error| Refusal::internal(format!("the system gives no random bytes: {error}")))?;
+        let expires_at = expires_seconds.map(|seconds| now() + Millis::from(seconds) * 1_000);
+        let served = self.rotation.providers.get(&service).is_some();
+        self.writer
+            .create_worker_token(NewWorkerToken {
+                token_id: token.id.clone(),
+                name,
+                service,
+                tag: self.vault.tag(external::tagged(&token.text).expose()),
+                expires_at,
+            })
+            .await?;
+        Ok(WorkerToken { token_id: token.id, token: SecretInput::new(&token.text), expires_at, served })
     }
 
     async fn add(&self, new: control::AddCredential) -> Result<(), Refusal> {
@@ -297,6 +352,9 @@ impl Host {
             .credential(credential_id)
             .map_err(|error| Refusal::internal(error.to_string()))?
             .ok_or_else(|| Refusal::not_found(format!("no credential `{credential_id}`")))?;
+        if row.external {
+            return Err(WriteError::External { credential_id: row.credential_id }.into());
+        }
         let mapping = reader
             .provider(&row.service)
             .map_err(|error| Refusal::internal(error.to_string()))?
@@ -442,6 +500,7 @@ pub async fn serve(
     let host = Arc::new(host);
     let listener = control::listen(&host.home.socket())
         .map_err(|source| OpenError::Io { what: "the control socket can't be made", source })?;
+    let web = open_port(&host).await?;
     // Before anything new is claimed: what an earlier host began is ended first.
     let interrupted = host.rotation.reclaim().await?;
     let with_credentials: Vec<String> = host
@@ -478,12 +537,18 @@ pub async fn serve(
         async move { prune(&host, stop).await }
     });
     let control = tokio::spawn(control::serve(listener, Arc::clone(&host), stop.clone()));
+    let web_stop = stop.clone();
+    let web = tokio::spawn(async move {
+        if let Some(web) = web {
+            web.serve(web_stop).await;
+        }
+    });
     ready(&host);
     let mut stop = stop;
     // An error means the sender is gone, which ends the daemon just as well.
     let _ = stop.wait_for(|stop| *stop).await;
     tracing::info!("stopping: what is in flight may end");
-    for task in [scheduler, watcher, keeper, pruner, control] {
+    for task in [scheduler, watcher, keeper, pruner, web, control] {
         if let Err(error) = task.await {
             tracing::error!(%error, "a part of the daemon ended badly");
         }
@@ -495,6 +560,19 @@ pub async fn serve(
         Err(host) => host.supervisor.close().await,
     }
     Ok(())
+}
+
+/// Opens the HTTP port where the configuration asks for one. One that can't be had stops the
+/// daemon: whoever asked for it would miss its reports without knowing.
+async fn open_port(host: &Host) -> Result<Option<web::Web>, OpenError> {
+    let Some(listen) = host.config.http.listen else { return Ok(None) };
+    let parts =
+        web::Parts { vault: Arc::clone(&host.vault), writer: host.writer.clone(), reader: host.reader()? };
+    let web = web::Web::open(listen, host.config.http.clone(), parts)
+        .await
+        .map_err(|source| OpenError::Listen { listen, source })?;
+    host.http.get_or_init(|| web.port());
+    Ok(Some(web))
 }
 
 /// Stops idle workers and wakes the scheduler when the active plugins change.

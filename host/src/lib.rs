@@ -13,6 +13,7 @@ pub mod credential;
 pub mod daemon;
 pub mod db;
 pub mod egress;
+pub mod external;
 pub mod limits;
 pub mod protocol;
 pub mod provider;
@@ -22,6 +23,7 @@ pub mod retention;
 pub mod rotation;
 pub mod supervisor;
 pub mod vault;
+pub mod web;
 pub mod worker;
 
 /// An attempt makes hundreds of small allocations on whichever thread runs it; glibc's allocator

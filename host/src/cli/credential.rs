@@ -16,9 +16,10 @@ use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
 use crate::config::{Home, write_atomically};
 use crate::control::{AddCredential, KeyInput, Operation, Outcome, SecretInput};
-use crate::credential::now;
+use crate::credential::{ID_RULE, is_id, now};
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, Reader};
+use crate::db::writer::WriteError;
 use crate::provider::{Manifest, Resolved};
 use crate::registry::manifest;
 use crate::report::Status;
@@ -239,6 +240,7 @@ async fn import(
     output: Output,
 ) -> Result<(), Failure> {
     let row = find(home, id)?;
+    refuse_external(&row)?;
     let settings: Vec<_> = row.settings.into_iter().collect();
     let resolved = manifest::resolve(&manifest_of(home, &row.service)?, &settings, &row.private_hosts)
         .map_err(|error| Failure::BadInput(error.to_string()))?;
@@ -335,9 +337,11 @@ fn table(rows: &[CredentialRow], empty: &str, output: Output) {
                 coloured(status),
                 Cell::new(relative(monitor.last_attempt_at)),
                 Cell::new(relative(monitor.expires_at)),
-                Cell::new(monitor.next_due_at.map_or("–".into(), |at| {
-                    format!("{} {}", monitor.next_action.as_str(), relative(Some(at)))
-                })),
+                Cell::new(match monitor.next_due_at {
+                    Some(at) => format!("{} {}", monitor.next_action.as_str(), relative(Some(at))),
+                    None if row.external => "external".into(),
+                    None => "–".into(),
+                }),
                 Cell::new(monitor.last_message.as_deref().unwrap_or("")),
             ]
         },
@@ -380,7 +384,7 @@ fn export(
     file: Option<&Path>,
     output: Output,
 ) -> Result<(), Failure> {
-    find(home, id)?;
+    refuse_external(&find(home, id)?)?;
     let vault = Vault::open(&home.master_key())?;
     let sealed = Reader::open(&home.database())?
         .sealed_generation(id)?
@@ -414,6 +418,15 @@ pub fn find(home: &Home, id: &str) -> Result<CredentialRow, Failure> {
         .ok_or_else(|| Failure::NotFound(format!("no credential `{id}`; hint: `keywheel credential list`")))
 }
 
+/// The daemon refuses them as well; here before anything of theirs is looked for.
+fn refuse_external(row: &CredentialRow) -> Result<(), Failure> {
+    if row.external {
+        let refused = WriteError::External { credential_id: row.credential_id.clone() };
+        return Err(Failure::BadInput(refused.to_string()));
+    }
+    Ok(())
+}
+
 pub fn manifest_of(home: &Home, service: &str) -> Result<Manifest, Failure> {
     let row = Reader::open(&home.database())?.provider(service)?;
     row.map(|row| row.manifest).ok_or_else(|| {
@@ -421,13 +434,9 @@ pub fn manifest_of(home: &Home, service: &str) -> Result<Manifest, Failure> {
     })
 }
 
-/// An id ends in file names, logs and URLs.
 fn check_id(id: &str) -> Result<(), Failure> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "._@+-".contains(c);
-    if id.is_empty() || id.len() > 128 || id.starts_with('-') || !id.chars().all(allowed) {
-        return Err(Failure::BadInput(format!(
-            "credential id {id:?} is not allowed; allowed: 1 to 128 letters, digits and . _ @ + -, not starting with -"
-        )));
+    if !is_id(id) {
+        return Err(Failure::BadInput(format!("credential id {id:?} is not allowed; allowed: {ID_RULE}")));
     }
     Ok(())
 }

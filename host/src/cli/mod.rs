@@ -16,6 +16,7 @@ mod prune;
 mod reports;
 mod serve;
 mod status;
+mod worker_token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -70,6 +71,9 @@ enum Command {
     /// Reports of attempts: list, show, tail, prune
     #[command(subcommand)]
     Reports(reports::Command),
+    /// Tokens for workers that can't be plugins: create, list, revoke
+    #[command(subcommand)]
+    WorkerToken(worker_token::Command),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -190,6 +194,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Plugin(command) => plugin::run(home()?, command, output).await,
         Command::Credential(command) => credential::run(home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
+        Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
         Command::Completions { shell } => {
             completions::print(shell, output);
             Ok(())

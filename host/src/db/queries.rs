@@ -14,6 +14,7 @@ use super::column::{
 };
 use super::{Action, Actor, DbError, Phase, SealedGeneration, Signer, TrustedKey, open_for_reading};
 use crate::credential::{CookieAttributes, Millis};
+use crate::external::Presence;
 use crate::provider::{KeySpec, Manifest};
 use crate::report::{Report, Status, iso8601};
 
@@ -126,6 +127,8 @@ pub struct CredentialRow {
     pub rotated_at: Millis,
     #[serde(serialize_with = "iso")]
     pub created_at: Millis,
+    /// Its secrets are elsewhere: an external worker reports on it.
+    pub external: bool,
     pub monitor: MonitorRow,
     /// The attempt that is open now.
     pub open_attempt: Option<OpenAttempt>,
@@ -197,8 +200,46 @@ pub struct KeyRow {
 pub struct ReportRow {
     pub id: i64,
     pub created_at: String,
+    /// The token that an external worker's report came with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker_token: Option<String>,
     #[serde(flatten)]
     pub report: Report,
+}
+
+/// A token for external workers, without anything that it could be recognised by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerTokenRow {
+    pub token_id: String,
+    pub name: String,
+    pub service: String,
+    #[serde(serialize_with = "iso")]
+    pub created_at: Millis,
+    #[serde(serialize_with = "iso_option")]
+    pub last_used_at: Option<Millis>,
+    #[serde(serialize_with = "iso_option")]
+    pub expires_at: Option<Millis>,
+    #[serde(serialize_with = "iso_option")]
+    pub revoked_at: Option<Millis>,
+}
+
+/// A worker that can't be a plugin, as it announced itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalWorkerRow {
+    pub service: String,
+    pub worker_id: String,
+    pub token_id: String,
+    pub token_name: String,
+    pub pid: u32,
+    pub version: Option<String>,
+    pub interval_seconds: u32,
+    #[serde(serialize_with = "iso")]
+    pub announced_at: Millis,
+    #[serde(serialize_with = "iso")]
+    pub last_seen_at: Millis,
+    pub presence: Presence,
 }
 
 /// Which reports; the default is the newest hundred.
@@ -245,6 +286,8 @@ pub struct OldReport {
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
     pub credentials: u64,
+    /// Of these: whose secrets are elsewhere.
+    pub external: u64,
     pub paused: u64,
     /// Attempts open now.
     pub open_attempts: u64,
@@ -272,7 +315,7 @@ const CREDENTIAL_COLUMNS: &str = "
            c.created_at, m.last_status, m.last_verdict, m.last_message, m.last_attempt_at,
            m.last_success_at, m.consecutive_failures, m.expires_at, m.next_due_at,
            m.next_action, m.last_report_id, j.attempt_number, j.action, j.phase, j.method,
-           j.started_at, j.lease_until, c.max_age_seconds, m.asked_until";
+           j.started_at, j.lease_until, c.max_age_seconds, c.external, m.asked_until";
 
 const CREDENTIAL_TABLES: &str = "
     FROM credentials c
@@ -286,9 +329,13 @@ const PROVIDER_COLUMNS: &str = "
            signer_json, pending_signer_json, file
     FROM cookie_rotation_providers";
 
+const TOKEN_COLUMNS: &str = "
+    SELECT token_id, name, service, created_at, last_used_at, expires_at, revoked_at, tag
+    FROM worker_tokens";
+
 const REPORT_COLUMNS: &str = "
     SELECT id, cookie_id, profile_id, service, validate_url, cookie_keys_json, status, message,
-           attempt_number, started_at, finished_at, created_at, meta_json
+           attempt_number, started_at, finished_at, created_at, meta_json, worker_token
     FROM cookie_rotation_reports";
 
 impl Reader {
@@ -320,7 +367,7 @@ impl Reader {
     pub fn has_credentials(&self, service: &str) -> Found<bool> {
         let found = self
             .db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM cookie_rotation_monitor WHERE service = ?1)")?
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM credentials WHERE service = ?1 AND external = 0)")?
             .query_row([service], |row| row.get(0))?;
         Ok(found)
     }
@@ -639,6 +686,7 @@ impl Reader {
             .collect::<rusqlite::Result<_>>()?;
         Ok(Counts {
             credentials: count("SELECT count(*) FROM credentials")?,
+            external: count("SELECT count(*) FROM credentials WHERE external = 1")?,
             paused: count("SELECT count(*) FROM credentials WHERE paused")?,
             open_attempts: count("SELECT count(*) FROM journal")?,
             by_status,
@@ -656,6 +704,7 @@ impl Reader {
              FROM cookie_rotation_monitor m
              JOIN credentials c ON c.credential_id = m.cookie_id
              LEFT JOIN journal j ON j.credential = c.id
+             WHERE c.external = 0
              GROUP BY m.service ORDER BY m.service",
             params![millis(now)],
             |row| {
@@ -664,6 +713,44 @@ impl Reader {
                     credentials: row.get::<_, i64>(1)?.unsigned_abs(),
                     due: row.get::<_, i64>(2)?.unsigned_abs(),
                     next_due_at: read_optional_millis(row, 3)?,
+                })
+            },
+        )
+    }
+
+    /// A token by its id, with what it is recognised by.
+    pub fn worker_token(&self, token_id: &str) -> Found<Option<(WorkerTokenRow, Vec<u8>)>> {
+        self.one(&format!("{TOKEN_COLUMNS} WHERE token_id = ?1"), [token_id], |row| {
+            Ok((token_from(row)?, row.get(7)?))
+        })
+    }
+
+    /// Every token there ever was, the newest first.
+    pub fn worker_tokens(&self) -> Found<Vec<WorkerTokenRow>> {
+        self.all(&format!("{TOKEN_COLUMNS} ORDER BY created_at DESC, token_id"), [], token_from)
+    }
+
+    /// The workers that announced themselves, by service.
+    pub fn external_workers(&self, now: Millis) -> Found<Vec<ExternalWorkerRow>> {
+        self.all(
+            "SELECT w.service, w.worker_id, w.token_id, t.name, w.pid, w.version,
+                    w.interval_seconds, w.announced_at, w.last_seen_at
+             FROM external_workers w JOIN worker_tokens t ON t.token_id = w.token_id
+             ORDER BY w.service, w.worker_id",
+            [],
+            |row| {
+                let (interval_seconds, last_seen_at) = (row.get(6)?, read_millis(row, 8)?);
+                Ok(ExternalWorkerRow {
+                    service: row.get(0)?,
+                    worker_id: row.get(1)?,
+                    token_id: row.get(2)?,
+                    token_name: row.get(3)?,
+                    pid: row.get(4)?,
+                    version: row.get(5)?,
+                    interval_seconds,
+                    announced_at: read_millis(row, 7)?,
+                    last_seen_at,
+                    presence: Presence::of(last_seen_at, interval_seconds, now),
                 })
             },
         )
@@ -738,6 +825,7 @@ fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
         last_generation: row.get(12)?,
         rotated_at: read_millis(row, 13)?,
         created_at: read_millis(row, 14)?,
+        external: row.get(32)?,
         monitor: MonitorRow {
             last_status: read_optional_word(row, 15, Status::parse)?,
             last_verdict: row.get(16)?,
@@ -749,7 +837,7 @@ fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
             next_due_at: read_optional_millis(row, 22)?,
             next_action: read_word(row, 23, Action::parse)?,
             last_report_id: row.get(24)?,
-            asked_until: read_optional_millis(row, 32)?,
+            asked_until: read_optional_millis(row, 33)?,
         },
         open_attempt: match open {
             None => None,
@@ -765,6 +853,18 @@ fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
     })
 }
 
+fn token_from(row: &Row<'_>) -> rusqlite::Result<WorkerTokenRow> {
+    Ok(WorkerTokenRow {
+        token_id: row.get(0)?,
+        name: row.get(1)?,
+        service: row.get(2)?,
+        created_at: read_millis(row, 3)?,
+        last_used_at: read_optional_millis(row, 4)?,
+        expires_at: read_optional_millis(row, 5)?,
+        revoked_at: read_optional_millis(row, 6)?,
+    })
+}
+
 fn old_from(row: &Row<'_>) -> rusqlite::Result<OldReport> {
     Ok(OldReport { id: row.get(0)?, credential_id: row.get(1)?, created_at: row.get(2)? })
 }
@@ -773,6 +873,7 @@ fn report_from(row: &Row<'_>) -> rusqlite::Result<ReportRow> {
     Ok(ReportRow {
         id: row.get(0)?,
         created_at: row.get(11)?,
+        worker_token: row.get(13)?,
         report: Report {
             cookie_id: row.get(1)?,
             profile_id: row.get(2)?,

@@ -57,6 +57,14 @@ pub enum WriteError {
         "the plugin of `{service}` was replaced meanwhile; hint: `keywheel plugin show {service}` says what it may do now, then add the credential again"
     )]
     Replaced { service: String },
+    #[error(
+        "credential {credential_id} is external: its secrets are with the worker that reports on it; hint: to have Keywheel keep it, `keywheel credential remove {credential_id}`, then `keywheel credential add {credential_id}`"
+    )]
+    External { credential_id: String },
+    #[error("credential {credential_id} belongs to another service than the token's")]
+    OtherService { credential_id: String },
+    #[error("the token has brought {allowed} {what} already, which is as many as it may")]
+    TooMany { what: &'static str, allowed: u32 },
     #[error("{0}")]
     Invalid(String),
     #[error(
@@ -126,10 +134,21 @@ pub struct Claim {
     pub consecutive_failures: u32,
     pub last_verdict: Option<String>,
     pub expires_at: Option<Millis>,
-    /// A person insisted: quiet times and the service's wish for rest don't hold it back.
+    /// A person insisted, whatever it may cost: quiet times, the service's wish for rest and a
+    /// doubtful generation don't hold it back.
     pub forced: bool,
     /// Set where an earlier owner began this attempt and didn't end it.
     pub interrupted: Option<Interrupted>,
+    /// The generation that a rotation may have spent without anybody's knowing.
+    pub doubtful_generation: Option<u32>,
+}
+
+impl Claim {
+    /// Whether the current generation may have been spent.
+    pub fn in_doubt(&self) -> bool {
+        let current = self.current.as_ref().map(|current| current.generation);
+        current.is_some() && self.doubtful_generation == current
+    }
 }
 
 /// How far the earlier owner came.
@@ -140,6 +159,13 @@ pub struct Interrupted {
     pub commit_class: Option<CommitClass>,
     pub from_generation: Option<u32>,
     pub action: Action,
+}
+
+impl Interrupted {
+    /// A rotation request may have reached the service.
+    pub fn may_have_spent(&self) -> bool {
+        self.phase != Phase::Claimed
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -235,6 +261,8 @@ pub struct Finish {
     pub expiry_updates: Vec<(String, Option<Millis>)>,
     /// Pinned where no account is pinned yet.
     pub identity: Option<String>,
+    /// The generation that is current afterwards may have been spent.
+    pub in_doubt: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -319,7 +347,7 @@ impl Writer {
         Ok((Self { queue }, WriterThread { handle }))
     }
 
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<T, WriteError> {
@@ -530,8 +558,8 @@ impl Writer {
 
 /// Everything about a report that can be made off the writing thread, which is the one
 /// everybody waits for.
-fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteError> {
-    let Finish { token, report, verdict, monitor, generations, expiry_updates, identity } = end;
+pub(super) fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteError> {
+    let Finish { token, report, verdict, monitor, generations, expiry_updates, identity, in_doubt } = end;
     if report.cookie_id != token.credential_id {
         return Err(WriteError::Invalid(format!(
             "a report of {} can't end an attempt of {}",
@@ -568,6 +596,7 @@ fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteError> {
         generations,
         expiry_updates,
         identity,
+        in_doubt,
     })
 }
 

@@ -180,6 +180,7 @@ mod tests {
         ReportRow {
             id,
             created_at: created_at.to_owned(),
+            worker_token: None,
             report: Report {
                 cookie_id: "ann".into(),
                 profile_id: None,
