@@ -150,6 +150,7 @@ async fn goes_in_and_comes_out(database: &Database, input: Input) {
             next_due_at: Some(NOW),
             next_action: Action::Validate,
             next_reason: String::new(),
+            asked_until: None,
         },
         generations: GenerationChange::Promote(2),
         expiry_updates: vec![],
