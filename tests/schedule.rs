@@ -285,7 +285,7 @@ fn a_paused_service_does_nothing_by_itself_also_after_a_restart() {
 fn the_cadence_of_a_service_can_be_changed_while_it_runs() {
     let (home, service) = (home(), Service::start(OldSession::Stays));
     let _daemon = home.serve();
-    // Without a cadence of their own they follow the plugin's, an hour.
+    // Without a cadence of their own they follow the plugin's, a quarter of an hour.
     home.add_session("ann", "well-behaved", &service, &[]);
     home.add_session("own", "well-behaved", &service, &["--every", "9h"]);
     home.wait_for_reports("ann", 1);
