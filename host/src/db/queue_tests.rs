@@ -91,6 +91,7 @@ fn a_claim_of_nothing_costs_the_same_however_many_wait() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "whoever asks for a million wants to see the number")]
 fn a_scheduled_credential_takes_less_than_three_hundred_bytes_of_the_queue() {
     let count = scheduled();
     let (_folder, db) = queue(count);
