@@ -5,7 +5,7 @@
 
 pub mod shim;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -140,4 +140,111 @@ fn slow_syncs_delay_and_break_nothing() {
     assert_one_report_each(&home.wait_for_reports("ann", 2));
     assert_eq!(service.count("/rotate"), 1);
     assert_eq!(session_in_force(&home, "ann", &service), service.issued()[1]);
+}
+
+/// A second credential, at a service of its own, that shows by its reports that the scheduler
+/// goes round.
+fn add_ticking(home: &TestHome) -> Service {
+    let service = Service::start(OldSession::Stays);
+    home.add_session("tick", "well-behaved", &service, &["--every", "1s"]);
+    home.wait_for_reports("tick", 1);
+    service
+}
+
+#[track_caller]
+fn wait_for_rounds(home: &TestHome, count: usize) {
+    let before = home.reports("tick").len();
+    home.wait_for_reports("tick", before + count);
+}
+
+const HOUR: i64 = 3_600;
+
+/// The rotation in flight was ended by those who began it.
+#[track_caller]
+fn assert_rotated_once(home: &TestHome, service: &Service) {
+    let reports = home.reports("ann");
+    assert_one_report_each(&reports);
+    let last = reports.last().expect("a report");
+    assert_eq!(last["meta"]["path"], serde_json::json!(["rotate", "validate-pending", "promoted"]), "{last}");
+    assert_eq!(Some(session_in_force(home, "ann", service)), service.issued().pop());
+}
+
+#[test]
+fn a_clock_that_jumps_an_hour_hands_no_attempt_in_flight_over_and_stops_no_schedule() {
+    let home = TestHome::new();
+    let faults = Faults::of(&home);
+    let daemon = home.serve_in(&faults.environment());
+    let service = burning(&home, &[]);
+    home.wait_for_reports("ann", 1);
+    let _ticking = add_ticking(&home);
+    for seconds in [HOUR, 0, -HOUR] {
+        let rotated = rotate_struck(&home, &service, || {
+            faults.set_clock(seconds);
+            wait_for_rounds(&home, 2);
+        });
+        rotated.ok();
+        assert_rotated_once(&home, &service);
+    }
+    assert_eq!(service.count("/rotate"), 3);
+    let log = daemon.log();
+    assert!(log.contains("the clock was set ahead"), "{log}");
+    assert!(log.contains("the clock was set back"), "{log}");
+}
+
+#[test]
+fn a_clock_set_ahead_makes_everything_due_once_and_set_back_makes_nothing_due() {
+    let home = TestHome::new();
+    let faults = Faults::of(&home);
+    let _daemon = home.serve_in(&faults.environment());
+    let service = Service::start(OldSession::Stays);
+    home.drop_plugin(&guest("well_behaved"));
+    let ids: Vec<_> = (0..8).map(|number| format!("hourly-{number}")).collect();
+    for id in &ids {
+        home.add_session(id, "well-behaved", &service, &["--every", "1h"]);
+    }
+    let _ticking = add_ticking(&home);
+    let each_has = |count: usize| {
+        for id in &ids {
+            assert_one_report_each(&home.wait_for_reports(id, count));
+            assert_eq!(home.reports(id).len(), count);
+        }
+    };
+    each_has(1);
+    faults.set_clock(2 * HOUR);
+    each_has(2);
+    wait_for_rounds(&home, 2);
+    faults.set_clock(0);
+    wait_for_rounds(&home, 2);
+    each_has(2);
+}
+
+#[test]
+fn a_daemon_stopped_for_longer_than_a_lease_ends_its_own_attempts_once() {
+    const LEASE: Duration = Duration::from_secs(1);
+    let home = TestHome::new();
+    let daemon = home.serve_in(&[("KEYWHEEL_LEASE_MS", &LEASE.as_millis().to_string())]);
+    let signal = |signal| {
+        let pid = rustix::process::Pid::from_raw(daemon.pid().cast_signed()).expect("a pid");
+        rustix::process::kill_process(pid, signal).expect("the daemon is there");
+    };
+    let service = burning(&home, &[]);
+    home.wait_for_reports("ann", 1);
+    let _ticking = add_ticking(&home);
+    // The service answers while nobody listens, or long after everybody does again.
+    for answers_meanwhile in [true, false] {
+        let rotated = rotate_struck(&home, &service, || {
+            signal(rustix::process::Signal::STOP);
+            let stopped = Instant::now();
+            if answers_meanwhile {
+                service.release("/rotate");
+            }
+            // The stop itself is the fault, and this its length.
+            wait_until(SOON, "the lease is over", || (stopped.elapsed() > LEASE * 2).then_some(()));
+            signal(rustix::process::Signal::CONT);
+            wait_for_rounds(&home, 2);
+        });
+        rotated.ok();
+        assert_rotated_once(&home, &service);
+    }
+    assert_eq!(service.count("/rotate"), 2);
 }

@@ -483,7 +483,7 @@ pub(super) fn make_due(db: &Connection, credential_id: &str, action: Action, due
 
 pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
     let now = millis(claim.now);
-    let mut claims = Vec::new();
+    let (mut claims, mut overdue) = (Vec::new(), Vec::new());
     for (service, quota) in &claim.quotas {
         let left = claim.at_most.saturating_sub(u32::try_from(claims.len()).unwrap_or(u32::MAX));
         let quota = left.min(*quota);
@@ -491,10 +491,10 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
             break;
         }
         // Rows of open attempts have their lease's end as due time, so one that is due here
-        // with a journal row lost its owner.
-        let due: Vec<(i64, Option<i64>, Action)> = db
+        // with a journal row lost its owner, or its owner is the one who asks.
+        let due: Vec<(i64, Option<ClaimToken>, bool, Action)> = db
             .prepare_cached(
-                "SELECT c.id, j.credential, m.next_action
+                "SELECT c.id, m.next_action, c.credential_id, j.fence, j.owner = ?4
                  FROM cookie_rotation_monitor m
                  JOIN credentials c ON c.credential_id = m.cookie_id
                  LEFT JOIN journal j ON j.credential = c.id
@@ -502,16 +502,30 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
                    AND (j.credential IS NULL OR j.lease_until <= ?2)
                  ORDER BY m.next_due_at LIMIT ?3",
             )?
-            .query_map(params![service, now, quota], |row| {
-                Ok((row.get(0)?, row.get(1)?, read_word(row, 2, Action::parse)?))
+            .query_map(params![service, now, quota, claim.owner], |row| {
+                let credential_row = row.get(0)?;
+                let open = match row.get(3)? {
+                    Some(fence) => Some(ClaimToken { credential_row, credential_id: row.get(2)?, fence }),
+                    None => None,
+                };
+                let own = row.get::<_, Option<bool>>(4)?.unwrap_or(false);
+                Ok((credential_row, open, own, read_word(row, 1, Action::parse)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
-        for (credential, open, action) in due {
-            claims.push(if open.is_some() {
-                take_over(db, credential, &claim.owner, claim.lease_until)?
-            } else {
-                open_attempt(db, credential, action, &claim.owner, claim.now, claim.lease_until)?
-            });
+        for (credential, open, own, action) in due {
+            match open {
+                // Only the owner knows whether it still works on it.
+                Some(token) if own => overdue.push(token),
+                Some(_) => claims.push(take_over(db, credential, &claim.owner, claim.lease_until)?),
+                None => claims.push(open_attempt(
+                    db,
+                    credential,
+                    action,
+                    &claim.owner,
+                    claim.now,
+                    claim.lease_until,
+                )?),
+            }
         }
     }
     let mut next_due: Option<Millis> = None;
@@ -521,7 +535,54 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
             .query_row([service], |row| read_optional_millis(row, 0))?;
         next_due = [next_due, earliest].into_iter().flatten().min();
     }
-    Ok(Claims { claims, next_due })
+    Ok(Claims { claims, overdue, next_due })
+}
+
+/// Takes over these attempts of a claimant's own that it gave up.
+pub(super) fn resume(
+    db: &Connection,
+    tokens: &[ClaimToken],
+    owner: &str,
+    lease_until: Millis,
+) -> Written<Vec<Claim>> {
+    let mut claims = Vec::new();
+    for token in tokens {
+        let open = db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM journal WHERE credential = ?1 AND fence = ?2)")?
+            .query_row(params![token.credential_row, token.fence], |row| row.get(0))?;
+        if open {
+            claims.push(take_over(db, token.credential_row, owner, lease_until)?);
+        }
+    }
+    Ok(claims)
+}
+
+/// Moves what was written down by a clock that was ahead: what an attempt of then made due, what
+/// was added then, and the leases of `owner`. `by` is how far it was ahead where that is known;
+/// else a credential waits from now as long as it would have from its last attempt.
+pub(super) fn set_back(db: &Connection, owner: &str, now: Millis, by: Option<Millis>) -> Written<usize> {
+    db.prepare_cached("UPDATE journal SET lease_until = max(?2, lease_until - ?3) WHERE owner = ?1")?
+        .execute(params![owner, millis(now), by.map_or(0, millis)])?;
+    // A verdict of "dead" may come of that clock: cookies that seemed to have ended aren't sent.
+    let moved = db
+        .prepare_cached(
+            "UPDATE cookie_rotation_monitor
+             SET next_due_at = CASE
+                 WHEN last_attempt_at IS NULL OR last_verdict IN ('invalid', 'needs-human') THEN ?1
+                 WHEN ?2 IS NULL THEN max(?1, ?1 + next_due_at - last_attempt_at)
+                 ELSE max(?1, next_due_at - ?2) END
+             WHERE next_due_at > ?1 AND (last_attempt_at IS NULL OR last_attempt_at > ?1)
+               AND NOT EXISTS (SELECT 1 FROM journal j JOIN credentials c ON c.id = j.credential
+                               WHERE c.credential_id = cookie_id)",
+        )?
+        .execute(params![millis(now), by.map(millis)])?;
+    db.prepare_cached(
+        "UPDATE cookie_rotation_monitor SET next_due_at = j.lease_until
+         FROM journal j JOIN credentials c ON c.id = j.credential
+         WHERE c.credential_id = cookie_id AND j.owner = ?1",
+    )?
+    .execute([owner])?;
+    Ok(moved)
 }
 
 pub(super) fn claim_one(
