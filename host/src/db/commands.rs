@@ -720,10 +720,16 @@ pub(super) fn renew(db: &Connection, tokens: &[ClaimToken], lease_until: Millis)
         let renewed = db
             .prepare_cached("UPDATE journal SET lease_until = ?3 WHERE credential = ?1 AND fence = ?2")?
             .execute(params![token.credential_row, token.fence, millis(lease_until)])?;
-        if renewed == 0 {
-            lost.push(token.clone());
-        } else {
+        if renewed != 0 {
             lease_monitor(db, token.credential_row, lease_until)?;
+            continue;
+        }
+        // An attempt may end while its renewal waits behind a slow commit: that is no loss.
+        let open = db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM journal WHERE credential = ?1)")?
+            .query_row([token.credential_row], |row| row.get(0))?;
+        if open {
+            lost.push(token.clone());
         }
     }
     Ok(lost)

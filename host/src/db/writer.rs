@@ -492,7 +492,8 @@ impl Writer {
         self.run_at(FINISH, move |db| commands::finish(db, &row)).await
     }
 
-    /// Extends leases, and returns the claims that are no longer the caller's.
+    /// Extends leases, and returns the claims whose attempt is another's by now. One that has
+    /// ended is neither extended nor lost.
     pub async fn renew(
         &self,
         tokens: Vec<ClaimToken>,
