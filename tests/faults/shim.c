@@ -19,6 +19,9 @@
  *                To be set before the daemon starts.
  *   clock_ns     is added to CLOCK_REALTIME as the process sees it. The monotonic clocks stay, and
  *                so do the times of files and what the kernel and other processes see.
+ *   steady_ns    is added to the monotonic clocks, and may only grow. The kernel's own timers know
+ *                nothing of it; set on a stopped process together with clock_ns it makes the stop
+ *                seem as much longer.
  *   writes, syncs, failed_writes, failed_syncs    counts, over all files.
  *   unnamed      files that were created and whose folder was not synced since: a power cut leaves
  *                none of them.
@@ -67,7 +70,7 @@ struct control {
     word delay_ms;
     word kill_at, kill_after, kill_files, done;
     word images;
-    _Atomic int64_t clock_ns;
+    _Atomic int64_t clock_ns, steady_ns;
     word writes, syncs, failed_writes, failed_syncs;
     word unnamed;
     char home[PAGE - 4096];
@@ -369,9 +372,8 @@ int fdatasync(int fd) { return sync_file(fd, SYS_fdatasync); }
 
 /* Clocks */
 
-static void shift(struct timespec *now) {
-    if (control == NULL) return;
-    int64_t offset = atomic_load(&control->clock_ns);
+static void shift(struct timespec *now, _Atomic int64_t *by) {
+    int64_t offset = atomic_load(by);
     int64_t nanos = (int64_t)now->tv_nsec + offset % NANOS;
     now->tv_sec += offset / NANOS + (nanos < 0 ? -1 : nanos >= NANOS ? 1 : 0);
     now->tv_nsec = (long)((nanos + NANOS) % NANOS);
@@ -379,7 +381,15 @@ static void shift(struct timespec *now) {
 
 int clock_gettime(clockid_t clock, struct timespec *now) {
     int done = (int)syscall(SYS_clock_gettime, clock, now);
-    if (done == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) shift(now);
+    if (done != 0 || control == NULL) return done;
+    switch (clock) {
+    case CLOCK_REALTIME:
+    case CLOCK_REALTIME_COARSE: shift(now, &control->clock_ns); break;
+    case CLOCK_MONOTONIC:
+    case CLOCK_MONOTONIC_COARSE:
+    case CLOCK_MONOTONIC_RAW:
+    case CLOCK_BOOTTIME: shift(now, &control->steady_ns); break;
+    }
     return done;
 }
 

@@ -49,6 +49,7 @@ enum Word {
     Done,
     Images,
     ClockNanos,
+    SteadyNanos,
     Writes,
     Syncs,
     FailedWrites,
@@ -197,6 +198,13 @@ impl Faults {
     /// Sets the daemon's clock this many seconds ahead of the machine's, or behind.
     pub fn set_clock(&self, seconds: i64) {
         self.set(Word::ClockNanos, (seconds * 1_000_000_000).cast_unsigned());
+    }
+
+    /// Makes the stop of a stopped daemon this much longer than it is: all of its clocks go on.
+    pub fn lengthen_stop(&self, by: Duration) {
+        let nanos = u64::try_from(by.as_nanos()).expect("a short time");
+        self.word(Word::ClockNanos).fetch_add(nanos, Ordering::SeqCst);
+        self.word(Word::SteadyNanos).fetch_add(nanos, Ordering::SeqCst);
     }
 
     /// Writes of any of the files until now, those that failed included.
