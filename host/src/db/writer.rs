@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::commands::{self, FinishRow};
 use super::{
     Action, AuditEntry, DbError, HomeLock, Phase, SealedGeneration, SealedKey, Signer, TrustedKey,
-    open_for_writing,
+    open_for_writing, set_checkpoint,
 };
 use crate::crash;
 use crate::credential::{Millis, now};
@@ -31,6 +31,9 @@ const TRIES: u32 = 5;
 /// The pause after the first failed try; each later one is three times as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(16);
 
+/// Generations that were current before and stay restorable.
+pub const PREVIOUS_KEPT: u32 = 3;
+
 /// What a command ends in when it did nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -40,6 +43,8 @@ pub enum WriteError {
     NotFound { what: &'static str, id: String },
     #[error("credential {credential_id} is busy with attempt {attempt}; hint: try again when that has ended")]
     Busy { credential_id: String, attempt: u32 },
+    #[error("credential {credential_id} {rest}; hint: --now rotates it all the same")]
+    Resting { credential_id: String, rest: Rest },
     #[error(
         "fence {fence} of credential {credential_id} is no longer the newest: the attempt has another owner or has ended"
     )]
@@ -52,6 +57,14 @@ pub enum WriteError {
         "the plugin of `{service}` was replaced meanwhile; hint: `keywheel plugin show {service}` says what it may do now, then add the credential again"
     )]
     Replaced { service: String },
+    #[error(
+        "credential {credential_id} is external: its secrets are with the worker that reports on it; hint: to have Keywheel keep it, `keywheel credential remove {credential_id}`, then `keywheel credential add {credential_id}`"
+    )]
+    External { credential_id: String },
+    #[error("credential {credential_id} belongs to another service than the token's")]
+    OtherService { credential_id: String },
+    #[error("the token has brought {allowed} {what} already, which is as many as it may")]
+    TooMany { what: &'static str, allowed: u32 },
     #[error("{0}")]
     Invalid(String),
     #[error(
@@ -62,6 +75,27 @@ pub enum WriteError {
     Closed,
     #[error("the database refused the command: {0}")]
     Sqlite(#[from] rusqlite::Error),
+}
+
+/// Why a credential isn't rotated now unless a person insists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    Paused,
+    /// The service asked to be left alone, by `Retry-After` or in its answer.
+    Asked {
+        until: Millis,
+    },
+}
+
+impl std::fmt::Display for Rest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Paused => f.write_str("is paused"),
+            Self::Asked { until } => {
+                write!(f, "rests until {}: its service asked for that", iso8601(*until))
+            }
+        }
+    }
 }
 
 /// Proof of a claim: every write of an attempt carries it.
@@ -100,8 +134,21 @@ pub struct Claim {
     pub consecutive_failures: u32,
     pub last_verdict: Option<String>,
     pub expires_at: Option<Millis>,
+    /// A person insisted, whatever it may cost: quiet times, the service's wish for rest and a
+    /// doubtful generation don't hold it back.
+    pub forced: bool,
     /// Set where an earlier owner began this attempt and didn't end it.
     pub interrupted: Option<Interrupted>,
+    /// The generation that a rotation may have spent without anybody's knowing.
+    pub doubtful_generation: Option<u32>,
+}
+
+impl Claim {
+    /// Whether the current generation may have been spent.
+    pub fn in_doubt(&self) -> bool {
+        let current = self.current.as_ref().map(|current| current.generation);
+        current.is_some() && self.doubtful_generation == current
+    }
 }
 
 /// How far the earlier owner came.
@@ -112,6 +159,13 @@ pub struct Interrupted {
     pub commit_class: Option<CommitClass>,
     pub from_generation: Option<u32>,
     pub action: Action,
+}
+
+impl Interrupted {
+    /// A rotation request may have reached the service.
+    pub fn may_have_spent(&self) -> bool {
+        self.phase != Phase::Claimed
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -193,6 +247,10 @@ pub struct NewGeneration {
     pub action: Action,
     /// Forget the pinned account: these secrets may be another's.
     pub unpin_identity: bool,
+    /// The generation whose keys these are, where the operator brought one back.
+    pub restored_from: Option<u32>,
+    /// Written down with it: either both stand or neither.
+    pub note: Option<AuditEntry>,
 }
 
 #[derive(Debug, Clone)]
@@ -206,6 +264,8 @@ pub struct Finish {
     pub expiry_updates: Vec<(String, Option<Millis>)>,
     /// Pinned where no account is pinned yet.
     pub identity: Option<String>,
+    /// The generation that is current afterwards may have been spent.
+    pub in_doubt: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -215,6 +275,8 @@ pub struct MonitorUpdate {
     /// None: not by itself, a person must act. A paused credential gets none either way.
     pub next_due_at: Option<Millis>,
     pub next_action: Action,
+    /// Until when the service itself asked to be left alone.
+    pub asked_until: Option<Millis>,
 }
 
 /// What an attempt's end does to the pending generation.
@@ -288,7 +350,7 @@ impl Writer {
         Ok((Self { queue }, WriterThread { handle }))
     }
 
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<T, WriteError> {
@@ -435,7 +497,8 @@ impl Writer {
         self.run(move |db| commands::set_back(db, &owner, now, by)).await
     }
 
-    /// Opens an attempt because a person asked, due or not, paused or not.
+    /// Opens an attempt because a person asked, due or not. A rotation is refused where there is
+    /// a reason to wait, unless it is forced.
     pub async fn claim_one(
         &self,
         credential_id: &str,
@@ -443,9 +506,11 @@ impl Writer {
         owner: &str,
         now: Millis,
         lease_until: Millis,
+        forced: bool,
     ) -> Result<Claim, WriteError> {
         let (id, owner) = (credential_id.to_owned(), owner.to_owned());
-        self.run_at(CLAIM, move |db| commands::claim_one(db, &id, action, &owner, now, lease_until)).await
+        self.run_at(CLAIM, move |db| commands::claim_one(db, &id, action, &owner, now, lease_until, forced))
+            .await
     }
 
     /// Takes over every open attempt, whoever owned it. For the one host, when it starts.
@@ -492,6 +557,18 @@ impl Writer {
         self.run_at(FINISH, move |db| commands::finish(db, &row)).await
     }
 
+    /// Deletes reports, in one transaction with whatever else waits: the caller keeps the number
+    /// so small that nobody notices. Returns how many there were.
+    pub async fn delete_reports(&self, ids: Vec<i64>) -> Result<usize, WriteError> {
+        self.run(move |db| commands::delete_reports(db, &ids)).await
+    }
+
+    /// While rows are deleted every page of the log is another, and folding the usual number of
+    /// them into the file takes longer than a write may wait: then it is done more often.
+    pub async fn checkpoint_often(&self, often: bool) -> Result<(), WriteError> {
+        self.run(move |db| Ok(set_checkpoint(db, often)?)).await
+    }
+
     /// Extends leases, and returns the claims whose attempt is another's by now. One that has
     /// ended is neither extended nor lost.
     pub async fn renew(
@@ -505,8 +582,8 @@ impl Writer {
 
 /// Everything about a report that can be made off the writing thread, which is the one
 /// everybody waits for.
-fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteError> {
-    let Finish { token, report, verdict, monitor, generations, expiry_updates, identity } = end;
+pub(super) fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteError> {
+    let Finish { token, report, verdict, monitor, generations, expiry_updates, identity, in_doubt } = end;
     if report.cookie_id != token.credential_id {
         return Err(WriteError::Invalid(format!(
             "a report of {} can't end an attempt of {}",
@@ -543,6 +620,7 @@ fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteError> {
         generations,
         expiry_updates,
         identity,
+        in_doubt,
     })
 }
 

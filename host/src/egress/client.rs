@@ -34,6 +34,7 @@ use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
 use super::policy::{self, PolicyError, Reach};
+use super::seen;
 use super::template::{Filled, Filler, TemplateError};
 use super::{
     EgressError, EgressOptions, Exchange, Exchanged, Fingerprint, KeyChange, capture, cookies, newest_of_each,
@@ -41,6 +42,7 @@ use super::{
 use crate::credential::{self, Key, Millis};
 use crate::limits;
 use crate::protocol::{Captured, HttpError, HttpRequest, HttpResponse};
+use crate::provider::{AllowedOrigin, Resolved};
 
 /// Names and values of an answer's headers together. The largest real ones are cookies of a
 /// few KiB each.
@@ -166,7 +168,10 @@ impl Egress {
         K: Future<Output = Result<(), HttpError>>,
     {
         // Boxed: the future of a whole exchange is large, and callers put it into theirs.
-        Box::pin(self.follow(exchange, request, keep)).await.map_err(|error| redact_error(exchange, error))
+        exchange.seen.begin();
+        let result = Box::pin(self.follow(exchange, request, keep)).await;
+        exchange.seen.end();
+        result.map_err(|error| redact_error(exchange, error))
     }
 
     async fn follow<F, K>(
@@ -191,11 +196,24 @@ impl Egress {
 
         capture::check(&request.capture, &exchange.resolved).map_err(denied)?;
         let mut outgoing = Outgoing::prepare(&request, exchange)?;
+        let mut keys = seen::keys_of(&request);
         let mut redirects_left = request.redirects.min(policy::MAX_REDIRECTS);
         let mut captured = Vec::new();
         let mut ignored = 0_usize;
         loop {
-            let (response, permit) = self.hop(exchange, &outgoing, request.cookies, now, deadline).await?;
+            if request.cookies {
+                let cookies = cookies::chosen(&exchange.jar, &outgoing.url, now);
+                keys.extend(cookies.into_iter().map(|(key, ..)| key.to_owned()));
+            }
+            let answered = self.hop(exchange, &outgoing, request.cookies, now, deadline).await;
+            let sent = !matches!(
+                answered,
+                Err(HttpError::Denied(_) | HttpError::Budget(_) | HttpError::Dns(_) | HttpError::Connect(_))
+            );
+            if sent {
+                exchange.seen.sent(&mut keys);
+            }
+            let (response, permit) = answered?;
             check_headers(response.headers())?;
             ignored += self.absorb(exchange, &outgoing.url, response.headers(), now, &mut captured);
             keep_changes(exchange, keep.as_mut()).await?;
@@ -212,6 +230,7 @@ impl Egress {
                 .finish(exchange, response, &request, &outgoing.url, now, deadline, captured, ignored)
                 .await?;
             drop(permit);
+            exchange.seen.answered(&request, &exchanged);
             keep_changes(exchange, keep.as_mut()).await?;
             return Ok(Exchanged { response: exchanged, changes: exchange.take_changes() });
         }
@@ -227,15 +246,7 @@ impl Egress {
         deadline: Instant,
     ) -> Result<(reqwest::Response, OwnedSemaphorePermit), HttpError> {
         let resolved = &exchange.resolved;
-        let origin = policy::origin(&outgoing.url, &resolved.origins).map_err(denied)?;
-        let literal = match outgoing.url.host() {
-            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
-            Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
-            _ => None,
-        };
-        if let Some(ip) = literal {
-            policy::allowed_address(ip, origin, &resolved.private_hosts).map_err(denied)?;
-        }
+        let origin = permitted(&outgoing.url, resolved)?;
         let reach = policy::reach(origin, &resolved.private_hosts);
         exchange.requests_left = exchange.requests_left.checked_sub(1).ok_or_else(|| {
             HttpError::Budget(format!(
@@ -412,6 +423,29 @@ async fn by<F: Future>(deadline: Instant, answer: F) -> Option<F::Output> {
         return None;
     }
     timeout_at(Instant::now() + ARRIVED, answer).await.ok()
+}
+
+/// Judges a request as its first hop would, up to the moment it would be sent. Names aren't
+/// resolved, so the address behind one is judged by a real request alone.
+pub(super) fn judge(request: &HttpRequest, exchange: &mut Exchange) -> Result<Url, HttpError> {
+    capture::check(&request.capture, &exchange.resolved).map_err(denied)?;
+    let outgoing = Outgoing::prepare(request, exchange)?;
+    permitted(&outgoing.url, &exchange.resolved)?;
+    Ok(outgoing.url)
+}
+
+/// The origin of a URL, where the policy lets a request go there.
+fn permitted<'r>(url: &Url, resolved: &'r Resolved) -> Result<&'r AllowedOrigin, HttpError> {
+    let origin = policy::origin(url, &resolved.origins).map_err(denied)?;
+    let literal = match url.host() {
+        Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
+        Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
+        _ => None,
+    };
+    if let Some(ip) = literal {
+        policy::allowed_address(ip, origin, &resolved.private_hosts).map_err(denied)?;
+    }
+    Ok(origin)
 }
 
 async fn keep_changes<F, K>(exchange: &mut Exchange, keep: Option<&mut F>) -> Result<(), HttpError>

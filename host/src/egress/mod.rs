@@ -3,7 +3,8 @@
 //! no attempt, and knows no key of the vault: fingerprints are made by a function it is given.
 //!
 //! `policy`, `template`, `cookies`, `capture` and `redact` are pure and decide; `client` is
-//! the shell that resolves, connects, reads and keeps the time.
+//! the shell that resolves, connects, reads and keeps the time. `preview` composes and sends
+//! nothing.
 //!
 //! **Invariant:** what a service issued is in `Exchange` before anything else can fail, and
 //! stays there until someone takes it with `Exchange::take_changes` or got it in `Exchanged`.
@@ -12,7 +13,9 @@ pub mod capture;
 mod client;
 pub mod cookies;
 pub mod policy;
+pub mod preview;
 pub mod redact;
+pub mod seen;
 pub mod template;
 
 use std::borrow::Cow;
@@ -28,6 +31,7 @@ use crate::provider::Resolved;
 
 pub use client::Egress;
 use redact::Redactor;
+pub use seen::Seen;
 
 /// Makes the keyed fingerprint of a value.
 pub type Fingerprint = dyn Fn(&Secret) -> String + Send + Sync;
@@ -58,6 +62,8 @@ pub struct Exchange {
     /// Keys this call changed, with the value they had when it began.
     before: Vec<(String, Option<Secret>)>,
     changes: Vec<KeyChange>,
+    /// What the service was asked and how it answered, over the whole call.
+    pub seen: Seen,
     /// Built when the first text needs it: a call that sends nothing and logs nothing pays
     /// nothing.
     redactor: OnceLock<Redactor>,
@@ -103,6 +109,7 @@ impl Exchange {
             requests_left: limits::REQUESTS_PER_CALL,
             before: Vec::new(),
             changes: Vec::new(),
+            seen: Seen::default(),
             redactor: OnceLock::new(),
         }
     }

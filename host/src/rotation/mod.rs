@@ -1,12 +1,16 @@
 //! The rotation engine: claims what is due, runs each attempt, and renews the leases of those
-//! in flight. `decide` and `schedule` hold the rules and do no I/O; `attempt` holds the order.
+//! in flight. `machine` holds the order of an attempt, `decide`, `verdict` and `schedule` the
+//! rules; they do no I/O. `attempt` is the shell around them.
 
 pub mod attempt;
 mod clock;
 pub mod decide;
+pub mod machine;
 mod pace;
+pub mod plan;
 mod resolved;
 pub mod schedule;
+pub mod verdict;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -141,8 +145,21 @@ impl Rotation {
     /// # Errors
     /// Where it doesn't exist, is busy, or the database can't be written.
     pub async fn run_one(&self, credential_id: &str, action: Action) -> Result<Report, WriteError> {
+        self.run_one_now(credential_id, action, false).await
+    }
+
+    /// As `run_one`; forced, also where there is a reason to wait.
+    ///
+    /// # Errors
+    /// As `run_one`'s.
+    pub async fn run_one_now(
+        &self,
+        credential_id: &str,
+        action: Action,
+        forced: bool,
+    ) -> Result<Report, WriteError> {
         let _ours = Asked::new(self, credential_id);
-        let claim = self.writer.claim_one(credential_id, action, &self.owner, now(), lease()).await?;
+        let claim = self.writer.claim_one(credential_id, action, &self.owner, now(), lease(), forced).await?;
         self.run(claim).await
     }
 
