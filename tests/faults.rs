@@ -124,6 +124,36 @@ fn burning(home: &TestHome, more: &[&str]) -> Service {
     service
 }
 
+/// The shim's own promise, on which the tests of power cuts stand.
+#[test]
+fn a_sync_that_succeeds_after_one_that_failed_covers_only_what_was_written_since() {
+    let home = TestHome::without_init();
+    std::fs::create_dir(home.path()).expect("a folder");
+    let faults = Faults::of(&home);
+    faults.keep_images();
+    faults.fail_syncs(libc::EIO, 1, DB);
+    let script = "import os, sys\n\
+        file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\n\
+        os.pwrite(file, b'a' * 4096, 0)\n\
+        try: os.fsync(file)\n\
+        except OSError: print('failed')\n\
+        os.fsync(file)\n\
+        os.pwrite(file, b'b' * 4096, 4096)\n\
+        os.fsync(file)\n\
+        os.pwrite(file, b'c' * 4096, 8192)\n";
+    let file = home.path().join("keywheel.db");
+    let run = command("python3")
+        .args(["-c", script])
+        .arg(&file)
+        .envs(faults.environment())
+        .output()
+        .expect("python3, which the peers need too");
+    assert_eq!(String::from_utf8_lossy(&run.stdout), "failed\n", "{run:?}");
+    assert_eq!(std::fs::read(&file).expect("the file").len(), 3 * 4096);
+    let image = std::fs::read(home.path().join("keywheel.db.synced")).expect("the image");
+    assert_eq!(image, [[0; 4096], [b'b'; 4096]].concat());
+}
+
 #[test]
 fn a_power_cut_leaves_what_was_acknowledged_and_nothing_that_no_sync_covered() {
     let home = TestHome::new();
@@ -298,6 +328,11 @@ fn a_clock_that_jumps_an_hour_hands_no_attempt_in_flight_over_and_stops_no_sched
     let log = daemon.log();
     assert!(log.contains("the clock was set ahead"), "{log}");
     assert!(log.contains("the clock was set back"), "{log}");
+    // Nor one that was set back while no daemon ran.
+    assert!(daemon.stop().success());
+    faults.set_clock(-2 * HOUR);
+    let _daemon = home.serve_in(&faults.environment());
+    wait_for_rounds(&home, 1);
 }
 
 #[test]
