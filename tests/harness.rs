@@ -43,7 +43,7 @@ pub fn random_secret() -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the tests start the programs they test, and the peers")]
-fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     Command::new(program)
 }
 
@@ -502,6 +502,11 @@ impl Service {
         wait_until(SOON, &format!("a request for {path} arrives"), || {
             self.state().waiting.get(path).is_some_and(|&waiting| waiting > 0).then_some(())
         });
+    }
+
+    /// Whether no request for a path waits for its answer.
+    pub fn is_idle(&self, path: &str) -> bool {
+        self.state().waiting.get(path).is_none_or(|&waiting| waiting == 0)
     }
 
     fn state(&self) -> MutexGuard<'_, ServiceState> {

@@ -8,6 +8,7 @@ mod credentials;
 mod docs;
 mod egress;
 mod external_workers;
+mod faults;
 mod harness;
 mod home;
 mod hostile;

@@ -331,10 +331,14 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 /// Answers clients until `stop`.
 pub async fn serve(listener: UnixListener, host: Arc<Host>, mut stop: watch::Receiver<bool>) {
     let mut clients = tokio::task::JoinSet::new();
+    let mut failing = false;
     while !*stop.borrow() {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
+                    if std::mem::take(&mut failing) {
+                        tracing::info!("clients are accepted again");
+                    }
                     let host = Arc::clone(&host);
                     clients.spawn(async move {
                         if let Err(error) = answer(client, &host).await {
@@ -343,7 +347,10 @@ pub async fn serve(listener: UnixListener, host: Arc<Host>, mut stop: watch::Rec
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a client can't be accepted");
+                    // Once, not ten times a second for as long as it lasts.
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::error!(%error, "a client can't be accepted; it waits");
+                    }
                     // Out of descriptors: a moment of rest, or this loop burns a core.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }

@@ -603,7 +603,7 @@ pub(super) fn put_off(db: &Connection, rows: &[(i64, Millis)], why: &str) -> Wri
 
 pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
     let now = millis(claim.now);
-    let mut claims = Vec::new();
+    let (mut claims, mut overdue) = (Vec::new(), Vec::new());
     for (service, quota) in &claim.quotas {
         let left = claim.at_most.saturating_sub(u32::try_from(claims.len()).unwrap_or(u32::MAX));
         let quota = left.min(*quota);
@@ -616,8 +616,10 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
             let held = due.iter().filter(|due| matches!(due, Found::Due(_, Passage::Wait { .. }))).count();
             for found in due {
                 match found {
-                    Found::Abandoned(credential) => {
-                        claims.push(take_over(db, credential, &claim.owner, claim.lease_until)?);
+                    // Only the owner knows whether it still works on it.
+                    Found::Open(token, true) => overdue.push(token),
+                    Found::Open(token, false) => {
+                        claims.push(take_over(db, token.credential_row, &claim.owner, claim.lease_until)?);
                     }
                     Found::Due(credential, Passage::Go(action)) => claims.push(open_attempt(
                         db,
@@ -646,7 +648,54 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
             db.prepare_cached(NEXT_DUE)?.query_row([service], |row| read_optional_millis(row, 0))?;
         next_due = [next_due, earliest].into_iter().flatten().min();
     }
-    Ok(Claims { claims, next_due })
+    Ok(Claims { claims, overdue, next_due })
+}
+
+/// Takes over these attempts of a claimant's own that it gave up.
+pub(super) fn resume(
+    db: &Connection,
+    tokens: &[ClaimToken],
+    owner: &str,
+    lease_until: Millis,
+) -> Written<Vec<Claim>> {
+    let mut claims = Vec::new();
+    for token in tokens {
+        let open = db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM journal WHERE credential = ?1 AND fence = ?2)")?
+            .query_row(params![token.credential_row, token.fence], |row| row.get(0))?;
+        if open {
+            claims.push(take_over(db, token.credential_row, owner, lease_until)?);
+        }
+    }
+    Ok(claims)
+}
+
+/// Moves what was written down by a clock that was ahead: what an attempt of then made due, what
+/// was added then, and the leases of `owner`. `by` is how far it was ahead where that is known;
+/// else a credential waits from now as long as it would have from its last attempt.
+pub(super) fn set_back(db: &Connection, owner: &str, now: Millis, by: Option<Millis>) -> Written<usize> {
+    db.prepare_cached("UPDATE journal SET lease_until = max(?2, lease_until - ?3) WHERE owner = ?1")?
+        .execute(params![owner, millis(now), by.map_or(0, millis)])?;
+    // A verdict of "dead" may come of that clock: cookies that seemed to have ended aren't sent.
+    let moved = db
+        .prepare_cached(
+            "UPDATE cookie_rotation_monitor
+             SET next_due_at = CASE
+                 WHEN last_attempt_at IS NULL OR last_verdict IN ('invalid', 'needs-human') THEN ?1
+                 WHEN ?2 IS NULL THEN max(?1, ?1 + next_due_at - last_attempt_at)
+                 ELSE max(?1, next_due_at - ?2) END
+             WHERE next_due_at > ?1 AND (last_attempt_at IS NULL OR last_attempt_at > ?1)
+               AND NOT EXISTS (SELECT 1 FROM journal j JOIN credentials c ON c.id = j.credential
+                               WHERE c.credential_id = cookie_id)",
+        )?
+        .execute(params![millis(now), by.map(millis)])?;
+    db.prepare_cached(
+        "UPDATE cookie_rotation_monitor SET next_due_at = j.lease_until
+         FROM journal j JOIN credentials c ON c.id = j.credential
+         WHERE c.credential_id = cookie_id AND j.owner = ?1",
+    )?
+    .execute([owner])?;
+    Ok(moved)
 }
 
 /// How often a claim asks for more where the gate sent some away.
@@ -654,15 +703,15 @@ const GATE_ROUNDS: usize = 16;
 
 enum Found {
     Due(i64, Passage),
-    /// Its owner let the lease run out.
-    Abandoned(i64),
+    /// Its lease ran out, and whether it is the claimant's own.
+    Open(ClaimToken, bool),
 }
 
 /// Rows of open attempts have their lease's end as due time, so one that is due here with a
-/// journal row lost its owner.
+/// journal row lost its owner, or its owner is the one who asks.
 const DUE: &str = "
-    SELECT c.id, j.credential, m.next_action, m.cookie_id, m.expires_at, c.quiet_json,
-           c.settings_json, c.private_hosts_json
+    SELECT c.id, j.fence, m.next_action, m.cookie_id, m.expires_at, c.quiet_json,
+           c.settings_json, c.private_hosts_json, j.owner = ?4
     FROM cookie_rotation_monitor m
     JOIN credentials c ON c.credential_id = m.cookie_id
     LEFT JOIN journal j ON j.credential = c.id
@@ -680,10 +729,11 @@ fn due_of(
     claim: &ClaimDue,
 ) -> rusqlite::Result<Vec<Found>> {
     db.prepare_cached(DUE)?
-        .query_map(params![service, now, at_most], |row| {
+        .query_map(params![service, now, at_most, claim.owner], |row| {
             let credential = row.get(0)?;
-            if row.get::<_, Option<i64>>(1)?.is_some() {
-                return Ok(Found::Abandoned(credential));
+            if let Some(fence) = row.get(1)? {
+                let token = ClaimToken { credential_row: credential, credential_id: row.get(3)?, fence };
+                return Ok(Found::Open(token, row.get::<_, Option<bool>>(8)?.unwrap_or(false)));
             }
             let passage = claim.gate.judge(Due {
                 service,
@@ -863,10 +913,16 @@ pub(super) fn renew(db: &Connection, tokens: &[ClaimToken], lease_until: Millis)
         let renewed = db
             .prepare_cached("UPDATE journal SET lease_until = ?3 WHERE credential = ?1 AND fence = ?2")?
             .execute(params![token.credential_row, token.fence, millis(lease_until)])?;
-        if renewed == 0 {
-            lost.push(token.clone());
-        } else {
+        if renewed != 0 {
             lease_monitor(db, token.credential_row, lease_until)?;
+            continue;
+        }
+        // An attempt may end while its renewal waits behind a slow commit: that is no loss.
+        let open = db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM journal WHERE credential = ?1)")?
+            .query_row([token.credential_row], |row| row.get(0))?;
+        if open {
+            lost.push(token.clone());
         }
     }
     Ok(lost)

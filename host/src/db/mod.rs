@@ -76,7 +76,7 @@ pub enum DbError {
     NoLog { path: PathBuf, found: String },
     #[error("{} is in use by process {pid}; hint: stop that daemon, or let the command talk to it", path.display())]
     Locked { path: PathBuf, pid: String },
-    #[error("{} can't be opened", path.display())]
+    #[error("{} can't be opened for writing; hint: the home must be writable for its user, and its file system not read-only", path.display())]
     Io {
         path: PathBuf,
         #[source]

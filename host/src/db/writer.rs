@@ -252,6 +252,9 @@ pub struct ClaimDue {
 #[derive(Debug, Clone)]
 pub struct Claims {
     pub claims: Vec<Claim>,
+    /// Attempts of the asker's own whose lease has run out by `now`. They are left as they are:
+    /// it renews what it still works on, and resumes what it gave up.
+    pub overdue: Vec<ClaimToken>,
     /// The earliest moment at which one of these services has something to claim: a due time,
     /// or the end of a lease nobody renewed. Not after `now` where a quota cut the claims short.
     pub next_due: Option<Millis>,
@@ -569,9 +572,29 @@ impl Writer {
         self.run(move |db| commands::make_due(db, &id, action, due)).await
     }
 
-    /// Opens an attempt for what is due, earliest first, and takes over those whose lease ran out.
+    /// Opens an attempt for what is due, earliest first, and takes over those of others whose
+    /// lease ran out.
     pub async fn claim_due(&self, claim: ClaimDue) -> Result<Claims, WriteError> {
         self.run_at(CLAIM, move |db| commands::claim_due(db, &claim)).await
+    }
+
+    /// Takes over attempts of one's own that nobody works on any more. What has ended meanwhile
+    /// is left out.
+    pub async fn resume(
+        &self,
+        tokens: Vec<ClaimToken>,
+        owner: &str,
+        lease_until: Millis,
+    ) -> Result<Vec<Claim>, WriteError> {
+        let owner = owner.to_owned();
+        self.run(move |db| commands::resume(db, &tokens, &owner, lease_until)).await
+    }
+
+    /// Says that the clock was ahead until now, and by how much, if that is known. Returns how
+    /// many credentials are due earlier for that.
+    pub async fn set_back(&self, owner: &str, now: Millis, by: Option<Millis>) -> Result<usize, WriteError> {
+        let owner = owner.to_owned();
+        self.run(move |db| commands::set_back(db, &owner, now, by)).await
     }
 
     /// Opens an attempt because a person asked, due or not. A rotation is refused where there is
@@ -646,7 +669,8 @@ impl Writer {
         self.run(move |db| Ok(set_checkpoint(db, often)?)).await
     }
 
-    /// Extends leases, and returns the claims that are no longer the caller's.
+    /// Extends leases, and returns the claims whose attempt is another's by now. One that has
+    /// ended is neither extended nor lost.
     pub async fn renew(
         &self,
         tokens: Vec<ClaimToken>,

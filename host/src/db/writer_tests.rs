@@ -1,6 +1,6 @@
 //! The writer on real files: claims, fences, generations, and what failures leave behind.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 
 use tempfile::TempDir;
@@ -512,14 +512,91 @@ async fn a_lease_that_runs_out_hands_the_attempt_on_and_a_renewed_one_does_not()
     let claim = home.claim("shop-1", Action::Validate).await;
     let lost = home.writer.renew(vec![claim.token.clone()], T0 + 2 * LEASE).await.unwrap();
     assert!(lost.is_empty());
-    let quotas = [("shop", 5)];
-    let early = home.writer.claim_due(due(T0 + LEASE, &quotas)).await.unwrap();
+    let by_another = |now| ClaimDue { owner: String::from("host-b"), ..due(now, &[("shop", 5)]) };
+    let early = home.writer.claim_due(by_another(T0 + LEASE)).await.unwrap();
     assert!(early.claims.is_empty());
-    let later = home.writer.claim_due(due(T0 + 2 * LEASE, &quotas)).await.unwrap();
+    let later = home.writer.claim_due(by_another(T0 + 2 * LEASE)).await.unwrap();
     assert_eq!(later.claims.len(), 1);
     assert_eq!(later.claims[0].attempt_number, 1);
     assert_eq!(later.claims[0].interrupted.as_ref().unwrap().phase, Phase::Claimed);
     assert!(later.claims[0].token.fence > claim.token.fence);
+}
+
+#[tokio::test]
+async fn who_asks_never_takes_its_own_attempt_over_unless_it_says_so() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let claim = home.claim("shop-1", Action::Rotate).await;
+    let (late, quotas) = (T0 + 60 * LEASE, [("shop", 5)]);
+    let claims = home.writer.claim_due(due(late, &quotas)).await.unwrap();
+    assert!(claims.claims.is_empty());
+    assert_eq!(claims.overdue, vec![claim.token.clone()]);
+    // Still the owner's.
+    assert!(home.writer.renew(claims.overdue, late + LEASE).await.unwrap().is_empty());
+    assert!(home.writer.claim_due(due(late, &quotas)).await.unwrap().overdue.is_empty());
+    let resumed = home.writer.resume(vec![claim.token.clone()], "host-a", late + LEASE).await.unwrap();
+    assert_eq!((resumed.len(), resumed[0].attempt_number), (1, 1));
+    assert!(resumed[0].interrupted.is_some());
+    // A second time finds it gone to the newer fence.
+    assert!(home.writer.resume(vec![claim.token], "host-a", late + LEASE).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn after_a_clock_was_ahead_what_it_made_due_comes_nearer_and_nothing_else() {
+    const HOUR: Millis = 3_600_000;
+    let home = Home::new();
+    for id in ["before", "after", "dead", "open"] {
+        home.add(id, "shop").await;
+    }
+    // Ended by the right clock, and by one that is an hour ahead.
+    let end = |claim: &Claim, finished: Millis, verdict: &str| {
+        let mut end = end_of(claim);
+        end.report.finished_at = iso8601(finished);
+        end.verdict = verdict.to_owned();
+        end.monitor.next_due_at = Some(finished + 90_000);
+        end
+    };
+    let mut claims = HashMap::new();
+    for id in ["before", "after", "dead", "open"] {
+        claims.insert(id, home.claim(id, Action::Validate).await);
+    }
+    home.writer.finish(end(&claims["before"], T0, "valid")).await.unwrap();
+    home.writer.finish(end(&claims["after"], T0 + HOUR, "valid")).await.unwrap();
+    home.writer.finish(end(&claims["dead"], T0 + HOUR, "invalid")).await.unwrap();
+    home.writer.renew(vec![claims["open"].token.clone()], T0 + HOUR + LEASE).await.unwrap();
+    // Another's leases are its own to judge.
+    assert_eq!(home.writer.set_back("host-b", T0 + 1_000, Some(HOUR)).await.unwrap(), 2);
+
+    let next_due = |now| home.writer.claim_due(ClaimDue { at_most: 0, ..due(now, &[("shop", 5)]) });
+    assert_eq!(next_due(T0).await.unwrap().next_due, Some(T0 + 1_000));
+    let now_due = home.writer.claim_due(due(T0 + 1_000, &[("shop", 5)])).await.unwrap();
+    assert_eq!(
+        now_due.claims.iter().map(|claim| claim.token.credential_id.as_str()).collect::<Vec<_>>(),
+        ["dead"]
+    );
+    let soon_due = home.writer.claim_due(due(T0 + 90_000, &[("shop", 5)])).await.unwrap();
+    let mut soon: Vec<_> = soon_due.claims.iter().map(|claim| claim.token.credential_id.as_str()).collect();
+    soon.sort_unstable();
+    assert_eq!(soon, ["after", "before"]);
+    assert_eq!(soon_due.overdue, vec![now_due.claims[0].token.clone()]);
+
+    home.writer.set_back("host-a", T0 + 90_000, Some(HOUR)).await.unwrap();
+    let overdue = home.writer.claim_due(due(T0 + 90_000 + LEASE, &[("shop", 5)])).await.unwrap().overdue;
+    assert!(overdue.contains(&claims["open"].token), "{overdue:?}");
+}
+
+#[tokio::test]
+async fn by_how_much_the_clock_was_ahead_need_not_be_known() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let claim = home.claim("shop-1", Action::Validate).await;
+    let mut end = end_of(&claim);
+    end.report.finished_at = iso8601(T0 + 3_600_000);
+    end.monitor.next_due_at = Some(T0 + 3_600_000 + 90_000);
+    home.writer.finish(end).await.unwrap();
+    assert_eq!(home.writer.set_back("host-a", T0, None).await.unwrap(), 1);
+    let claims = home.writer.claim_due(due(T0, &[("shop", 5)])).await.unwrap();
+    assert_eq!(claims.next_due, Some(T0 + 90_000));
 }
 
 #[tokio::test]

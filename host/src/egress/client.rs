@@ -64,6 +64,12 @@ const PING: Duration = Duration::from_secs(5);
 /// An idle connection; most servers close theirs after 60 to 75 s.
 const IDLE: Duration = Duration::from_secs(55);
 
+/// A timer that is late by this much didn't just wait for its turn.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+
+/// For reading what lies in a socket: milliseconds, and a loaded machine is no reason to lose it.
+const ARRIVED: Duration = Duration::from_secs(2);
+
 /// Hosts remembered without a request in flight, before the idle ones are forgotten.
 const IDLE_GATES: usize = 1_024;
 
@@ -283,13 +289,13 @@ impl Egress {
 
         let client = &self.clients[reach as usize];
         let gate = self.gates.of(&origin.host);
-        let answered = timeout_at(deadline, async move {
+        let answered = by(deadline, async move {
             let permit =
                 gate.acquire_owned().await.map_err(|_| HttpError::Other("shutting down".to_owned()))?;
             let response = client.execute(request).await.map_err(classify)?;
             Ok((response, permit))
         });
-        answered.await.map_err(|_| HttpError::Timeout)?
+        answered.await.ok_or(HttpError::Timeout)?
     }
 
     /// Takes note of what an answer says of the clocks, and of whether to ask again so soon.
@@ -420,7 +426,7 @@ impl Egress {
         let status = response.status();
         let mut headers = std::mem::take(response.headers_mut());
         let gzip = is_gzip(&headers)?;
-        let mut body = timeout_at(deadline, read_body(response)).await.map_err(|_| HttpError::Timeout)??;
+        let mut body = by(deadline, read_body(response)).await.ok_or(HttpError::Timeout)??;
         if gzip {
             body = unzip(&body)?;
             headers.remove(header::CONTENT_ENCODING);
@@ -485,6 +491,20 @@ impl std::fmt::Debug for Egress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Egress").finish_non_exhaustive()
     }
+}
+
+/// What comes by the deadline. One that was overslept, because the process or the machine was
+/// stopped, leaves a moment to take what has arrived meanwhile: it may be the only copy of a
+/// new secret, and only waits to be read.
+async fn by<F: Future>(deadline: Instant, answer: F) -> Option<F::Output> {
+    let mut answer = std::pin::pin!(answer);
+    if let Ok(answer) = timeout_at(deadline, &mut answer).await {
+        return Some(answer);
+    }
+    if deadline.elapsed() < OVERSLEPT {
+        return None;
+    }
+    timeout_at(Instant::now() + ARRIVED, answer).await.ok()
 }
 
 /// Judges a request as its first hop would, up to the moment it would be sent. Names aren't

@@ -902,8 +902,10 @@ impl Registry {
         let described = self.supervisor.describe(code).await;
         let (manifest, shape) = described.map_err(|error| match error {
             // In words about the plugin, which has no worker yet.
-            CallError::Unfit(why) => why,
-            other => other.to_string(),
+            CallError::Unfit(why) => Unfit::from(why),
+            // Out of descriptors or processes: that is nothing of the plugin's.
+            CallError::Spawn(_) | CallError::ShuttingDown => Unfit::passing(error.to_string()),
+            other => other.to_string().into(),
         })?;
         manifest::check(&manifest).map_err(|error| error.to_string())?;
         Ok((manifest, shape))

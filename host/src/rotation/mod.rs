@@ -4,6 +4,7 @@
 //! them. The queue is the database's: nothing here grows with the number of credentials.
 
 pub mod attempt;
+mod clock;
 pub mod decide;
 pub mod machine;
 mod pace;
@@ -16,7 +17,7 @@ pub mod verdict;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -33,11 +34,17 @@ use crate::report::Report;
 use crate::supervisor::Supervisor;
 use crate::vault::Vault;
 
+use clock::{ClockWatch, Jump};
+
 /// Attempts of one service in flight, and more where it is fast enough (`pace`).
 const PER_SERVICE: usize = limits::CALL.in_flight as usize;
 
-/// The longest sleep between two looks at the due queue: a clock that jumped is noticed by then.
+/// The longest sleep between two looks at the due queue.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// Between two looks at the clocks: one that was set is noticed by then. Nothing is asked of the
+/// database for it.
+const CLOCK_LOOK: Duration = Duration::from_secs(2);
 
 /// Ends of attempts within this are answered by one claim. Short beside any due time, long
 /// beside a commit.
@@ -61,6 +68,9 @@ pub struct Rotation {
     pub owner: String,
     resolved: resolved::ResolvedSettings,
     in_flight: Mutex<HashMap<String, (String, ClaimToken)>>,
+    /// What was asked for by command, from before the database hears of it: in flight as well.
+    asked: Mutex<Vec<String>>,
+    clock: Mutex<ClockWatch>,
     paces: Mutex<HashMap<String, pace::Pace>>,
     /// The operator's rules by service, and how far the rates among them are used up.
     rules: BTreeMap<String, ServiceRules>,
@@ -74,8 +84,18 @@ pub struct Rotation {
     changed: Notify,
 }
 
+/// A development build can be told a shorter one in `KEYWHEEL_LEASE_MS`, so that a test needn't
+/// stop it for a minute.
+fn lease_time() -> Duration {
+    #[cfg(debug_assertions)]
+    if let Some(ms) = std::env::var("KEYWHEEL_LEASE_MS").ok().and_then(|ms| ms.parse().ok()) {
+        return Duration::from_millis(ms);
+    }
+    limits::LEASE
+}
+
 fn lease() -> Millis {
-    now() + limits::LEASE.as_millis() as Millis
+    now() + lease_time().as_millis() as Millis
 }
 
 impl Rotation {
@@ -101,6 +121,8 @@ impl Rotation {
             owner,
             resolved: resolved::ResolvedSettings::default(),
             in_flight: Mutex::default(),
+            asked: Mutex::default(),
+            clock: Mutex::new(ClockWatch::new(now(), Instant::now())),
             paces: Mutex::default(),
             rules,
             rates,
@@ -261,16 +283,15 @@ impl Rotation {
     pub async fn run(&self, claim: Claim) -> Result<Report, WriteError> {
         let (id, service) = (claim.token.credential_id.clone(), claim.service.clone());
         self.hold().insert(id.clone(), (service, claim.token.clone()));
+        let held = InFlight { engine: self, id: &id };
         let result = attempt::run(self, claim).await;
-        let removed = self.hold().remove(&id);
-        if let Some((service, _)) = removed {
-            if let (Some(rate), Ok(report)) = (self.rates().get_mut(&service), &result) {
-                // The first was booked with the claim.
-                let requests = report.meta.get("requests").and_then(serde_json::Value::as_u64).unwrap_or(0);
-                rate.take(usize::try_from(requests.saturating_sub(1)).unwrap_or(0), now());
-            }
-            let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
-            paces.entry(service).or_default().ended(now());
+        drop(held);
+        if let Ok(report) = &result
+            && let Some(rate) = self.rates().get_mut(&report.service)
+        {
+            // The first was booked with the claim.
+            let requests = report.meta.get("requests").and_then(serde_json::Value::as_u64).unwrap_or(0);
+            rate.take(usize::try_from(requests.saturating_sub(1)).unwrap_or(0), now());
         }
         if let Err(error) = &result {
             // The journal row stays; the lease runs out and the attempt is recovered.
@@ -298,6 +319,7 @@ impl Rotation {
         action: Action,
         forced: bool,
     ) -> Result<Report, WriteError> {
+        let _ours = Asked::new(self, credential_id);
         let claim = self.writer.claim_one(credential_id, action, &self.owner, now(), lease(), forced).await?;
         self.run(claim).await
     }
@@ -307,6 +329,8 @@ impl Rotation {
     /// # Errors
     /// Where the database can't be written.
     pub async fn reclaim(&self) -> Result<Vec<Claim>, WriteError> {
+        // What an earlier host wrote down by a clock that has been set back since.
+        self.writer.set_back(&self.owner, now(), None).await?;
         self.writer.reclaim_interrupted(&self.owner, lease()).await
     }
 
@@ -318,7 +342,11 @@ impl Rotation {
         }
         let renewing = tokio::spawn(Arc::clone(&self).renew_leases());
         while !*stop.borrow() {
-            let sleep = match self.claim_due(&mut running).await {
+            let looked = match self.look_at_the_clock().await {
+                Ok(()) => self.claim_due(&mut running).await,
+                Err(error) => Err(error),
+            };
+            let sleep = match looked {
                 Ok(sleep) => sleep,
                 Err(error) => {
                     tracing::error!(%error, "nothing can be claimed, rotations are stopped");
@@ -328,7 +356,7 @@ impl Rotation {
             tokio::select! {
                 // The ends of attempts come in bursts, and one claim serves them all.
                 () = self.changed.notified() => tokio::time::sleep(BURST).await,
-                () = tokio::time::sleep(sleep) => {}
+                () = self.sleep(sleep) => {}
                 _ = stop.changed() => {}
             }
             while running.try_join_next().is_some() {}
@@ -403,6 +431,11 @@ impl Rotation {
             }
             self.start(running, claim);
         }
+        if !claims.overdue.is_empty() {
+            self.settle(claims.overdue, running).await?;
+            // They stood in the way of what else is due.
+            return Ok(Duration::ZERO);
+        }
         let until =
             claims.next_due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(now())));
         // A quota that was cut short is claimed again when an attempt ends and wakes us.
@@ -427,8 +460,74 @@ impl Rotation {
         used
     }
 
+    /// Leases of our own that ran out, which happens where the process was stopped or the clock
+    /// set ahead: what is in flight is renewed, and never begun a second time. What ended without
+    /// its report is taken up again.
+    async fn settle(
+        self: &Arc<Self>,
+        overdue: Vec<ClaimToken>,
+        running: &mut JoinSet<()>,
+    ) -> Result<(), WriteError> {
+        let (held, given_up): (Vec<_>, Vec<_>) =
+            overdue.into_iter().partition(|token| self.is_held(&token.credential_id));
+        if !held.is_empty() {
+            tracing::info!(attempts = held.len(), "leases ran out under attempts in flight, renewed");
+            self.writer.renew(held, lease()).await?;
+        }
+        if !given_up.is_empty() {
+            for claim in self.writer.resume(given_up, &self.owner, lease()).await? {
+                self.start(running, claim);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_held(&self, credential_id: &str) -> bool {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.iter().any(|id| id == credential_id) || self.hold().contains_key(credential_id)
+    }
+
+    /// Sleeps, but not past a jump of the clock.
+    async fn sleep(&self, sleep: Duration) {
+        let end = tokio::time::Instant::now() + sleep;
+        while tokio::time::Instant::now() < end {
+            tokio::time::sleep_until(end.min(tokio::time::Instant::now() + CLOCK_LOOK)).await;
+            let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+            if clock.has_jumped(now(), Instant::now()) {
+                return;
+            }
+        }
+    }
+
+    /// Due times and leases are wall time. After a clock that was ahead they lie too far in the
+    /// future, and come nearer by as much. After one that was behind everything is due at once,
+    /// once, within the usual capacity.
+    async fn look_at_the_clock(&self) -> Result<(), WriteError> {
+        let (wall, jump) = {
+            let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+            let wall = now();
+            (wall, clock.look(wall, Instant::now()))
+        };
+        match jump {
+            Jump::None => {}
+            Jump::Ahead(by) => {
+                tracing::warn!(seconds = by.as_secs(), "the clock was set ahead, or the machine slept");
+            }
+            Jump::Back(by) => {
+                let millis = by.as_millis() as Millis;
+                let moved =
+                    self.writer.set_back(&self.owner, wall, Some(millis)).await.inspect_err(|_| {
+                        // Looked at again with the next round: it must not be forgotten.
+                        self.clock.lock().unwrap_or_else(PoisonError::into_inner).undo(by);
+                    })?;
+                tracing::warn!(seconds = by.as_secs(), credentials = moved, "the clock was set back");
+            }
+        }
+        Ok(())
+    }
+
     async fn renew_leases(self: Arc<Self>) {
-        let mut every = tokio::time::interval(limits::LEASE / 3);
+        let mut every = tokio::time::interval(lease_time() / 3);
         loop {
             every.tick().await;
             let tokens: Vec<_> = self.hold().values().map(|(_, token)| token.clone()).collect();
@@ -452,6 +551,45 @@ impl Rotation {
 
 fn used_of(used: &HashMap<String, usize>, service: &str) -> usize {
     used.get(service).copied().unwrap_or(0)
+}
+
+/// An attempt is in flight as long as this lives: also one whose task panics ends so, and its
+/// journal row leads to its recovery.
+struct InFlight<'a> {
+    engine: &'a Rotation,
+    id: &'a str,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let removed = self.engine.hold().remove(self.id);
+        if let Some((service, _)) = removed {
+            let mut paces = self.engine.paces.lock().unwrap_or_else(PoisonError::into_inner);
+            paces.entry(service).or_default().ended(now());
+        }
+    }
+}
+
+/// A claim that a person asked for, from before the database hears of it.
+struct Asked<'a> {
+    engine: &'a Rotation,
+    id: &'a str,
+}
+
+impl<'a> Asked<'a> {
+    fn new(engine: &'a Rotation, id: &'a str) -> Self {
+        engine.asked.lock().unwrap_or_else(PoisonError::into_inner).push(id.to_owned());
+        Self { engine, id }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut asked = self.engine.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = asked.iter().position(|id| id == self.id) {
+            asked.swap_remove(place);
+        }
+    }
 }
 
 /// How many of each service may be claimed. Every service with room is asked for each time, or

@@ -186,6 +186,9 @@ fn spawn(image: &CString, null: &OwnedFd, task: Task) -> io::Result<Spawned> {
     };
     let (started, namespaces) = match start(NAMESPACES) {
         Ok(started) => (started, LayerState::On),
+        // Short of something for the moment, it would be no better off without them, and a worker
+        // that got through by luck would stand with a wall less for all its life.
+        Err(error) if is_shortage(&error) => return Err(error),
         // Containers and hardened kernels deny them to those who aren't root.
         Err(error) => (start(0)?, LayerState::Unavailable(format!("the kernel refuses them: {error}"))),
     };
@@ -204,6 +207,11 @@ fn spawn(image: &CString, null: &OwnedFd, task: Task) -> io::Result<Spawned> {
         Err(error) => return Err(error),
     }
     Ok(Spawned { child, socket: UnixStream::from_std(ours)?, namespaces })
+}
+
+/// Out of descriptors, processes or memory, rather than refused.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM))
 }
 
 /// Leaves a process the time that no other wants. Its thread that computes is its first one; the
