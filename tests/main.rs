@@ -7,6 +7,7 @@ mod compatibility;
 mod credentials;
 mod docs;
 mod egress;
+mod faults;
 mod harness;
 mod home;
 mod hostile;
