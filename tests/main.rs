@@ -21,4 +21,5 @@ mod recovery;
 mod reload;
 mod secrets;
 mod services;
+mod soak;
 mod threat_model;

@@ -214,6 +214,12 @@ impl Account {
             .collect()
     }
 
+    /// Whether what was issued last was ever shown: whoever showed it had kept it.
+    pub fn newest_was_used(&self) -> bool {
+        let newest = self.last_issued();
+        self.tokens.iter().any(|token| token.used.is_some() && newest.contains(&token.value.as_str()))
+    }
+
     /// A request is made with it: who asks?
     pub fn check(&mut self, value: &str, now: Instant) -> Result<usize, Refused> {
         let id = self.find(value).ok_or(Refused::Dead)?;

@@ -49,6 +49,8 @@ pub struct Standing {
     pub revocations: u32,
     /// Tokens that live.
     pub living: usize,
+    /// What was issued last came back: whoever showed it had kept it.
+    pub newest_was_used: bool,
     /// What was issued last, by the names that a credential has for it.
     pub last_issued: HashMap<String, String>,
 }
@@ -121,6 +123,7 @@ impl Services {
             double_spends: account.double_spends,
             revocations: account.revocations,
             living: account.living(Instant::now()).count(),
+            newest_was_used: account.newest_was_used(),
             last_issued: by_key(account.class, account.last_issued()),
         }
     }
