@@ -383,7 +383,7 @@ fn survives_every_cut_of_its_writes(class: Class, first: u64, stride: usize) {
     loop {
         let before = (victim.settled(), victim.standing());
         // Before every other one, after the rest: both ends of a sync come by in some class.
-        let moment = if number % 2 == 0 { Moment::Before } else { Moment::After };
+        let moment = if number.is_multiple_of(2) { Moment::Before } else { Moment::After };
         faults.kill_at(number, moment);
         let asked = victim.home.run(&["credential", "rotate", ID]);
         if asked.code() == 0 && is_running(daemon.pid()) {
