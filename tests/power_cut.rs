@@ -410,6 +410,52 @@ fn a_token_that_burns_survives_a_power_cut_at_every_write() {
     survives_every_cut_of_its_writes(Class::Burn, 1, 1);
 }
 
+#[test]
+fn a_refresh_token_survives_every_power_cut_or_calls_a_human() {
+    survives_every_cut(Class::BurnPair);
+}
+
+#[test]
+fn a_refresh_token_survives_a_power_cut_at_its_writes() {
+    survives_every_cut_of_its_writes(Class::BurnPair, 2, 3);
+}
+
+/// The access token outlives the refresh token that bought it, so that a credential which looks
+/// well may hold a spent one. Sending that again would end the whole family.
+#[test]
+fn a_refresh_token_that_may_be_spent_is_never_sent_again_by_itself() {
+    let victim = Victim::of(Class::BurnPair);
+    let mut daemon = victim.serve("receipt.begin");
+    let keys = victim.services.open(ID, victim.class);
+    // A rotation falls due with every look.
+    let often = ["--every", "1s", "--rotate-every", "1s"];
+    victim.services.alarm(victim.fuse.clone());
+    add(&victim.home, &victim.services, ID, victim.class, &keys, &often);
+    assert_eq!(daemon.ended().signal(), Some(9));
+    std::fs::remove_file(&victim.fuse).expect("the fuse was lit");
+    let before = victim.home.reports(ID).len();
+    let _daemon = victim.serve("");
+    let reports = victim.home.wait_for_reports(ID, before + 1);
+    assert_eq!(reports[before]["meta"]["verdict"], "needs-human", "{}", reports[before]);
+    // Whoever asks finds the access token well, and then the schedule looks again as well.
+    for _ in 0..3 {
+        victim.home.run(&["credential", "validate", ID]);
+    }
+    let reports = victim.home.wait_for_reports(ID, before + 5);
+    let spent = |report: &Value| report["meta"]["path"].to_string().contains("\"rotate\"");
+    assert!(!reports.iter().any(spent), "{reports:#?}");
+    assert_eq!(victim.standing().rotations, 1);
+    victim.assert_nothing_was_spent_twice();
+    // New secrets end that, and the schedule rotates again.
+    let keys = victim.services.sign_in(ID);
+    wait_until(SOON, "no attempt is in the way of the import", || {
+        let import = victim.home.run_with_input(&["credential", "import", ID, "-"], &lines(&keys));
+        (import.code() == 0).then_some(())
+    });
+    wait_until(SOON, "the schedule rotates", || (victim.standing().rotations > 1).then_some(()));
+    victim.assert_nothing_was_spent_twice();
+}
+
 /// The database is written alike for every class, so between them these come by every write.
 #[test]
 fn the_other_classes_survive_a_power_cut_at_their_writes() {

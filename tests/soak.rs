@@ -20,9 +20,6 @@ const SHORT: u64 = 20;
 
 const CREDENTIALS: usize = 120;
 
-/// All but the pair, for which the host has no rule yet.
-const CLASSES: [Class; 5] = [Class::Burn, Class::Grace, Class::CommitOnUse, Class::Additive, Class::Sliding];
-
 /// The longest that a service takes to answer, after its effect: the longer, the more kills fall
 /// between the two.
 const SLOWEST_ANSWER: Duration = Duration::from_millis(60);
@@ -78,7 +75,7 @@ impl Soak {
         }
         let services = Services::start(Terms::default());
         services.answer_within(SLOWEST_ANSWER);
-        let classes = CLASSES.iter().cycle().take(CREDENTIALS);
+        let classes = Class::ALL.iter().cycle().take(CREDENTIALS);
         let credentials =
             classes.enumerate().map(|(number, class)| (format!("{}-{number}", class.name()), *class));
         Self { home, services, credentials: credentials.collect(), tally: Tally::default() }
