@@ -104,6 +104,14 @@ impl Soak {
         self.home.json(&["credential", "list"]).as_array().expect("an array").clone()
     }
 
+    /// The report of a credential's last attempt to rotate.
+    fn last_rotation(&self, id: &str) -> Value {
+        let reports = self.home.json(&["reports", "list", "--credential", id, "--limit", "20"]);
+        let reports = reports.as_array().expect("an array");
+        let rotation = reports.iter().find(|report| report["meta"]["action"] == "rotate");
+        rotation.cloned().unwrap_or_default()
+    }
+
     /// Does for everybody who needs one what a person does: signs in again. Returns how many
     /// needed one.
     fn be_the_human(&mut self) -> usize {
@@ -119,7 +127,10 @@ impl Soak {
             let class = self.credentials.iter().find(|(known, _)| known == id).expect("ours").1;
             let standing = self.services.standing(id);
             let held = exported(&self.home, id);
-            let unheard = held != standing.last_issued && !standing.newest_was_used;
+            // The worker's death is no excuse: the host hears the answer in its place.
+            let unheard = held != standing.last_issued
+                && !standing.newest_was_used
+                && self.last_rotation(id)["meta"]["path"][0] == "recovered";
             let message = row["monitor"]["lastMessage"].as_str().unwrap_or_default();
             let why = match class {
                 // The answer went down with the daemon, before anything of it was used.
