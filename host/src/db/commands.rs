@@ -596,7 +596,7 @@ fn read_claim(db: &Connection, credential: i64, interrupted: bool) -> Written<Cl
                     j.action, c.current_generation, c.pending_generation, c.last_generation,
                     c.rotated_at, c.validate_interval_seconds, m.consecutive_failures,
                     m.last_verdict, m.expires_at, j.phase, j.method, j.commit_class,
-                    j.from_generation, c.max_age_seconds
+                    j.from_generation, c.max_age_seconds, c.doubtful_generation
              FROM credentials c
              JOIN journal j ON j.credential = c.id
              JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
@@ -649,6 +649,8 @@ fn claim_from(
         } else {
             None
         },
+        forced: false,
+        doubtful_generation: row.get(24)?,
     };
     Ok((claim, row.get(11)?, row.get(12)?))
 }
@@ -768,6 +770,7 @@ pub(super) struct FinishRow {
     pub generations: GenerationChange,
     pub expiry_updates: Vec<(String, Option<Millis>)>,
     pub identity: Option<String>,
+    pub in_doubt: bool,
 }
 
 pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
@@ -793,6 +796,15 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
         db.prepare_cached("UPDATE credentials SET identity = ?2 WHERE id = ?1 AND identity IS NULL")?
             .execute(params![credential, identity])?;
     }
+
+    // Most attempts change nothing here.
+    db.prepare_cached(
+        "UPDATE credentials
+         SET doubtful_generation = CASE WHEN ?2 THEN current_generation END
+         WHERE id = ?1
+           AND doubtful_generation IS NOT CASE WHEN ?2 THEN current_generation END",
+    )?
+    .execute(params![credential, end.in_doubt])?;
 
     db.prepare_cached(
         "INSERT INTO cookie_rotation_reports (cookie_id, profile_id, service, validate_url,

@@ -5,6 +5,9 @@
 //! This file owns how connections are opened and the lock that keeps a second host away.
 
 mod commands;
+#[cfg(test)]
+#[path = "in_memory_tests.rs"]
+pub mod in_memory;
 pub mod migrations;
 pub mod queries;
 #[cfg(test)]

@@ -102,6 +102,18 @@ pub struct Claim {
     pub expires_at: Option<Millis>,
     /// Set where an earlier owner began this attempt and didn't end it.
     pub interrupted: Option<Interrupted>,
+    /// A person asked for it whatever it may cost.
+    pub forced: bool,
+    /// The generation that a rotation may have spent without anybody's knowing.
+    pub doubtful_generation: Option<u32>,
+}
+
+impl Claim {
+    /// Whether the current generation may have been spent.
+    pub fn in_doubt(&self) -> bool {
+        let current = self.current.as_ref().map(|current| current.generation);
+        current.is_some() && self.doubtful_generation == current
+    }
 }
 
 /// How far the earlier owner came.
@@ -112,6 +124,13 @@ pub struct Interrupted {
     pub commit_class: Option<CommitClass>,
     pub from_generation: Option<u32>,
     pub action: Action,
+}
+
+impl Interrupted {
+    /// A rotation request may have reached the service.
+    pub fn may_have_spent(&self) -> bool {
+        self.phase != Phase::Claimed
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -203,6 +222,8 @@ pub struct Finish {
     pub expiry_updates: Vec<(String, Option<Millis>)>,
     /// Pinned where no account is pinned yet.
     pub identity: Option<String>,
+    /// The generation that is current afterwards may have been spent.
+    pub in_doubt: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -481,8 +502,8 @@ impl Writer {
 
 /// Everything about a report that can be made off the writing thread, which is the one
 /// everybody waits for.
-fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteError> {
-    let Finish { token, report, verdict, monitor, generations, expiry_updates, identity } = end;
+pub(super) fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteError> {
+    let Finish { token, report, verdict, monitor, generations, expiry_updates, identity, in_doubt } = end;
     if report.cookie_id != token.credential_id {
         return Err(WriteError::Invalid(format!(
             "a report of {} can't end an attempt of {}",
@@ -519,6 +540,7 @@ fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteError> {
         generations,
         expiry_updates,
         identity,
+        in_doubt,
     })
 }
 

@@ -34,6 +34,7 @@ use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
 use super::policy::{self, PolicyError, Reach};
+use super::seen;
 use super::template::{Filled, Filler, TemplateError};
 use super::{
     EgressError, EgressOptions, Exchange, Exchanged, Fingerprint, KeyChange, capture, cookies, newest_of_each,
@@ -160,7 +161,10 @@ impl Egress {
         K: Future<Output = Result<(), HttpError>>,
     {
         // Boxed: the future of a whole exchange is large, and callers put it into theirs.
-        Box::pin(self.follow(exchange, request, keep)).await.map_err(|error| redact_error(exchange, error))
+        exchange.seen.begin();
+        let result = Box::pin(self.follow(exchange, request, keep)).await;
+        exchange.seen.end();
+        result.map_err(|error| redact_error(exchange, error))
     }
 
     async fn follow<F, K>(
@@ -185,11 +189,24 @@ impl Egress {
 
         capture::check(&request.capture, &exchange.resolved).map_err(denied)?;
         let mut outgoing = Outgoing::prepare(&request, exchange)?;
+        let mut keys = seen::keys_of(&request);
         let mut redirects_left = request.redirects.min(policy::MAX_REDIRECTS);
         let mut captured = Vec::new();
         let mut ignored = 0_usize;
         loop {
-            let (response, permit) = self.hop(exchange, &outgoing, request.cookies, now, deadline).await?;
+            if request.cookies {
+                let cookies = cookies::chosen(&exchange.jar, &outgoing.url, now);
+                keys.extend(cookies.into_iter().map(|(key, ..)| key.to_owned()));
+            }
+            let answered = self.hop(exchange, &outgoing, request.cookies, now, deadline).await;
+            let sent = !matches!(
+                answered,
+                Err(HttpError::Denied(_) | HttpError::Budget(_) | HttpError::Dns(_) | HttpError::Connect(_))
+            );
+            if sent {
+                exchange.seen.sent(&mut keys);
+            }
+            let (response, permit) = answered?;
             check_headers(response.headers())?;
             ignored += self.absorb(exchange, &outgoing.url, response.headers(), now, &mut captured);
             keep_changes(exchange, keep.as_mut()).await?;
@@ -206,6 +223,7 @@ impl Egress {
                 .finish(exchange, response, &request, &outgoing.url, now, deadline, captured, ignored)
                 .await?;
             drop(permit);
+            exchange.seen.answered(&request, &exchanged);
             keep_changes(exchange, keep.as_mut()).await?;
             return Ok(Exchanged { response: exchanged, changes: exchange.take_changes() });
         }

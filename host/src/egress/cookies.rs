@@ -166,12 +166,9 @@ pub fn is_trustworthy(url: &Url) -> bool {
         }
 }
 
-/// The `Cookie` header for a URL: longest path first, older first among equals.
-///
-/// # Errors
-/// The name of the key whose cookie can't stand in a header.
-pub fn header<'j>(jar: &'j Jar, url: &Url, now: Millis) -> Result<Option<HeaderValue>, &'j str> {
-    let Some(host) = url.host_str() else { return Ok(None) };
+/// Key, cookie and value of what a request to a URL carries, in the jar's order.
+pub fn chosen<'j>(jar: &'j Jar, url: &Url, now: Millis) -> Vec<(&'j str, &'j CookieAttributes, &'j Secret)> {
+    let Some(host) = url.host_str() else { return Vec::new() };
     let trusted = is_trustworthy(url);
     let mut chosen: Vec<(&str, &CookieAttributes, &Secret)> = Vec::new();
     for key in &jar.keys {
@@ -186,6 +183,15 @@ pub fn header<'j>(jar: &'j Jar, url: &Url, now: Millis) -> Result<Option<HeaderV
             chosen.push((&key.name, cookie, &key.secret));
         }
     }
+    chosen
+}
+
+/// The `Cookie` header for a URL: longest path first, older first among equals.
+///
+/// # Errors
+/// The name of the key whose cookie can't stand in a header.
+pub fn header<'j>(jar: &'j Jar, url: &Url, now: Millis) -> Result<Option<HeaderValue>, &'j str> {
+    let mut chosen = chosen(jar, url, now);
     if chosen.is_empty() {
         return Ok(None);
     }

@@ -13,6 +13,7 @@ mod client;
 pub mod cookies;
 pub mod policy;
 pub mod redact;
+pub mod seen;
 pub mod template;
 
 use std::borrow::Cow;
@@ -28,6 +29,7 @@ use crate::provider::Resolved;
 
 pub use client::Egress;
 use redact::Redactor;
+pub use seen::Seen;
 
 /// Makes the keyed fingerprint of a value.
 pub type Fingerprint = dyn Fn(&Secret) -> String + Send + Sync;
@@ -58,6 +60,8 @@ pub struct Exchange {
     /// Keys this call changed, with the value they had when it began.
     before: Vec<(String, Option<Secret>)>,
     changes: Vec<KeyChange>,
+    /// What the service was asked and how it answered, over the whole call.
+    pub seen: Seen,
     /// Built when the first text needs it: a call that sends nothing and logs nothing pays
     /// nothing.
     redactor: OnceLock<Redactor>,
@@ -103,6 +107,7 @@ impl Exchange {
             requests_left: limits::REQUESTS_PER_CALL,
             before: Vec::new(),
             changes: Vec::new(),
+            seen: Seen::default(),
             redactor: OnceLock::new(),
         }
     }

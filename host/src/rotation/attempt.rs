@@ -1,36 +1,31 @@
-//! One attempt, from its claim to its report: drives the worker's call, sends its requests
-//! through the egress, stores what the service issued before the plugin hears of it, and ends
-//! in exactly one report. The rules it follows are `decide` and `schedule`; here is only the
-//! order of things.
+//! The shell of one attempt: drives `machine` from the claim to the conclusion, runs its calls
+//! in the worker, sends their requests through the egress, stores what the service issued
+//! before the plugin hears of it, and ends in exactly one report. It decides nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::Rotation;
-use super::decide::{self, Claimed, Issued, Plan, Rejected};
+use super::machine::{self, Clock, Conclusion, Ended, Event, Machine, Start};
 use super::schedule::{self, Facts, Standing};
+use super::verdict;
 use crate::crash;
 use crate::credential::{Jar, Key, Millis, now};
 use crate::db::writer::{Claim, Finish, GenerationChange, MonitorUpdate, WriteError};
 use crate::db::{Action, SealedGeneration, SealedKey};
-use crate::egress::{Exchange, KeyChange, redact_text};
+use crate::egress::{Exchange, KeyChange, Seen, redact_text};
 use crate::limits;
 use crate::protocol::{
     Answer, Call, Context, Fault, HttpError, KeyState, LogLevel, Outcome, Reason, Verdict,
 };
-use crate::provider::{CommitClass, Location, Resolved, ResolvedMethod};
+use crate::provider::{Resolved, ResolvedMethod};
 use crate::registry::ActiveProvider;
 use crate::report::{Report, Status, iso8601};
 use crate::supervisor::{CallError, CallEvent, RunningCall};
 use crate::vault::{Place, Vault, VaultError};
-
-/// Between two looks of which the first said "dead": long enough for a service that was
-/// restarting, short beside any interval.
-const SECOND_LOOK: Duration = Duration::from_millis(500);
 
 /// Between two tries to store what was issued, each of which retries by itself.
 const STORE_AGAIN: Duration = Duration::from_millis(500);
@@ -39,79 +34,50 @@ const STORE_AGAIN: Duration = Duration::from_millis(500);
 /// plugin escaped.
 const LOG_LINE: usize = 4 << 10;
 
-/// What one worker call came to.
-enum Ended {
-    Answered(Answer),
-    Faulted(Fault),
-    /// The worker died, could not be started, or the call ran out of time: nobody knows how
-    /// far it came.
-    Lost(String),
-}
-
-/// What the whole attempt came to, before it is written down.
-struct Conclusion {
-    verdict: Verdict,
-    change: GenerationChange,
-    /// The jar in force afterwards.
-    jar: Arc<Jar>,
-    /// A new generation is in force.
-    promoted: bool,
-}
-
 pub struct Attempt<'a> {
     engine: &'a Rotation,
     claim: &'a Claim,
     provider: Arc<ActiveProvider>,
     resolved: Arc<Resolved>,
-    /// As the attempt found it.
-    current: Arc<Jar>,
-    /// What is stored as pending, by this attempt or an earlier one.
-    pending: Option<(u32, Arc<Jar>)>,
-    expiry_updates: Vec<(String, Option<Millis>)>,
+    method: Option<ResolvedMethod>,
+    /// Locked for a moment at a time: answers reach it in the midst of a call.
+    machine: Mutex<Machine>,
+    began: Instant,
     deadline: Instant,
     requests: u32,
-    /// The plugin trapped, went over a limit or failed: reported as such, and no verdict.
-    faulted: bool,
     worker: Option<String>,
-    method: Option<ResolvedMethod>,
-    /// The steps taken, for `meta.path`.
-    path: Vec<&'static str>,
 }
 
 /// Runs a claimed attempt and ends it in its report.
 ///
 /// # Errors
-/// Where the report can't be written; the claim's journal row then leads to its recovery.
+/// Where something can't be written; the claim's journal row then leads to its recovery.
 pub async fn run(engine: &Rotation, claim: Claim) -> Result<Report, WriteError> {
     crash::point("attempt.claimed");
-    let prepared = Attempt::prepare(engine, &claim);
-    let (conclusion, attempt) = match prepared {
-        Ok(mut attempt) => (attempt.conclude().await, Some(attempt)),
-        Err(why) => (
-            // Nothing was asked, so nothing is known of the service.
-            Ok(Conclusion {
-                verdict: unfit(why),
-                change: kept(&claim),
-                jar: Arc::default(),
-                promoted: false,
-            }),
-            None,
-        ),
-    };
-    let conclusion = conclusion?;
-    finish(engine, &claim, attempt, conclusion).await
+    match Attempt::prepare(engine, &claim) {
+        Ok(mut attempt) => {
+            let conclusion = attempt.conclude().await?;
+            finish(engine, &claim, Some(attempt), conclusion).await
+        }
+        // Nothing was asked, so nothing is known of the service.
+        Err(why) => finish(engine, &claim, None, unprepared(&claim, why)).await,
+    }
 }
 
-fn unfit(why: String) -> Verdict {
-    Verdict::NeedsHuman(Reason { message: why, ..Reason::default() })
-}
-
-fn unknown(message: impl Into<String>) -> Verdict {
-    Verdict::Unknown(Reason { message: message.into(), ..Reason::default() })
-}
-
-const fn kept(claim: &Claim) -> GenerationChange {
-    if claim.pending.is_some() { GenerationChange::Keep } else { GenerationChange::None }
+fn unprepared(claim: &Claim, why: String) -> Conclusion {
+    Conclusion {
+        verdict: Verdict::NeedsHuman(Reason { message: why, ..Reason::default() }),
+        change: if claim.pending.is_some() { GenerationChange::Keep } else { GenerationChange::None },
+        jar: Arc::default(),
+        promoted: false,
+        faulted: false,
+        // As it was, or as the interrupted attempt leaves it: nobody looked.
+        in_doubt: claim.in_doubt()
+            || claim.interrupted.as_ref().is_some_and(|before| before.may_have_spent()),
+        touched: Vec::new(),
+        path: Vec::new(),
+        answer: String::from("not asked"),
+    }
 }
 
 impl<'a> Attempt<'a> {
@@ -137,302 +103,79 @@ impl<'a> Attempt<'a> {
             Some(name) => resolved.methods.iter().find(|method| method.name == *name).cloned(),
             None => resolved.methods.first().cloned(),
         };
+        let machine = Machine::new(Start {
+            wanted: claim.action,
+            forced: claim.forced,
+            current_generation: claim.current.as_ref().map(|current| current.generation),
+            current,
+            pending,
+            next_generation: claim.next_generation,
+            interrupted: claim.interrupted.as_ref().map(|before| (before.phase, before.commit_class)),
+            in_doubt: claim.in_doubt(),
+            identity: claim.identity.clone(),
+            resolved: Arc::clone(&resolved),
+            method: method.clone(),
+            picked: named.cloned(),
+        });
         Ok(Self {
             engine,
             claim,
             provider,
             resolved,
-            current,
-            pending,
-            expiry_updates: Vec::new(),
+            method,
+            machine: Mutex::new(machine),
+            began: Instant::now(),
             deadline: Instant::now() + limits::ATTEMPT_WALL,
             requests: 0,
-            faulted: false,
             worker: None,
-            method,
-            path: Vec::new(),
         })
     }
 
-    /// A token ran out, or the first rotation is still to bring it: a credential may be added
-    /// with its refresh token alone.
-    fn is_stale(&self, jar: &Jar, at: Millis) -> bool {
-        let first = self.claim.current.as_ref().is_some_and(|current| current.generation == 1);
-        self.resolved.keys.iter().filter(|spec| spec.location == Location::Token).any(|spec| {
-            jar.get(&spec.name)
-                .map_or(first && !spec.required, |key| key.expires.is_some_and(|expires| expires <= at))
-        })
+    fn clock(&self) -> Clock {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        Clock { wall: now(), elapsed: self.began.elapsed(), left }
     }
 
-    fn class(&self) -> CommitClass {
-        // Without a method nothing was rotated, and the mildest rules are right.
-        self.method.as_ref().map_or(CommitClass::Sliding, |method| method.commit_class)
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn on(&self, event: Event) -> machine::Action {
+        self.machine().on(event, self.clock())
+    }
+
+    /// Does what the machine says until it comes to a conclusion.
     async fn conclude(&mut self) -> Result<Conclusion, WriteError> {
-        let interrupted = self.claim.interrupted.as_ref();
-        let plan = decide::plan(Claimed {
-            action: self.claim.action,
-            has_pending: self.pending.is_some(),
-            interrupted: interrupted
-                .map(|before| (before.phase, before.commit_class.unwrap_or(CommitClass::BurnOnIssue))),
-        });
-        if interrupted.is_some() {
-            self.path.push("recovered");
-        }
-        match plan {
-            Plan::TestPending => self.test_pending().await,
-            Plan::Validate => self.validate_current().await,
-            Plan::Rotate => self.rotate().await,
-            Plan::Repeat => {
-                self.path.push("repeat");
-                self.rotate().await
-            }
-            Plan::ProbeCurrent => self.probe_after_lost_answer("a rotation was interrupted").await,
-        }
-    }
-
-    /// The plain case: does the secret in force still live?
-    async fn validate_current(&mut self) -> Result<Conclusion, WriteError> {
-        self.path.push("validate-current");
-        let jar = Arc::clone(&self.current);
-        let verdict = self.validate(jar).await?;
-        // The service may have issued a new secret while it was only asked.
-        if self.pending.is_some() {
-            return match decide::issued_while_validating(&verdict) {
-                Issued::Test => self.test_pending().await,
-                Issued::Drop => Ok(self.drop_pending(verdict)),
-                Issued::Keep => Ok(self.keep_pending(verdict)),
-            };
-        }
-        Ok(self.unchanged(verdict))
-    }
-
-    async fn rotate(&mut self) -> Result<Conclusion, WriteError> {
-        let Some(method) = self.method.clone() else {
-            let known: Vec<_> = self.resolved.methods.iter().map(|method| method.name.as_str()).collect();
-            let verdict = if known.is_empty() {
-                self.path.push("validate-only");
-                return self.validate_current().await;
-            } else {
-                unfit(format!(
-                    "method `{}` is gone from the plugin; known: {}",
-                    self.claim.method.as_deref().unwrap_or_default(),
-                    known.join(", ")
-                ))
-            };
-            return Ok(self.unchanged(verdict));
-        };
-        let from = self.claim.current.as_ref().map_or(0, |generation| generation.generation);
-        // The intent is durable before any request can leave.
-        self.engine
-            .writer
-            .journal_rotation(&self.claim.token, &method.name, method.commit_class, from)
-            .await?;
-        self.path.push("rotate");
-        let context = self.context(&self.current);
-        crash::point("rotate.calling");
-        let ended = self.call(Call::Rotate(context, method.name.clone()), Arc::clone(&self.current)).await?;
-        crash::point("rotate.ended");
-        let outcome = match ended {
-            Ended::Answered(Answer::Rotated(outcome)) => outcome,
-            Ended::Answered(_) => return self.without_answer("the plugin answered another call").await,
-            Ended::Faulted(fault) => {
-                self.faulted = true;
-                return self.without_answer(&fault.to_string()).await;
-            }
-            Ended::Lost(why) => return self.without_answer(&why).await,
-        };
-        if self.pending.is_some() {
-            // Whatever the plugin made of it: the service issued something.
-            return self.test_pending().await;
-        }
-        match outcome {
-            Outcome::Rotated(evidence) | Outcome::Unchanged(evidence) => {
-                // Nothing new to lose; whether the session was extended, validate shows.
-                let asked = evidence.next;
-                let mut conclusion = self.validate_current().await?;
-                if let Verdict::Valid(found) = &mut conclusion.verdict {
-                    found.next = found.next.or(asked);
-                    found.expires = found.expires.or(evidence.expires);
-                }
-                Ok(conclusion)
-            }
-            Outcome::Invalid(reason) => {
-                self.path.push("refused");
-                let jar = Arc::clone(&self.current);
-                match self.validate(jar).await? {
-                    Verdict::Valid(_) => Ok(self.unchanged(Verdict::NeedsHuman(Reason {
-                        message: format!(
-                            "rotation was refused and the present secret still works: {}",
-                            reason.message
-                        ),
-                        ..reason
-                    }))),
-                    Verdict::Invalid(_) => Ok(self.unchanged(Verdict::Invalid(reason))),
-                    other => Ok(self.unchanged(other)),
-                }
-            }
-            Outcome::NeedsHuman(reason) => Ok(self.unchanged(Verdict::NeedsHuman(reason))),
-            Outcome::Unknown(reason) => match decide::after_lost_answer(method.commit_class) {
-                Plan::ProbeCurrent => self.probe_after_lost_answer(&reason.message).await,
-                _ => Ok(self.unchanged(Verdict::Unknown(reason))),
-            },
-        }
-    }
-
-    /// The call ended without an answer: what was captured decides, then the commit class.
-    async fn without_answer(&mut self, why: &str) -> Result<Conclusion, WriteError> {
-        self.path.push("no-answer");
-        if self.pending.is_some() {
-            return self.test_pending().await;
-        }
-        match decide::after_lost_answer(self.class()) {
-            Plan::ProbeCurrent => self.probe_after_lost_answer(why).await,
-            // Repeated by the schedule, with its backoff.
-            _ => Ok(self.unchanged(unknown(why))),
-        }
-    }
-
-    async fn probe_after_lost_answer(&mut self, why: &str) -> Result<Conclusion, WriteError> {
-        self.path.push("probe-current");
-        let jar = Arc::clone(&self.current);
-        let verdict = match self.validate(jar).await? {
-            // The old secret lives, so nothing was spent, and the schedule may repeat.
-            Verdict::Valid(_) => {
-                unknown(format!("{why}; the present secret still works, so rotation will be repeated"))
-            }
-            Verdict::Invalid(reason) => Verdict::NeedsHuman(Reason {
-                message: format!("{why}, and the present secret is dead: {}", reason.message),
-                ..reason
-            }),
-            other => other,
-        };
-        Ok(self.unchanged(verdict))
-    }
-
-    /// A pending generation becomes current only by the service's own word.
-    async fn test_pending(&mut self) -> Result<Conclusion, WriteError> {
-        self.path.push("validate-pending");
-        let Some((_, jar)) = self.pending.clone() else {
-            return Ok(self.unchanged(unknown("nothing is pending")));
-        };
-        let lost = decide::lost_keys(&jar, &self.resolved.keys);
-        if !lost.is_empty() {
-            self.path.push("regressed");
-            let reason = Reason {
-                message: format!("the service's answer deleted the required key `{}`", lost.join("`, `")),
-                ..Reason::default()
-            };
-            return Ok(self.drop_pending(Verdict::Invalid(reason)));
-        }
-        crash::point("pending.testing");
-        let verdict = self.validate(jar).await?;
-        crash::point("pending.tested");
-        // Validating may have captured again; the newest jar is the one in force.
-        let Some((generation, jar)) = self.pending.clone() else { return Ok(self.unchanged(verdict)) };
-        match verdict {
-            Verdict::Valid(evidence) => {
-                let seen = evidence.identity.as_deref();
-                if decide::other_account(self.claim.identity.as_deref(), seen) {
-                    self.path.push("other-account");
-                    return Ok(self.drop_pending(unfit(format!(
-                        "the new secret belongs to account {}, this credential to {}",
-                        seen.unwrap_or_default(),
-                        self.claim.identity.as_deref().unwrap_or_default()
-                    ))));
-                }
-                self.path.push("promoted");
-                Ok(Conclusion {
-                    verdict: Verdict::Valid(evidence),
-                    change: GenerationChange::Promote(generation),
-                    jar,
-                    promoted: true,
-                })
-            }
-            Verdict::Invalid(reason) => match decide::rejected_pending(self.class()) {
-                Rejected::KeepForHuman => Ok(self.keep_pending(Verdict::NeedsHuman(Reason {
-                    message: format!(
-                        "the new secret is refused and the old one died when it was issued: {}",
-                        reason.message
-                    ),
-                    ..reason
-                }))),
-                Rejected::Drop => {
-                    self.path.push("dropped");
-                    self.pending = None;
-                    let current = Arc::clone(&self.current);
-                    let verdict = match self.validate(current).await? {
-                        Verdict::Valid(_) => unknown(format!(
-                            "the new secret was refused ({}); the old one still works",
-                            reason.message
-                        )),
-                        other => other,
-                    };
-                    Ok(Conclusion { change: GenerationChange::Drop(generation), ..self.unchanged(verdict) })
-                }
-            },
-            other => Ok(self.keep_pending(other)),
-        }
-    }
-
-    fn unchanged(&self, verdict: Verdict) -> Conclusion {
-        let change = if self.pending.is_some() { GenerationChange::Keep } else { GenerationChange::None };
-        Conclusion { verdict, change, jar: Arc::clone(&self.current), promoted: false }
-    }
-
-    fn keep_pending(&mut self, verdict: Verdict) -> Conclusion {
-        self.path.push("kept-pending");
-        self.unchanged(verdict)
-    }
-
-    fn drop_pending(&mut self, verdict: Verdict) -> Conclusion {
-        self.path.push("dropped");
-        let change = self
-            .pending
-            .take()
-            .map_or(GenerationChange::None, |(generation, _)| GenerationChange::Drop(generation));
-        Conclusion { verdict, change, jar: Arc::clone(&self.current), promoted: false }
-    }
-
-    /// Asks the plugin whether this jar lives; "dead" is believed only the second time.
-    async fn validate(&mut self, jar: Arc<Jar>) -> Result<Verdict, WriteError> {
-        let mut looks = 0;
+        let mut event = Event::Begun;
         loop {
-            looks += 1;
-            let context = self.context(&jar);
-            let verdict = match self.call(Call::Validate(context), Arc::clone(&jar)).await? {
-                Ended::Answered(Answer::Validated(verdict)) => verdict,
-                Ended::Answered(_) => {
-                    self.faulted = true;
-                    unknown("the plugin answered another call")
+            event = match self.on(event) {
+                machine::Action::StoreIntent { method, from } => {
+                    let (writer, token) = (&self.engine.writer, &self.claim.token);
+                    writer.journal_rotation(token, &method.name, method.commit_class, from).await?;
+                    Event::IntentStored
                 }
-                // A plugin's own trouble says nothing of the credential.
-                Ended::Faulted(fault) => {
-                    self.faulted = true;
-                    unknown(fault.to_string())
+                machine::Action::CallRotate { method, jar } => {
+                    crash::point("rotate.calling");
+                    let (ended, seen) = self.call(Call::Rotate(self.context(&jar), method), jar).await?;
+                    crash::point("rotate.ended");
+                    Event::CallEnded(Box::new(ended), Box::new(seen))
                 }
-                Ended::Lost(why) => unknown(why),
+                machine::Action::CallValidate { jar } => {
+                    crash::point("validate.calling");
+                    let (ended, seen) = self.call(Call::Validate(self.context(&jar)), jar).await?;
+                    crash::point("validate.ended");
+                    Event::CallEnded(Box::new(ended), Box::new(seen))
+                }
+                machine::Action::Wait(pause) => {
+                    tokio::time::sleep(pause).await;
+                    Event::Waited
+                }
+                machine::Action::Finish(conclusion) => return Ok(*conclusion),
+                // Both belong to the midst of a call.
+                machine::Action::StoreReceipt { .. } | machine::Action::GoOn => {
+                    return Err(WriteError::Invalid(String::from("the attempt lost its place")));
+                }
             };
-            match verdict {
-                Verdict::Invalid(_) if looks == 1 && Instant::now() + SECOND_LOOK < self.deadline => {
-                    self.path.push("second-look");
-                    tokio::time::sleep(SECOND_LOOK).await;
-                }
-                Verdict::Valid(evidence)
-                    if decide::other_account(
-                        self.claim.identity.as_deref(),
-                        evidence.identity.as_deref(),
-                    ) =>
-                {
-                    return Ok(unfit(format!(
-                        "the service says account {}, this credential was pinned to {}; hint: import the right account, or add this one as a credential of its own",
-                        evidence.identity.as_deref().unwrap_or_default(),
-                        self.claim.identity.as_deref().unwrap_or_default()
-                    )));
-                }
-                verdict => return Ok(verdict),
-            }
         }
     }
 
@@ -464,7 +207,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Runs one call and serves what it asks for. Only a failure to write is an error here.
-    async fn call(&mut self, call: Call, jar: Arc<Jar>) -> Result<Ended, WriteError> {
+    async fn call(&mut self, call: Call, jar: Arc<Jar>) -> Result<(Ended, Seen), WriteError> {
         let supervisor = self.engine.supervisor.clone();
         // Waiting for a place on a busy worker is no part of the attempt: only its own time may
         // end it. The wait is bounded by the deadlines of those before it.
@@ -475,63 +218,106 @@ impl<'a> Attempt<'a> {
         let mut running = match started {
             Ok(running) => running,
             Err(error @ (CallError::Parked { .. } | CallError::NoPlugin(_) | CallError::Unfit(_))) => {
-                return Ok(Ended::Faulted(Fault::Load(error.to_string())));
+                return Ok((Ended::Faulted(Fault::Load(error.to_string())), Seen::default()));
             }
-            Err(error) => return Ok(Ended::Lost(error.to_string())),
+            Err(error) => return Ok((Ended::Lost(error.to_string()), Seen::default())),
         };
         self.worker = Some(running.worker_id().to_owned());
         let mut exchange = Exchange::new(Arc::clone(&self.resolved), Jar::clone(&jar), deadline);
-        let keeper = Keeper {
-            engine: self.engine,
-            claim: self.claim,
-            start: jar,
-            deadline: self.deadline,
-            kept: Mutex::default(),
-        };
-        let ended = self.converse(&mut running, &mut exchange, &keeper, deadline).await;
-        let kept = keeper.kept.into_inner();
-        if let Some(error) = kept.failed {
-            return Err(error);
-        }
-        if let Some(jar) = kept.issued {
-            self.pending = Some((self.claim.next_generation, Arc::new(jar)));
-        }
-        for (name, expires) in kept.expiries {
-            self.expiry_updates.retain(|(known, _)| *known != name);
-            self.expiry_updates.push((name, expires));
-        }
-        Ok(ended)
+        let ended = self.converse(&mut running, &mut exchange, deadline).await?;
+        self.requests += exchange.seen.requests;
+        Ok((ended, exchange.seen))
     }
 
     /// Answers what the call asks until it ends.
     async fn converse(
-        &mut self,
+        &self,
         running: &mut RunningCall,
         exchange: &mut Exchange,
-        keeper: &Keeper<'_>,
         deadline: Instant,
-    ) -> Ended {
+    ) -> Result<Ended, WriteError> {
         loop {
             let event = match tokio::time::timeout_at(deadline, running.next()).await {
                 Ok(Ok(event)) => event,
-                Ok(Err(error)) => return Ended::Lost(error.to_string()),
+                Ok(Err(error)) => return Ok(Ended::Lost(error.to_string())),
                 Err(_) => {
-                    return Ended::Lost(format!("the call took over {} s", limits::CALL_WALL.as_secs()));
+                    return Ok(Ended::Lost(format!("the call took over {} s", limits::CALL_WALL.as_secs())));
                 }
             };
             match event {
                 CallEvent::Http(request) => {
-                    self.requests += 1;
-                    let egress = &self.engine.egress;
+                    let may_send = self.machine().may_send(self.clock());
+                    if let Err(why) = may_send {
+                        running.http_done(Err(HttpError::Other(why.to_owned())));
+                        continue;
+                    }
                     crash::point("request.sending");
-                    let result = egress.send_keeping(exchange, request, |changes| keeper.keep(changes)).await;
+                    let unwritten = Mutex::new(None);
+                    let keep = |changes| self.keep(changes, &unwritten);
+                    let result = self.engine.egress.send_keeping(exchange, request, keep).await;
+                    if let Some(error) = unwritten.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                        return Err(error);
+                    }
                     crash::point("answer.delivering");
                     running.http_done(result.map(|exchanged| exchanged.response));
                 }
-                CallEvent::Reveal(key) => running.reveal_done(self.reveal(exchange, &key)),
+                CallEvent::Reveal(key) => {
+                    let revealed = self.reveal(exchange, &key);
+                    if revealed.is_ok() {
+                        // What the plugin makes of it, the host can't see in its requests.
+                        exchange.seen.used.insert(key);
+                    }
+                    running.reveal_done(revealed);
+                }
                 CallEvent::Log(level, line) => self.log(exchange, level, &line),
-                CallEvent::Finished(Ok(answer)) => return Ended::Answered(self.redacted(exchange, answer)),
-                CallEvent::Finished(Err(fault)) => return Ended::Faulted(clean_fault(exchange, fault)),
+                CallEvent::Finished(Ok(answer)) => {
+                    return Ok(Ended::Answered(self.redacted(exchange, answer)));
+                }
+                CallEvent::Finished(Err(fault)) => return Ok(Ended::Faulted(clean_fault(exchange, fault))),
+            }
+        }
+    }
+
+    /// Makes what a service just issued durable, before the next hop is asked or the plugin
+    /// hears of it.
+    async fn keep(
+        &self,
+        changes: Vec<KeyChange>,
+        unwritten: &Mutex<Option<WriteError>>,
+    ) -> Result<(), HttpError> {
+        let machine::Action::StoreReceipt { generation, jar } = self.on(Event::Issued(changes)) else {
+            return Ok(());
+        };
+        crash::point("answer.received");
+        match self.store(generation, &jar).await {
+            Ok(()) => {
+                self.on(Event::ReceiptStored);
+                Ok(())
+            }
+            Err(error) => {
+                *unwritten.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                Err(HttpError::Other("the answer could not be stored".into()))
+            }
+        }
+    }
+
+    /// Holds on to what was issued for as long as the attempt may last: a disk that was full for
+    /// a moment must not cost the only copy.
+    async fn store(&self, generation: u32, jar: &Jar) -> Result<(), WriteError> {
+        loop {
+            let sealed = seal_jar(&self.engine.vault, &self.claim.token.credential_id, generation, jar)
+                .map_err(|error| WriteError::Invalid(error.to_string()))?;
+            match self.engine.writer.store_pending(&self.claim.token, generation, sealed).await {
+                Err(WriteError::Unavailable { tries, reason }) if Instant::now() < self.deadline => {
+                    tracing::error!(
+                        credential = self.claim.token.credential_id,
+                        tries,
+                        reason,
+                        "an issued secret can't be stored yet"
+                    );
+                    tokio::time::sleep(STORE_AGAIN).await;
+                }
+                other => return other,
             }
         }
     }
@@ -588,92 +374,6 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// Stores what a service just issued, durably, before the next hop is asked or the plugin hears
-/// of it.
-struct Keeper<'a> {
-    engine: &'a Rotation,
-    claim: &'a Claim,
-    /// What the call began with.
-    start: Arc<Jar>,
-    deadline: Instant,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Default)]
-struct Kept {
-    /// Everything known by now, stored as the pending generation. None: nothing was issued.
-    issued: Option<Jar>,
-    expiries: Vec<(String, Option<Millis>)>,
-    failed: Option<WriteError>,
-}
-
-impl Keeper<'_> {
-    async fn keep(&self, changes: Vec<KeyChange>) -> Result<(), HttpError> {
-        let mut kept = self.kept.lock().await;
-        let fresh = changes.iter().any(|change| !matches!(change, KeyChange::Touched(_)));
-        if fresh && kept.issued.is_none() {
-            kept.issued = Some(Jar::clone(&self.start));
-        }
-        for change in changes {
-            match change {
-                KeyChange::Set(key) => kept.put(key),
-                KeyChange::Deleted(name) => {
-                    if let Some(jar) = &mut kept.issued {
-                        jar.remove(&name);
-                    }
-                }
-                // The same value lives longer: nothing can be lost, so it waits for the report.
-                KeyChange::Touched(key) => {
-                    kept.expiries.push((key.name.clone(), key.expires));
-                    kept.put(key);
-                }
-            }
-        }
-        if !fresh {
-            return Ok(());
-        }
-        crash::point("answer.received");
-        let Some(jar) = &kept.issued else { return Ok(()) };
-        let generation = self.claim.next_generation;
-        let stored = self.store(generation, jar).await;
-        stored.map_err(|error| {
-            kept.failed = Some(error);
-            HttpError::Other("the answer could not be stored".into())
-        })
-    }
-}
-
-impl Keeper<'_> {
-    /// Holds on to what was issued for as long as the attempt may last: a disk that was full for
-    /// a moment must not cost the only copy.
-    async fn store(&self, generation: u32, jar: &Jar) -> Result<(), WriteError> {
-        loop {
-            let sealed = seal_jar(&self.engine.vault, &self.claim.token.credential_id, generation, jar)
-                .map_err(|error| WriteError::Invalid(error.to_string()))?;
-            match self.engine.writer.store_pending(&self.claim.token, generation, sealed).await {
-                Err(WriteError::Unavailable { tries, reason }) if Instant::now() < self.deadline => {
-                    tracing::error!(
-                        credential = self.claim.token.credential_id,
-                        tries,
-                        reason,
-                        "an issued secret can't be stored yet"
-                    );
-                    tokio::time::sleep(STORE_AGAIN).await;
-                }
-                other => return other,
-            }
-        }
-    }
-}
-
-impl Kept {
-    fn put(&mut self, key: Key) {
-        if let Some(jar) = &mut self.issued {
-            jar.put(key);
-        }
-    }
-}
-
 /// Writes the report, the monitor row and the generation change in one transaction.
 async fn finish(
     engine: &Rotation,
@@ -681,7 +381,7 @@ async fn finish(
     attempt: Option<Attempt<'_>>,
     conclusion: Conclusion,
 ) -> Result<Report, WriteError> {
-    let Conclusion { verdict, change, jar, promoted } = conclusion;
+    let Conclusion { verdict, change, jar, promoted, faulted, in_doubt, touched, path, answer } = conclusion;
     let finished = now();
     let standing = match &verdict {
         Verdict::Valid(_) => Standing::Alive,
@@ -689,9 +389,7 @@ async fn finish(
         Verdict::Invalid(_) | Verdict::NeedsHuman(_) => Standing::Dead,
     };
     let failures = if standing == Standing::Alive { 0 } else { claim.consecutive_failures.saturating_add(1) };
-    let empty = Vec::new();
-    let updates = attempt.as_ref().map_or(&empty, |attempt| &attempt.expiry_updates);
-    let expires = expiry(&verdict, &jar, updates, attempt.as_ref()).or_else(|| {
+    let expires = expiry(&verdict, &jar, &touched, attempt.as_ref()).or_else(|| {
         // An unclear answer changes nothing of what was known before.
         if standing == Standing::Alive { None } else { claim.expires_at }
     });
@@ -721,7 +419,10 @@ async fn finish(
         can_rotate: attempt.as_ref().is_some_and(|attempt| !attempt.resolved.methods.is_empty()),
         consecutive_failures: failures,
         asked: asked.map(|seconds| Millis::from(seconds) * 1_000),
-        stale: attempt.as_ref().is_some_and(|attempt| attempt.is_stale(&jar, finished)),
+        stale: attempt.as_ref().is_some_and(|attempt| {
+            let first = !promoted && claim.current.as_ref().is_some_and(|current| current.generation == 1);
+            machine::is_stale(&attempt.resolved, &jar, first, finished)
+        }),
         spread: spread(&claim.token.credential_id, claim.attempt_number),
     });
     let report = Report {
@@ -734,14 +435,14 @@ async fn finish(
             .unwrap_or_default(),
         cookie_keys: jar.keys.iter().map(|key| (key.name.clone(), key.fingerprint.clone())).collect(),
         status: match &verdict {
-            Verdict::Unknown(_) if attempt.as_ref().is_some_and(|attempt| attempt.faulted) => Status::Failed,
-            verdict => decide::status(verdict),
+            Verdict::Unknown(_) if faulted => Status::Failed,
+            verdict => verdict::status(verdict),
         },
         message: message.map(|message| clipped(&message)),
         started_at: iso8601(claim.started_at),
         finished_at: iso8601(finished),
         attempt_number: claim.attempt_number,
-        meta: meta(claim, attempt.as_ref(), &verdict, promoted, change),
+        meta: meta(claim, attempt.as_ref(), &verdict, promoted, change, in_doubt, &path, &answer),
     };
     let end = Finish {
         token: claim.token.clone(),
@@ -754,8 +455,9 @@ async fn finish(
             next_action,
         },
         generations: change,
-        expiry_updates: if promoted { Vec::new() } else { updates.clone() },
+        expiry_updates: touched,
         identity,
+        in_doubt,
     };
     engine.writer.finish(end).await?;
     crash::point("attempt.finished");
@@ -781,12 +483,19 @@ async fn finish(
     Ok(report)
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one JSON object; a struct for one call would only rename it"
+)]
 fn meta(
     claim: &Claim,
     attempt: Option<&Attempt<'_>>,
     verdict: &Verdict,
     promoted: bool,
     change: GenerationChange,
+    in_doubt: bool,
+    path: &[&'static str],
+    answer: &str,
 ) -> serde_json::Map<String, serde_json::Value> {
     let mut meta = serde_json::Map::new();
     meta.insert("verdict".into(), json!(verdict.as_str()));
@@ -797,8 +506,15 @@ fn meta(
     if let GenerationChange::Promote(generation) = change {
         meta.insert("generation".into(), json!(generation));
     }
+    if in_doubt {
+        meta.insert("inDoubt".into(), json!(true));
+    }
+    if let Some(before) = &claim.interrupted {
+        meta.insert("interruptedIn".into(), json!(before.phase.as_str()));
+    }
     if let Some(attempt) = attempt {
-        meta.insert("path".into(), json!(attempt.path));
+        meta.insert("path".into(), json!(path));
+        meta.insert("answer".into(), json!(answer));
         meta.insert("requests".into(), json!(attempt.requests));
         meta.insert("worker".into(), json!(attempt.worker));
         meta.insert("plugin".into(), json!(attempt.provider.digest));

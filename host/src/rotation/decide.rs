@@ -5,7 +5,6 @@ use crate::credential::Jar;
 use crate::db::{Action, Phase};
 use crate::protocol::Verdict;
 use crate::provider::{CommitClass, KeySpec};
-use crate::report::Status;
 
 /// How an attempt begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +27,8 @@ pub struct Claimed {
     pub has_pending: bool,
     /// The attempt began before a crash, and came this far.
     pub interrupted: Option<(Phase, CommitClass)>,
+    /// An earlier attempt's rotation, of this class, may have spent the current secret.
+    pub in_doubt: Option<CommitClass>,
 }
 
 pub fn plan(claimed: Claimed) -> Plan {
@@ -36,9 +37,12 @@ pub fn plan(claimed: Claimed) -> Plan {
     }
     match claimed.interrupted {
         // The intent is written before the request, so without it none has left.
-        Some((Phase::Claimed, _)) | None => match claimed.action {
-            Action::Validate => Plan::Validate,
-            Action::Rotate => Plan::Rotate,
+        Some((Phase::Claimed, _)) | None => match (claimed.action, claimed.in_doubt) {
+            (Action::Validate, _) => Plan::Validate,
+            (Action::Rotate, Some(class)) if after_lost_answer(class) == Plan::ProbeCurrent => {
+                Plan::ProbeCurrent
+            }
+            (Action::Rotate, _) => Plan::Rotate,
         },
         Some((Phase::Rotating | Phase::Captured, class)) => after_lost_answer(class),
     }
@@ -103,23 +107,13 @@ pub fn other_account(pinned: Option<&str>, seen: Option<&str>) -> bool {
     matches!((pinned, seen), (Some(pinned), Some(seen)) if pinned != seen)
 }
 
-/// The contract's status of a verdict (DESIGN §6).
-pub const fn status(verdict: &Verdict) -> Status {
-    match verdict {
-        Verdict::Valid(_) => Status::Success,
-        Verdict::Invalid(_) => Status::ValidationFailed,
-        Verdict::Unknown(_) => Status::Unreachable,
-        Verdict::NeedsHuman(_) => Status::Failed,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::{Evidence, Reason};
 
     fn claimed(action: Action, has_pending: bool, interrupted: Option<(Phase, CommitClass)>) -> Plan {
-        plan(Claimed { action, has_pending, interrupted })
+        plan(Claimed { action, has_pending, interrupted, in_doubt: None })
     }
 
     #[test]
@@ -153,6 +147,19 @@ mod tests {
         ];
         for (class, expected) in table {
             assert_eq!(claimed(Action::Rotate, false, Some((Phase::Rotating, class))), expected, "{class}");
+        }
+    }
+
+    #[test]
+    fn a_rotation_in_doubt_is_never_repeated_blindly_by_a_later_attempt() {
+        for class in CommitClass::ALL {
+            let doubtful = |action| {
+                plan(Claimed { action, has_pending: false, interrupted: None, in_doubt: Some(class) })
+            };
+            let probes = matches!(class, CommitClass::Grace | CommitClass::BurnOnIssue);
+            let expected = if probes { Plan::ProbeCurrent } else { Plan::Rotate };
+            assert_eq!(doubtful(Action::Rotate), expected, "{class}");
+            assert_eq!(doubtful(Action::Validate), Plan::Validate, "{class}");
         }
     }
 

@@ -1,11 +1,14 @@
 //! The rotation engine: claims what is due, runs each attempt, and renews the leases of those
-//! in flight. `decide` and `schedule` hold the rules and do no I/O; `attempt` holds the order.
+//! in flight. `machine` holds the order of an attempt, `decide`, `verdict` and `schedule` the
+//! rules; they do no I/O. `attempt` is the shell around them.
 
 pub mod attempt;
 pub mod decide;
+pub mod machine;
 mod pace;
 mod resolved;
 pub mod schedule;
+pub mod verdict;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -13,7 +13,12 @@ impl Provider for Guest {
 
     fn validate(cx: &Cx) -> Result<Verdict> {
         let token = cx.reveal("token")?;
-        Ok(Verdict::Valid(Evidence::new().note(format!("the token has {} bytes", token.len()))))
+        Ok(match check(cx)? {
+            Verdict::Valid(found) => {
+                Verdict::Valid(found.note(format!("the token has {} bytes", token.len())))
+            }
+            other => other,
+        })
     }
 
     fn rotate(cx: &Cx, _method: &str) -> Result<Outcome> {

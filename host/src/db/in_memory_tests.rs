@@ -1,0 +1,157 @@
+//! The writer's commands on a database in memory, one transaction each, for tests that drive
+//! many thousands of histories through the real schema and the real fencing.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::writer::{Claim, ClaimDue, ClaimToken, Finish, NewCredential, WriteError, finish_row};
+use super::{SealedKey, commands, migrations};
+use crate::credential::Millis;
+use crate::provider::CommitClass;
+
+pub struct InMemory(Connection);
+
+/// A generation as it lies there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub generation: u32,
+    pub state: String,
+    pub values: Vec<Vec<u8>>,
+}
+
+impl Default for InMemory {
+    fn default() -> Self {
+        let mut db = Connection::open_in_memory().expect("memory");
+        migrations::run(&mut db, Path::new(":memory:"), migrations::ALL).expect("the schema");
+        db.pragma_update(None, "foreign_keys", true).expect("a pragma");
+        db.set_prepared_statement_cache_capacity(128);
+        Self(db)
+    }
+}
+
+impl InMemory {
+    /// As new.
+    pub fn clear(&self) {
+        self.0
+            .execute_batch(
+                "DELETE FROM journal; DELETE FROM cookie_rotation_reports; DELETE FROM credentials;
+                 DELETE FROM sqlite_sequence;",
+            )
+            .expect("tables can be emptied");
+    }
+
+    fn transact<T>(&self, work: impl FnOnce(&Connection) -> Result<T, WriteError>) -> Result<T, WriteError> {
+        self.0.execute_batch("BEGIN IMMEDIATE")?;
+        let done = work(&self.0);
+        self.0.execute_batch(if done.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        done
+    }
+
+    pub fn add_credential(&self, new: &NewCredential, at: Millis) {
+        self.transact(|db| commands::add_credential(db, new, at)).expect("a new credential");
+    }
+
+    pub fn claim_due(&self, claim: &ClaimDue) -> Vec<Claim> {
+        self.transact(|db| commands::claim_due(db, claim)).expect("a claim").claims
+    }
+
+    pub fn reclaim(&self, owner: &str, lease_until: Millis) -> Vec<Claim> {
+        self.transact(|db| commands::reclaim_interrupted(db, owner, lease_until)).expect("a claim")
+    }
+
+    pub fn make_due(&self, id: &str, action: super::Action, due: Millis) -> Result<(), WriteError> {
+        self.transact(|db| commands::make_due(db, id, action, due))
+    }
+
+    pub fn renew(&self, token: &ClaimToken, lease_until: Millis) -> bool {
+        let lost = self.transact(|db| commands::renew(db, std::slice::from_ref(token), lease_until));
+        lost.expect("renewing").is_empty()
+    }
+
+    pub fn intent(
+        &self,
+        token: &ClaimToken,
+        method: &str,
+        class: CommitClass,
+        from: u32,
+    ) -> Result<(), WriteError> {
+        self.transact(|db| commands::journal_rotation(db, token, method, class, from))
+    }
+
+    pub fn receipt(
+        &self,
+        token: &ClaimToken,
+        generation: u32,
+        keys: &[SealedKey],
+        at: Millis,
+    ) -> Result<(), WriteError> {
+        self.transact(|db| commands::store_pending(db, token, generation, keys, at))
+    }
+
+    pub fn finish(&self, end: Finish, at: Millis) -> Result<i64, WriteError> {
+        let row = finish_row(end, at)?;
+        self.transact(|db| commands::finish(db, &row))
+    }
+
+    fn numbers(&self, sql: &str) -> Vec<i64> {
+        let mut found = self.0.prepare_cached(sql).expect("a statement");
+        found.query_map([], |row| row.get(0)).expect("rows").collect::<Result<_, _>>().expect("numbers")
+    }
+
+    /// Attempt numbers of all reports, in the order they were written.
+    pub fn reported(&self) -> Vec<i64> {
+        self.numbers("SELECT attempt_number FROM cookie_rotation_reports ORDER BY id")
+    }
+
+    /// Fencing numbers of the open attempts.
+    pub fn open(&self) -> Vec<i64> {
+        self.numbers("SELECT fence FROM journal")
+    }
+
+    pub fn attempts_begun(&self) -> i64 {
+        self.numbers("SELECT attempt_number FROM credentials")[0]
+    }
+
+    pub fn last_verdict(&self) -> Option<String> {
+        let sql = "SELECT last_verdict FROM cookie_rotation_monitor";
+        self.0.prepare_cached(sql).and_then(|mut found| found.query_row([], |row| row.get(0))).expect("a row")
+    }
+
+    pub fn generations(&self) -> Vec<Stored> {
+        let mut found = self
+            .0
+            .prepare_cached(
+                "SELECT g.generation, g.state, k.sealed FROM generations g
+                 LEFT JOIN generation_keys k USING (credential, generation) ORDER BY g.generation, k.key",
+            )
+            .expect("a statement");
+        let rows = found
+            .query_map([], |row| {
+                Ok((row.get::<_, u32>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<Vec<u8>>>(2)?))
+            })
+            .expect("rows");
+        let mut generations: Vec<Stored> = Vec::new();
+        for row in rows {
+            let (generation, state, value) = row.expect("a row");
+            if generations.last().is_none_or(|last| last.generation != generation) {
+                generations.push(Stored { generation, state, values: Vec::new() });
+            }
+            if let Some(last) = generations.last_mut() {
+                last.values.extend(value);
+            }
+        }
+        generations
+    }
+
+    /// Everything that an attempt's writes can change, as text to compare.
+    pub fn content(&self) -> String {
+        format!(
+            "{:?} {:?} {:?} {:?}",
+            self.generations(),
+            self.reported(),
+            self.open(),
+            self.numbers("SELECT coalesce(current_generation, 0) * 1000 + coalesce(pending_generation, 0) FROM credentials")
+        )
+    }
+}

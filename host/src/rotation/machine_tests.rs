@@ -1,0 +1,727 @@
+//! Drives the machine through random histories: services of every commit class with the
+//! semantics of their kind, answers lost on either side, plugins that trap and lie, hosts that
+//! die between any two steps, leases that run out, clocks that jump. The writes go through the
+//! real schema and the real fencing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestError, TestRunner};
+
+use super::*;
+use crate::credential::{Key, Secret};
+use crate::db::in_memory::InMemory;
+use crate::db::writer::{Claim, ClaimDue, Finish, MonitorUpdate, NewCredential, WriteError};
+use crate::db::{SealedGeneration, SealedKey};
+use crate::egress::seen::{Answered, Last};
+use crate::protocol::Evidence;
+use crate::provider::KeySpec;
+use crate::report::{Report, iso8601};
+
+/// Histories in each run of the tests.
+const HISTORIES: u32 = 12_000;
+
+const LEASE: Millis = 60_000;
+/// How long a service of the class `grace` accepts the old secret.
+const GRACE: Millis = 20_000;
+const T0: Millis = 1_800_000_000_000;
+
+type Value = u32;
+
+/// A service with the semantics of its class. Time is its own.
+#[derive(Debug)]
+struct Service {
+    class: CommitClass,
+    alive: BTreeSet<Value>,
+    issued: Value,
+    /// What a secret was spent for, and when it dies of it (`grace`).
+    spent: BTreeMap<Value, Millis>,
+    /// New secrets whose use ends their predecessor (`commit-on-use`).
+    successor_of: BTreeMap<Value, Value>,
+    double_spends: u32,
+}
+
+impl Service {
+    fn new(class: CommitClass) -> Self {
+        Self {
+            class,
+            alive: [1].into(),
+            issued: 1,
+            spent: BTreeMap::new(),
+            successor_of: BTreeMap::new(),
+            double_spends: 0,
+        }
+    }
+
+    fn use_of(&mut self, value: Value, at: Millis) -> bool {
+        if self.class == CommitClass::Grace && self.spent.get(&value).is_some_and(|&dies| at >= dies) {
+            self.alive.remove(&value);
+        }
+        let alive = self.alive.contains(&value);
+        if alive && let Some(old) = self.successor_of.remove(&value) {
+            self.alive.remove(&old);
+        }
+        alive
+    }
+
+    fn rotate(&mut self, value: Value, at: Millis) -> Option<Value> {
+        if !self.use_of(value, at) {
+            if self.spent.contains_key(&value) {
+                // RFC 9700 section 4.14.2: reuse of a spent token revokes all of its family.
+                self.double_spends += 1;
+                self.alive.clear();
+            }
+            return None;
+        }
+        self.issued += 1;
+        let new = self.issued;
+        match self.class {
+            CommitClass::BurnOnIssue => {
+                self.alive.remove(&value);
+                self.spent.insert(value, at);
+            }
+            CommitClass::Grace => {
+                self.spent.entry(value).or_insert(at + GRACE);
+            }
+            CommitClass::CommitOnUse => {
+                let unused: Vec<_> =
+                    self.successor_of.iter().filter(|(_, old)| **old == value).map(|(new, _)| *new).collect();
+                for unused in unused {
+                    self.successor_of.remove(&unused);
+                    self.alive.remove(&unused);
+                }
+                self.successor_of.insert(new, value);
+            }
+            CommitClass::Sliding | CommitClass::Additive => {}
+        }
+        self.alive.insert(new);
+        Some(new)
+    }
+}
+
+/// What becomes of one step of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Fine,
+    DiesBefore,
+    DiesAfter,
+    /// Between the service's answer and its receipt.
+    DiesWithTheAnswer,
+    NotSent,
+    RequestLost,
+    AnswerLost,
+    TroubleBefore,
+    TroubleAfter,
+    RateLimited,
+    LoggedOut,
+    OtherAccount,
+    Traps,
+    WorkerDies,
+    Lies,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Go { host: usize, fate: Fate },
+    Die { host: usize },
+    Pass { seconds: u32 },
+    Jump { hours: i8 },
+    WantRotation,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        12 => Just(Fate::Fine),
+        1 => Just(Fate::DiesBefore),
+        1 => Just(Fate::DiesAfter),
+        1 => Just(Fate::DiesWithTheAnswer),
+        1 => Just(Fate::NotSent),
+        1 => Just(Fate::RequestLost),
+        1 => Just(Fate::AnswerLost),
+        1 => Just(Fate::TroubleBefore),
+        1 => Just(Fate::TroubleAfter),
+        1 => Just(Fate::RateLimited),
+        1 => Just(Fate::LoggedOut),
+        1 => Just(Fate::OtherAccount),
+        1 => Just(Fate::Traps),
+        1 => Just(Fate::WorkerDies),
+        1 => Just(Fate::Lies),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        14 => (0..2_usize, fate()).prop_map(|(host, fate)| Step::Go { host, fate }),
+        1 => (0..2_usize).prop_map(|host| Step::Die { host }),
+        2 => prop_oneof![1..5_u32, 25..70_u32, 100..4_000_u32].prop_map(|seconds| Step::Pass { seconds }),
+        1 => prop_oneof![Just(-1_i8), Just(1)].prop_map(|hours| Step::Jump { hours }),
+        3 => Just(Step::WantRotation),
+    ]
+}
+
+#[derive(Debug, Clone)]
+struct History {
+    class: CommitClass,
+    /// A refresh token that is spent, and an access token that is asked about.
+    pair: bool,
+    hosts: usize,
+    steps: Vec<Step>,
+}
+
+fn history() -> impl Strategy<Value = History> {
+    let class = prop::sample::select(CommitClass::ALL.as_slice());
+    (class, prop::bool::weighted(0.3), 1..3_usize, prop::collection::vec(step(), 1..60))
+        .prop_map(|(class, pair, hosts, steps)| History { class, pair, hosts, steps })
+}
+
+struct Run {
+    claim: Claim,
+    machine: Machine,
+    next: Action,
+    /// When the lease was last renewed, by the clock that nobody sets.
+    renewed: Millis,
+    /// What the service called valid, and dead, in this run.
+    lives: BTreeSet<Value>,
+    dead: BTreeSet<Value>,
+}
+
+struct World<'d> {
+    db: &'d InMemory,
+    history: History,
+    service: Service,
+    resolved: Arc<Resolved>,
+    /// The time that nobody sets, and what the hosts' clocks are off by.
+    time: Millis,
+    jumped: i64,
+    runs: [Option<Run>; 2],
+    /// The newest secret whose answer a plugin was given.
+    delivered: Option<Value>,
+    /// Secrets that were given up for a reason.
+    given_up: BTreeSet<Value>,
+    /// The service issued something, and its answer never became durable.
+    issued_unseen: bool,
+    /// Something a machine can't know how to mend happened at the service itself.
+    foul: bool,
+}
+
+fn key(name: &str, value: Value) -> Key {
+    Key {
+        name: name.into(),
+        secret: Secret::new(value.to_string()),
+        fingerprint: format!("fp-{value}"),
+        expires: None,
+        cookie: None,
+    }
+}
+
+fn sealed(jar: &Jar) -> Vec<SealedKey> {
+    let seal = |key: &Key| SealedKey {
+        name: key.name.clone(),
+        sealed: key.secret.expose().to_vec(),
+        fingerprint: key.fingerprint.clone(),
+        expires: key.expires,
+        cookie: None,
+    };
+    jar.keys.iter().map(seal).collect()
+}
+
+fn opened(generation: &SealedGeneration) -> Arc<Jar> {
+    let open = |key: &SealedKey| Key {
+        name: key.name.clone(),
+        secret: Secret::new(key.sealed.clone()),
+        fingerprint: key.fingerprint.clone(),
+        expires: key.expires,
+        cookie: None,
+    };
+    Arc::new(Jar { keys: generation.keys.iter().map(open).collect() })
+}
+
+fn value_of(jar: &Jar, name: &str) -> Value {
+    let key = jar.get(name).expect("the key is in the jar");
+    std::str::from_utf8(key.secret.expose()).expect("text").parse().expect("a number")
+}
+
+fn spec(name: &str, required: bool) -> KeySpec {
+    KeySpec { name: name.into(), location: Location::Token, required, reveal: false, help: String::new() }
+}
+
+impl<'d> World<'d> {
+    fn new(db: &'d InMemory, history: History) -> Self {
+        db.clear();
+        let keys = if history.pair {
+            vec![spec("refresh", true), spec("access", false)]
+        } else {
+            vec![spec("token", true)]
+        };
+        let jar = Jar { keys: keys.iter().map(|spec| key(&spec.name, 1)).collect() };
+        db.add_credential(
+            &NewCredential {
+                credential_id: "ann".into(),
+                profile_id: None,
+                service: "shop".into(),
+                plugin_digest: None,
+                settings: vec![],
+                private_hosts: vec![],
+                method: None,
+                validate_interval: None,
+                max_age: None,
+                identity: None,
+                keys: sealed(&jar),
+                expires: None,
+                first_due: T0,
+                first_action: Wanted::Validate,
+            },
+            T0,
+        );
+        let resolved = Resolved {
+            validate_url: String::new(),
+            keys,
+            origins: vec![],
+            private_hosts: vec![],
+            settings: vec![],
+            methods: vec![ResolvedMethod { name: "refresh".into(), commit_class: history.class }],
+        };
+        Self {
+            db,
+            service: Service::new(history.class),
+            resolved: Arc::new(resolved),
+            history,
+            time: T0,
+            jumped: 0,
+            runs: [None, None],
+            delivered: None,
+            given_up: BTreeSet::new(),
+            issued_unseen: false,
+            foul: false,
+        }
+    }
+
+    fn spends(&self) -> &'static str {
+        if self.history.pair { "refresh" } else { "token" }
+    }
+
+    fn wall(&self) -> Millis {
+        self.time.saturating_add_signed(self.jumped)
+    }
+
+    fn clock(&self) -> Clock {
+        // A look's age is judged by differences alone, so every attempt may count from T0.
+        let elapsed = Duration::from_millis(self.time - T0);
+        Clock { wall: self.wall(), elapsed, left: Duration::from_secs(60) }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Go { host, fate } => self.go(host % self.history.hosts, fate),
+            Step::Die { host } => self.runs[host % self.history.hosts] = None,
+            Step::Pass { seconds } => self.pass(Millis::from(seconds) * 1_000),
+            // Several hosts share the database's clock; a lone one has only its own.
+            Step::Jump { hours } if self.history.hosts == 1 => self.jumped += i64::from(hours) * 3_600_000,
+            Step::Jump { .. } => {}
+            Step::WantRotation => {
+                // Refused while an attempt is open, as for a person.
+                let _ = self.db.make_due("ann", Wanted::Rotate, self.wall());
+            }
+        }
+        self.check();
+    }
+
+    /// Time passes in steps as long as renewing takes: a living host renews its lease.
+    fn pass(&mut self, millis: Millis) {
+        if millis <= LEASE / 3 {
+            self.time += millis;
+            for host in 0..2 {
+                self.renew(host);
+            }
+        } else {
+            // Longer: the hosts were suspended meanwhile.
+            self.time += millis;
+        }
+    }
+
+    fn renew(&mut self, host: usize) {
+        let until = self.wall() + LEASE;
+        let Some(run) = &mut self.runs[host] else { return };
+        if self.db.renew(&run.claim.token, until) {
+            run.renewed = self.time;
+        }
+    }
+
+    fn claim(&mut self, host: usize) {
+        let (owner, now) = (format!("host-{host}"), self.wall());
+        let mut claims = if self.history.hosts == 1 { self.db.reclaim(&owner, now + LEASE) } else { vec![] };
+        if claims.is_empty() {
+            claims = self.db.claim_due(&ClaimDue {
+                owner,
+                now,
+                lease_until: now + LEASE,
+                quotas: vec![("shop".into(), 1)],
+                at_most: 1,
+            });
+        }
+        let Some(claim) = claims.pop() else { return };
+        let method = self.resolved.methods[0].clone();
+        let mut machine = Machine::new(Start {
+            wanted: claim.action,
+            forced: false,
+            current_generation: claim.current.as_ref().map(|current| current.generation),
+            current: claim.current.as_ref().map(opened).expect("a current generation"),
+            pending: claim.pending.as_ref().map(|pending| (pending.generation, opened(pending))),
+            next_generation: claim.next_generation,
+            interrupted: claim.interrupted.as_ref().map(|before| (before.phase, before.commit_class)),
+            in_doubt: claim.in_doubt(),
+            identity: claim.identity.clone(),
+            resolved: Arc::clone(&self.resolved),
+            method: Some(method),
+            picked: None,
+        });
+        let next = machine.on(Event::Begun, self.clock());
+        let renewed = self.time;
+        self.runs[host] =
+            Some(Run { claim, machine, next, renewed, lives: BTreeSet::new(), dead: BTreeSet::new() });
+    }
+
+    /// A host does its next thing.
+    fn go(&mut self, host: usize, fate: Fate) {
+        let Some(mut run) = self.runs[host].take() else { return self.claim(host) };
+        if fate == Fate::DiesBefore {
+            return;
+        }
+        let clock = self.clock();
+        let next = match run.next.clone() {
+            Action::StoreIntent { method, from } => {
+                let token = run.claim.token.clone();
+                self.write(&run, |db| db.intent(&token, &method.name, method.commit_class, from))
+                    .then(|| run.machine.on(Event::IntentStored, clock))
+            }
+            Action::CallRotate { jar, .. } => self.call_rotate(&mut run, &jar, fate),
+            Action::CallValidate { jar } => self.call_validate(&mut run, &jar, fate),
+            Action::Wait(pause) => {
+                self.time += pause.as_millis() as Millis;
+                Some(run.machine.on(Event::Waited, clock))
+            }
+            Action::Finish(conclusion) => {
+                self.finish(&run, *conclusion);
+                None
+            }
+            other => panic!("{other:?} outside of a call"),
+        };
+        if fate != Fate::DiesAfter
+            && let Some(next) = next
+        {
+            run.next = next;
+            self.runs[host] = Some(run);
+        }
+    }
+
+    /// Whether a host's write took place. One with an old fence is refused and changes nothing.
+    fn write<T>(&self, run: &Run, write: impl FnOnce(&InMemory) -> Result<T, WriteError>) -> bool {
+        let owns = self.db.open().contains(&run.claim.token.fence);
+        let before = if owns { String::new() } else { self.db.content() };
+        match write(self.db) {
+            Ok(_) => {
+                // A report that is there already is answered as the first time.
+                assert!(owns || before == self.db.content(), "a late writer was let through");
+                owns
+            }
+            Err(WriteError::Fenced { .. }) => {
+                assert!(!owns, "the owner was refused");
+                assert_eq!(before, self.db.content(), "a refused write changed something");
+                false
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// What the shell checks before a request leaves.
+    fn lease_holds(&self, run: &Run) -> bool {
+        self.time < run.renewed + LEASE
+    }
+
+    fn seen(&self, key: &str, status: Option<u16>, lost: bool) -> Seen {
+        let last = match status {
+            Some(status) => Last::Answered(Answered { status, ..Answered::default() }),
+            None => Last::NoAnswer,
+        };
+        Seen { requests: 1, lost, used: [key.to_owned()].into(), last, ..Seen::default() }
+    }
+
+    fn call_rotate(&mut self, run: &mut Run, jar: &Jar, fate: Fate) -> Option<Action> {
+        if !self.lease_holds(run) {
+            return None;
+        }
+        let name = self.spends();
+        let value = value_of(jar, name);
+        let unknown = || Ended::Answered(Answer::Rotated(Outcome::Unknown(Reason::default())));
+        let (ended, seen) = match fate {
+            Fate::NotSent => (unknown(), Seen { requests: 1, last: Last::NoAnswer, ..Seen::default() }),
+            _ if run.machine.may_send(self.clock()).is_err() => {
+                (unknown(), Seen { requests: 1, last: Last::NoAnswer, ..Seen::default() })
+            }
+            Fate::RequestLost => (unknown(), self.seen(name, None, true)),
+            Fate::AnswerLost | Fate::TroubleAfter => {
+                self.issued_unseen |= self.service.rotate(value, self.time).is_some();
+                let status = (fate == Fate::TroubleAfter).then_some(503);
+                (unknown(), self.seen(name, status, true))
+            }
+            Fate::TroubleBefore => (unknown(), self.seen(name, Some(503), true)),
+            Fate::RateLimited => {
+                let outcome = Outcome::Invalid(Reason::default());
+                (Ended::Answered(Answer::Rotated(outcome)), self.seen(name, Some(429), false))
+            }
+            Fate::LoggedOut => {
+                let gone = vec![KeyChange::Deleted(name.into())];
+                let action = run.machine.on(Event::Issued(gone), self.clock());
+                assert!(matches!(action, Action::GoOn), "a deletion alone stores nothing");
+                (unknown(), self.seen(name, Some(200), true))
+            }
+            _ => {
+                let new = self.service.rotate(value, self.time);
+                if fate == Fate::DiesWithTheAnswer {
+                    self.issued_unseen |= new.is_some();
+                    return None;
+                }
+                if let Some(new) = new {
+                    let names: &[&str] = if self.history.pair { &["refresh", "access"] } else { &["token"] };
+                    let changes = names.iter().map(|name| KeyChange::Set(key(name, new))).collect();
+                    if !self.receive(run, changes, new) {
+                        return None;
+                    }
+                }
+                let seen = self.seen(name, Some(if new.is_some() { 200 } else { 401 }), new.is_some());
+                let ended = match (fate, new) {
+                    (Fate::Traps, _) => Ended::Faulted(Fault::Trap("unreachable".into())),
+                    (Fate::WorkerDies, _) => Ended::Lost("killed".into()),
+                    (Fate::Lies, _) | (_, None) => {
+                        Ended::Answered(Answer::Rotated(Outcome::Invalid(Reason::default())))
+                    }
+                    _ => Ended::Answered(Answer::Rotated(Outcome::Rotated(Evidence::default()))),
+                };
+                (ended, seen)
+            }
+        };
+        Some(run.machine.on(Event::CallEnded(Box::new(ended), Box::new(seen)), self.clock()))
+    }
+
+    /// An answer that issued something: durable before the plugin has it.
+    fn receive(&mut self, run: &mut Run, changes: Vec<KeyChange>, new: Value) -> bool {
+        let clock = self.clock();
+        let Action::StoreReceipt { generation, jar } = run.machine.on(Event::Issued(changes), clock) else {
+            panic!("what was issued is not stored");
+        };
+        let token = run.claim.token.clone();
+        let at = self.wall();
+        if !self.write(run, |db| db.receipt(&token, generation, &sealed(&jar), at)) {
+            // Too late: somebody else has the credential by now.
+            self.issued_unseen = true;
+            return false;
+        }
+        assert!(matches!(run.machine.on(Event::ReceiptStored, clock), Action::GoOn));
+        self.delivered = Some(new);
+        true
+    }
+
+    fn call_validate(&mut self, run: &mut Run, jar: &Jar, fate: Fate) -> Option<Action> {
+        let name = if self.history.pair { "access" } else { "token" };
+        let value = value_of(jar, name);
+        let answered = |verdict| Ended::Answered(Answer::Validated(verdict));
+        let valid = |identity: &str| {
+            Verdict::Valid(Evidence { identity: Some(identity.into()), ..Evidence::default() })
+        };
+        let unknown = || answered(Verdict::Unknown(Reason::default()));
+        let (ended, seen) = match fate {
+            Fate::NotSent => (unknown(), Seen { requests: 1, last: Last::NoAnswer, ..Seen::default() }),
+            Fate::RequestLost | Fate::AnswerLost => (unknown(), self.seen(name, None, true)),
+            Fate::TroubleBefore | Fate::TroubleAfter => (unknown(), self.seen(name, Some(503), true)),
+            // Whatever it says of a rate limit, it is no evidence.
+            Fate::RateLimited => (answered(valid("ann")), self.seen(name, Some(429), false)),
+            Fate::Lies => (answered(Verdict::Invalid(Reason::default())), self.seen(name, Some(502), true)),
+            Fate::LoggedOut => {
+                let gone = vec![KeyChange::Deleted(self.spends().into())];
+                let action = run.machine.on(Event::Issued(gone), self.clock());
+                assert!(matches!(action, Action::GoOn), "a deletion alone stores nothing");
+                self.foul = true;
+                (answered(valid("ann")), self.seen(name, Some(200), false))
+            }
+            Fate::DiesWithTheAnswer => {
+                self.service.use_of(value, self.time);
+                return None;
+            }
+            _ => {
+                let alive = self.service.use_of(value, self.time);
+                if alive {
+                    run.lives.insert(value)
+                } else {
+                    run.dead.insert(value)
+                };
+                let ended = match (fate, alive) {
+                    (Fate::Traps, _) => Ended::Faulted(Fault::Trap("unreachable".into())),
+                    (Fate::WorkerDies, _) => Ended::Lost("killed".into()),
+                    (Fate::OtherAccount, true) => {
+                        self.foul = true;
+                        answered(valid("another"))
+                    }
+                    (_, true) => answered(valid("ann")),
+                    (_, false) => answered(Verdict::Invalid(Reason::default())),
+                };
+                (ended, self.seen(name, Some(if alive { 200 } else { 401 }), false))
+            }
+        };
+        Some(run.machine.on(Event::CallEnded(Box::new(ended), Box::new(seen)), self.clock()))
+    }
+
+    fn finish(&mut self, run: &Run, conclusion: Conclusion) {
+        let value = |generation: u32| {
+            let stored = self.db.generations();
+            let found = stored.iter().find(|stored| stored.generation == generation).expect("it is stored");
+            String::from_utf8(found.values[0].clone()).expect("text").parse::<Value>().expect("a number")
+        };
+        let owns = self.db.open().contains(&run.claim.token.fence);
+        match conclusion.change {
+            // The database refuses a late one, whatever it says.
+            _ if !owns => {}
+            GenerationChange::Promote(generation) => {
+                let promoted = value(generation);
+                assert!(
+                    run.lives.contains(&promoted),
+                    "{promoted} is promoted unseen: {:?}",
+                    conclusion.path
+                );
+            }
+            GenerationChange::Drop(generation) => {
+                let dropped = value(generation);
+                let reasons = ["other-account", "regressed", "overruled"];
+                assert!(
+                    run.dead.contains(&dropped) || conclusion.path.iter().any(|step| reasons.contains(step)),
+                    "{dropped} is dropped without a reason: {:?}",
+                    conclusion.path
+                );
+                self.given_up.insert(dropped);
+            }
+            _ => {}
+        }
+        let (finished, alive) = (self.wall(), matches!(conclusion.verdict, Verdict::Valid(_)));
+        let next_action = match conclusion.verdict {
+            Verdict::Valid(_) if run.claim.attempt_number.is_multiple_of(2) => Wanted::Rotate,
+            Verdict::Unknown(_) => run.claim.action,
+            _ => Wanted::Validate,
+        };
+        let end = Finish {
+            token: run.claim.token.clone(),
+            report: Report {
+                cookie_id: "ann".into(),
+                profile_id: None,
+                service: "shop".into(),
+                validate_url: String::new(),
+                cookie_keys: BTreeMap::new(),
+                status: verdict::status(&conclusion.verdict),
+                message: None,
+                started_at: iso8601(run.claim.started_at),
+                finished_at: iso8601(finished),
+                attempt_number: run.claim.attempt_number,
+                meta: serde_json::Map::new(),
+            },
+            verdict: conclusion.verdict.as_str().to_owned(),
+            monitor: MonitorUpdate {
+                consecutive_failures: u32::from(!alive),
+                expires_at: None,
+                next_due_at: Some(finished + 30_000),
+                next_action,
+            },
+            generations: conclusion.change,
+            expiry_updates: conclusion.touched,
+            identity: match &conclusion.verdict {
+                Verdict::Valid(evidence) => evidence.identity.clone(),
+                _ => None,
+            },
+            in_doubt: conclusion.in_doubt,
+        };
+        self.write(run, |db| db.finish(end, finished));
+    }
+
+    /// What holds after every step of every history.
+    fn check(&self) {
+        let reported = self.db.reported();
+        let numbers: BTreeSet<_> = reported.iter().collect();
+        assert_eq!(numbers.len(), reported.len(), "an attempt has two reports: {reported:?}");
+        let (begun, open) = (self.db.attempts_begun(), self.db.open());
+        assert!(open.len() <= 1, "two live claims");
+        assert_eq!(reported.len() as i64 + open.len() as i64, begun, "an attempt without a report");
+        let owners = self.runs.iter().flatten().filter(|run| open.contains(&run.claim.token.fence)).count();
+        assert!(owners <= 1, "two hosts own the credential");
+        assert_eq!(self.service.double_spends, 0, "a spent secret was used again");
+        if let Some(newest) = self.delivered
+            && self.service.alive.contains(&newest)
+            && !self.given_up.contains(&newest)
+        {
+            let kept = self.db.generations().iter().any(|stored| {
+                stored.state != "dropped" && stored.values.contains(&newest.to_string().into_bytes())
+            });
+            assert!(kept, "{newest} lives at the service and nowhere else");
+        }
+    }
+
+    /// Nothing goes wrong any more: what is open ends, and the credential is looked at.
+    fn settle(&mut self) {
+        self.runs = [None, None];
+        self.history.hosts = 1;
+        let begun = self.db.attempts_begun();
+        for _ in 0..400 {
+            if self.db.open().is_empty() && self.db.attempts_begun() >= begun + 3 {
+                break;
+            }
+            self.go(0, Fate::Fine);
+            if self.runs[0].is_none() {
+                self.time += 31_000;
+                let _ = self.db.make_due("ann", Wanted::Validate, self.wall());
+            }
+            self.check();
+        }
+        assert!(self.db.open().is_empty(), "an attempt never ends");
+        assert!(self.db.attempts_begun() >= begun + 3, "the credential is stuck");
+    }
+
+    fn current(&self) -> Value {
+        let generations = self.db.generations();
+        let current = generations.iter().find(|stored| stored.state == "current").expect("a current one");
+        String::from_utf8(current.values[0].clone()).expect("text").parse().expect("a number")
+    }
+
+    fn check_settled(&self) {
+        let (current, verdict) = (self.current(), self.db.last_verdict());
+        let alive = self.service.alive.contains(&current);
+        let repeatable = matches!(
+            self.history.class,
+            CommitClass::Sliding | CommitClass::Additive | CommitClass::CommitOnUse
+        );
+        if !self.issued_unseen || repeatable {
+            assert!(alive || self.foul, "{current} is dead and need not be; the verdict is {verdict:?}");
+        }
+        if !self.history.pair && !self.foul {
+            assert_eq!(verdict.as_deref() == Some("valid"), alive, "{verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn no_history_loses_spends_or_doubles_anything() {
+    let db = InMemory::default();
+    let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
+    let outcome = TestRunner::new(config).run(&history(), |history| {
+        let mut world = World::new(&db, history.clone());
+        for step in history.steps {
+            world.step(step);
+        }
+        world.settle();
+        world.check_settled();
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => {}
+        // The shortest history that fails, on one line.
+        Err(TestError::Fail(why, history)) => panic!("{why}\nin {history:?}"),
+        Err(error) => panic!("{error}"),
+    }
+}
