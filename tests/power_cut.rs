@@ -55,8 +55,8 @@ const STRETCHES: &[(Cut, &[&str])] = &[
             "receipt.committed",
             "answer.delivering",
             "rotate.ended",
-            "pending.testing",
-            "pending.tested",
+            "validate.calling",
+            "validate.ended",
             "finish.begin",
             "finish.written",
         ],
@@ -75,9 +75,11 @@ fn expected(cut: Cut, class: Class) -> (&'static str, End) {
         (Cut::Intended | Cut::Answered, Sliding | Additive | CommitOnUse) => {
             ("recovered repeat rotate validate-pending promoted", End::Rotated)
         }
-        (Cut::Intended | Cut::Answered, Grace) | (Cut::Intended, Burn) => {
-            ("recovered probe-current", End::Alive)
+        // Its old token may buy again, as long as a look shows that it lives.
+        (Cut::Intended | Cut::Answered, Grace) => {
+            ("recovered probe-current repeat rotate validate-pending promoted", End::Rotated)
         }
+        (Cut::Intended, Burn) => ("recovered probe-current", End::Alive),
         (Cut::Answered, Burn) => ("recovered probe-current second-look", End::Human),
         // The access token lives on and says nothing of the refresh token.
         (Cut::Intended | Cut::Answered, BurnPair) => ("recovered probe-current", End::Human),
