@@ -90,6 +90,7 @@ fuzz: setup
 
 bench: plugins
 	cargo bench --locked -p keywheel --bench pipeline
+	cargo bench --locked -p keywheel --bench history
 
 lint: setup
 	cargo fmt --all --check

@@ -21,19 +21,40 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "daemon",
             "db",
+            // Which tokens are over.
+            "external",
             "limits",
             // `doctor` shows the layers of the sandbox as the processes tell them.
             "protocol",
             "provider",
             "registry",
             "report",
+            // What a clean-up would delete is only read.
+            "retention",
             "rotation",
             "supervisor",
             "vault",
+            // What `status` shows of the port.
+            "web",
         ],
     ),
     // `control` carries operations to the host; `daemon` runs its server.
-    ("control", &["credential", "daemon", "db", "limits", "registry", "report", "supervisor"]),
+    // It names how far a clean-up came, for the next question about it.
+    (
+        "control",
+        &[
+            "credential",
+            "daemon",
+            "db",
+            "limits",
+            "registry",
+            "report",
+            "retention",
+            "rotation",
+            "supervisor",
+            "web",
+        ],
+    ),
     (
         "daemon",
         &[
@@ -42,16 +63,22 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "db",
             "egress",
+            "external",
             "limits",
             "protocol",
             "provider",
             "registry",
             "report",
+            "retention",
             "rotation",
             "supervisor",
             "vault",
+            "web",
         ],
     ),
+    // The port takes secrets in, so it has the redaction of `egress` and the fingerprints of the
+    // vault; it writes by commands alone.
+    ("web", &["config", "credential", "db", "egress", "external", "limits", "report", "vault"]),
     (
         "rotation",
         &[
@@ -74,7 +101,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("supervisor", &["credential", "limits", "protocol", "provider", "worker"]),
     ("worker", &["limits", "protocol", "provider"]),
     ("egress", &["credential", "limits", "protocol", "provider"]),
-    ("db", &["crash", "credential", "limits", "provider", "report"]),
+    ("db", &["crash", "credential", "external", "limits", "provider", "report"]),
+    ("retention", &["crash", "credential", "db", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.
     ("config", &["protocol"]),
@@ -82,6 +110,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("protocol", &["provider"]),
     ("provider", &[]),
     ("report", &["credential"]),
+    ("external", &["credential"]),
     ("credential", &[]),
     ("crash", &[]),
     ("lib", &[]),
@@ -90,6 +119,7 @@ const EDGES: &[(&str, &[&str])] = &[
 /// What one module alone may use, by a text that its code can't avoid.
 const OWNED: &[(&str, &[&str])] = &[
     ("reqwest", &["egress"]),
+    ("axum", &["web"]),
     ("TcpStream::connect", &["egress"]),
     // The probe's bait: bound on loopback, and never sent from.
     ("UdpSocket", &["egress", "supervisor/probe.rs"]),

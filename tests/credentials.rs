@@ -492,7 +492,7 @@ fn validating_rotating_and_importing_work_without_a_daemon() {
     let third = service.issue();
     let imported =
         home.run_with_input(&["credential", "import", "ann", "-", "--json"], &format!("session={third}"));
-    assert_eq!(imported.ok().json(), json!({ "imported": "ann", "keys": ["session"] }));
+    assert_eq!(imported.ok().json(), json!({ "imported": "ann", "keys": ["session"], "next": "validate" }));
     assert_eq!(value(), third);
     assert_eq!(home.json(&["credential", "validate", "ann"])["status"], "success");
     let numbers: Vec<_> = home.reports("ann").iter().map(|report| report["attemptNumber"].clone()).collect();
@@ -516,11 +516,11 @@ fn odd(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + 'static) 
     url
 }
 
-fn says(answer: String) -> String {
+pub fn says(answer: String) -> String {
     odd(move |stream| stream.write_all(answer.as_bytes()))
 }
 
-fn http_answer(status: &str, kind: &str, headers: &str, body: &str) -> String {
+pub fn http_answer(status: &str, kind: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"

@@ -467,6 +467,11 @@ impl Service {
         session
     }
 
+    /// Ends a session, as a sign-out elsewhere does.
+    pub fn forget(&self, session: &str) {
+        self.state().alive.retain(|alive| alive != session);
+    }
+
     pub fn is_alive(&self, session: &str) -> bool {
         self.state().alive.iter().any(|alive| alive == session)
     }

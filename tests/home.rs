@@ -302,7 +302,7 @@ fn a_read_only_home_can_be_read_and_nothing_else() {
 
 /// Runs a test on a thread with a mount table of its own, which the commands it starts share.
 /// Only root may have one; elsewhere it says so and tests nothing.
-fn with_own_mounts(test: impl FnOnce() + Send + 'static) {
+pub fn with_own_mounts(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         // SAFETY: it changes this thread's mount namespace and touches no memory.
         if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
@@ -332,14 +332,14 @@ fn mount(from: &std::ffi::CStr, to: &Path, kind: &std::ffi::CStr, flags: libc::c
 }
 
 /// Something mounted, until the value goes.
-struct Mount(std::ffi::CString);
+pub struct Mount(std::ffi::CString);
 
 impl Mount {
     fn at(path: &Path) -> Self {
         Self(std::ffi::CString::new(path.to_str().expect("UTF-8")).expect("no zero byte"))
     }
 
-    fn tmpfs(path: &Path, options: &str) -> Self {
+    pub fn tmpfs(path: &Path, options: &str) -> Self {
         mount(c"tmpfs", path, c"tmpfs", 0, options);
         Self::at(path)
     }
@@ -361,7 +361,7 @@ impl Drop for Mount {
 }
 
 /// Fills a file system to its last byte, and says with which file.
-fn fill(folder: &Path) -> PathBuf {
+pub fn fill(folder: &Path) -> PathBuf {
     let path = folder.join("filler");
     let mut file = fs::File::create(&path).expect("a file");
     let block = [1; 4 << 10];

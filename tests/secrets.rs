@@ -43,6 +43,11 @@ impl Wanted {
         self.forms.iter().any(|form| memchr::memmem::find(bytes, form).is_some())
     }
 
+    #[track_caller]
+    pub fn assert_in_no_file(&self, folder: &Path) {
+        assert_eq!(self.files(folder), Vec::<PathBuf>::new());
+    }
+
     /// The files below a folder that hold any of it.
     fn files(&self, folder: &Path) -> Vec<PathBuf> {
         let mut found = Vec::new();

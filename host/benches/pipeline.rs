@@ -207,6 +207,7 @@ async fn add_to(host: &Host, id: &str, plugin: &str, service: SocketAddr) {
         // Once each: what is due again while it is measured would be a tenth of the load.
         validate_interval: Some(3_600),
         max_age: None,
+        identity: None,
         keys: vec![KeyInput {
             name: "session".into(),
             value: SecretInput::new(&Secret::new(format!("a-session-of-{id}-0123456789abcdef"))),
@@ -390,6 +391,7 @@ async fn reports(host: &Host) -> f64 {
                         expires_at: None,
                         next_due_at: Some(now() + 3_600_000),
                         next_action: Action::Validate,
+                        asked_until: None,
                     };
                     let end = Finish {
                         token: claim.token,
@@ -399,6 +401,7 @@ async fn reports(host: &Host) -> f64 {
                         generations: GenerationChange::None,
                         expiry_updates: Vec::new(),
                         identity: None,
+                        in_doubt: false,
                     };
                     writer.finish(end).await.expect("a report");
                 }

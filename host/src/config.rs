@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::protocol::Require;
 
@@ -98,6 +101,11 @@ impl Home {
         self.root.join("cache")
     }
 
+    /// Where reports go before they are deleted, if they do.
+    pub fn archive(&self, reports: &Reports) -> Option<PathBuf> {
+        reports.archive.as_ref().map(|folder| self.root.join(folder))
+    }
+
     pub fn exists(&self) -> bool {
         self.master_key().exists()
     }
@@ -178,6 +186,104 @@ pub struct Config {
     pub rescan_seconds: u64,
     /// Certificates to trust beside the system's, in PEM.
     pub extra_ca_file: Option<PathBuf>,
+    pub http: Http,
+    pub reports: Reports,
+}
+
+/// The HTTP port: none unless it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    pub listen: Option<SocketAddr>,
+    /// Lets `listen` be an address that other machines reach.
+    pub allow_remote: bool,
+    /// Names beside those of loopback by which clients may call.
+    pub hosts: Vec<String>,
+    /// What one token may send for long, and at once.
+    pub requests_per_second: NonZeroU32,
+    pub requests_at_once: NonZeroU32,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        const fn number(of: u32) -> NonZeroU32 {
+            NonZeroU32::new(of).expect("not zero")
+        }
+        Self {
+            listen: None,
+            allow_remote: false,
+            hosts: Vec::new(),
+            requests_per_second: number(10),
+            requests_at_once: number(50),
+        }
+    }
+}
+
+impl Http {
+    /// What is wrong with it, in words.
+    fn check(&self) -> Result<(), String> {
+        if let Some(listen) = self.listen
+            && !listen.ip().is_loopback()
+            && !self.allow_remote
+        {
+            return Err(format!(
+                "http.listen is {listen}, which other machines reach, and the port speaks plain HTTP; allowed: a loopback address such as 127.0.0.1:7878; hint: put a proxy with TLS in front of a loopback address, or set http.allow_remote = true"
+            ));
+        }
+        // As in a Host header, without its port.
+        let is_name = |name: &String| {
+            let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-[:]".contains(c);
+            !name.is_empty()
+                && name.len() <= 255
+                && name.chars().all(allowed)
+                && (!name.contains(':') || name.starts_with('['))
+        };
+        match self.hosts.iter().find(|name| !is_name(name)) {
+            Some(name) => Err(format!(
+                "http.hosts has {name:?}; allowed: host names in lower case, without scheme and port, such as \"keywheel.example\""
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Which reports are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reports {
+    /// For so many days; 0: for ever.
+    #[serde(deserialize_with = "days")]
+    pub keep_days: u32,
+    /// So many of each credential; 0: all.
+    #[serde(deserialize_with = "count")]
+    pub keep_per_credential: u32,
+    /// Where they go before they are deleted: absolute, or below the home. None: nowhere.
+    pub archive: Option<PathBuf>,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self { keep_days: 90, keep_per_credential: 10_000, archive: None }
+    }
+}
+
+/// A hundred years: past it the number was meant as something else.
+const MOST_DAYS: u32 = 36_500;
+
+fn days<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    bounded(from, MOST_DAYS, "0 (for ever) to 36500 days")
+}
+
+fn count<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    bounded(from, 1_000_000_000, "0 (all of them) to 1000000000")
+}
+
+fn bounded<'de, D: Deserializer<'de>>(from: D, most: u32, allowed: &str) -> Result<u32, D::Error> {
+    let found = i64::deserialize(from)?;
+    u32::try_from(found)
+        .ok()
+        .filter(|number| *number <= most)
+        .ok_or_else(|| D::Error::custom(format!("found {found}; allowed: {allowed}")))
 }
 
 impl Default for Config {
@@ -188,6 +294,8 @@ impl Default for Config {
             idle_stop_seconds: 300,
             rescan_seconds: 30,
             extra_ca_file: None,
+            http: Http::default(),
+            reports: Reports::default(),
         }
     }
 }
@@ -213,6 +321,25 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 
 # Certificates to trust beside the system's, in PEM.
 #extra_ca_file = "/etc/keywheel/ca.pem"
+
+# The HTTP port, for workers that can't be plugins. Without `listen` there is none. It speaks
+# plain HTTP: only loopback addresses are allowed, unless `allow_remote` is true. `hosts` are the
+# names by which a proxy in front of it is called. The other two are limits for each token.
+#[http]
+#listen = "127.0.0.1:7878"
+#allow_remote = false
+#hosts = []
+#requests_per_second = 10
+#requests_at_once = 50
+# Reports of attempts older than so many days are deleted, and so are those past so many newest
+# of a credential; 0 means no such limit. The last report of each credential and its last
+# success always stay.
+#[reports]
+#keep_days = 90
+#keep_per_credential = 10000
+# Before that they are written here, as compressed JSON Lines (unset: nowhere); absolute, or
+# below this folder. The folder above it must exist.
+#archive = "archive"
 "#;
 
 impl Config {
@@ -229,6 +356,13 @@ impl Config {
             .map_err(|error| ConfigError::Parse { path: path.clone(), message: error.to_string() })?;
         if config.rescan_seconds == 0 || config.idle_stop_seconds == 0 {
             return Err(ConfigError::Parse { path, message: "seconds must be at least 1".into() });
+        }
+        if let Err(message) = config.http.check() {
+            return Err(ConfigError::Parse { path, message });
+        }
+        if config.reports.archive.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
+            let message = "reports.archive is empty; allowed: a folder, or leave the line out".into();
+            return Err(ConfigError::Parse { path, message });
         }
         Ok(config)
     }

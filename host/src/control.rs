@@ -20,7 +20,10 @@ use crate::db::{Action, TrustedKey};
 use crate::limits;
 use crate::registry::{PluginStatus, RegistryError, Wish};
 use crate::report::Report;
+use crate::retention::{Position, Pruned, RetentionError, Rules};
+use crate::rotation::plan::{PlanError, Preview};
 use crate::supervisor::WorkerStatus;
+use crate::web::HttpStatus;
 
 /// A request with every cookie of a large jar fits; anything longer is no request of ours.
 const LONGEST_LINE: u64 = 4 << 20;
@@ -67,6 +70,14 @@ pub enum Operation {
     CredentialImport {
         credential_id: String,
         keys: Vec<KeyInput>,
+        /// These secrets may be another account's than the pinned one.
+        #[serde(default)]
+        other_account: bool,
+    },
+    /// Brings an earlier generation's keys back as a new one.
+    CredentialRollback {
+        credential_id: String,
+        generation: u32,
     },
     CredentialRemove {
         credential_id: String,
@@ -78,6 +89,28 @@ pub enum Operation {
     CredentialRun {
         credential_id: String,
         action: Action,
+        /// Also in a pause, a quiet window, or while the service asked for rest.
+        #[serde(default)]
+        now: bool,
+    },
+    /// What rotating would send; sends nothing.
+    CredentialPlan {
+        credential_id: String,
+    },
+    /// Deletes what ends, for a moment; the answer says from where to go on.
+    ReportsPrune {
+        rules: Rules,
+        archive: Option<PathBuf>,
+        from: Position,
+    },
+    WorkerTokenCreate {
+        service: String,
+        name: String,
+        /// From now.
+        expires_seconds: Option<u32>,
+    },
+    WorkerTokenRevoke {
+        token_id: String,
     },
 }
 
@@ -91,6 +124,9 @@ pub struct AddCredential {
     pub method: Option<String>,
     pub validate_interval: Option<u32>,
     pub max_age: Option<u32>,
+    /// The account to pin from the start.
+    #[serde(default)]
+    pub identity: Option<String>,
     pub keys: Vec<KeyInput>,
 }
 
@@ -101,6 +137,16 @@ pub struct KeyInput {
     pub value: SecretInput,
     pub expires: Option<Millis>,
     pub cookie: Option<CookieAttributes>,
+}
+
+/// A token for an external worker, the one time that it is shown.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WorkerToken {
+    pub token_id: String,
+    pub token: SecretInput,
+    pub expires_at: Option<Millis>,
+    /// Whether a plugin serves its service too.
+    pub served: bool,
 }
 
 /// The one place where a secret is serialised: between two processes of one user, over a
@@ -136,7 +182,18 @@ pub enum Outcome {
     Unparked(bool),
     Trusted(TrustedKey),
     Report(Box<Report>),
-    Status { workers: Vec<WorkerStatus>, plugins: Vec<PluginStatus>, in_flight: usize },
+    /// The generation that is current now.
+    Restored(u32),
+    Planned(Box<Preview>),
+    Pruned(Pruned),
+    Status {
+        workers: Vec<WorkerStatus>,
+        plugins: Vec<PluginStatus>,
+        in_flight: usize,
+        /// None: no port is open.
+        http: Option<HttpStatus>,
+    },
+    WorkerToken(Box<WorkerToken>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,17 +232,43 @@ impl Refusal {
 impl From<WriteError> for Refusal {
     fn from(error: WriteError) -> Self {
         let kind = match &error {
-            WriteError::Duplicate { .. } | WriteError::Invalid(_) | WriteError::Stale { .. } => {
-                RefusalKind::BadInput
-            }
+            WriteError::Duplicate { .. }
+            | WriteError::Invalid(_)
+            | WriteError::Stale { .. }
+            | WriteError::External { .. }
+            | WriteError::OtherService { .. }
+            | WriteError::TooMany { .. } => RefusalKind::BadInput,
             WriteError::NotFound { .. } => RefusalKind::NotFound,
             WriteError::Busy { .. }
             | WriteError::Fenced { .. }
             | WriteError::Pinned { .. }
+            | WriteError::Resting { .. }
             | WriteError::Replaced { .. } => RefusalKind::Busy,
             _ => RefusalKind::Unavailable,
         };
         Self { kind, message: error.to_string() }
+    }
+}
+
+impl From<RetentionError> for Refusal {
+    fn from(error: RetentionError) -> Self {
+        match error {
+            RetentionError::Write(error) => error.into(),
+            RetentionError::Archive { .. } => {
+                Self { kind: RefusalKind::Unavailable, message: error.to_string() }
+            }
+            _ => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<PlanError> for Refusal {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::NoCredential(_) | PlanError::NoPlugin(_) => Self::not_found(error.to_string()),
+            PlanError::Unfit(_) => Self::bad_input(error.to_string()),
+            PlanError::Read(_) => Self::internal(error.to_string()),
+        }
     }
 }
 

@@ -83,6 +83,17 @@ impl Jar {
     }
 }
 
+/// An id ends in file names, logs and URLs.
+pub fn is_id(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._@+-".contains(c);
+    !text.is_empty() && text.len() <= LONGEST_ID && !text.starts_with('-') && text.chars().all(allowed)
+}
+
+/// What `is_id` allows, in words.
+pub const ID_RULE: &str = "1 to 128 letters, digits and . _ @ + -, not starting with -";
+
+const LONGEST_ID: usize = 128;
+
 /// The key name of a cookie that travels with the credential but isn't in the key mapping.
 pub fn extra_cookie_key(name: &str, domain: &str, path: &str) -> String {
     format!("cookie:{name}@{domain}{path}")

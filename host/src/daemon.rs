@@ -3,28 +3,47 @@
 //! the daemon also schedules, watches and listens.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, Home, Isolation};
-use crate::control::{self, Operation, Outcome, Refusal};
+use crate::control::{self, Operation, Outcome, Refusal, SecretInput, WorkerToken};
 use crate::credential::{Jar, Key, Millis, Secret, now};
-use crate::db::queries::{ReadError, Reader};
+use crate::db::external::NewWorkerToken;
+use crate::db::queries::{GenerationRow, ReadError, Reader};
 use crate::db::writer::{NewCredential, NewGeneration, WriteError, Writer, WriterThread};
-use crate::db::{Action, DbError, HomeLock};
+use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Egress, EgressError, EgressOptions};
+use crate::external;
 use crate::provider::KeySpec;
 use crate::registry::{self, Providers, Registry, RegistryError};
+use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
-use crate::rotation::attempt::seal_jar;
+use crate::rotation::attempt::{open_jar, seal_jar};
 use crate::supervisor::Supervisor;
 use crate::vault::{Vault, VaultError};
+use crate::web;
+
+/// Of a token for external workers: a column of a table.
+const LONGEST_TOKEN_NAME: usize = 64;
 
 /// How often idle workers are looked for, and half the shortest idle time that is honoured.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
+
+/// How often the daemon looks for reports that end.
+const PRUNE: Duration = Duration::from_secs(60);
+
+/// One step of a clean-up, the daemon's or by hand: short enough that whoever waits for the other
+/// to be done, or watches it, sees it move.
+const PRUNE_STEP: Effort = Effort { time: Duration::from_secs(1), credentials: u32::MAX };
+
+/// The counts of so many credentials a minute are read through by the daemon, a second's work of
+/// one thread at ten thousand reports each; what is too old goes at once.
+const COUNTED: Effort = Effort { time: Duration::from_secs(10), credentials: 1_000 };
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -42,6 +61,12 @@ pub enum OpenError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error("http.listen is {listen}, which can't be had; hint: another program may have it")]
+    Listen {
+        listen: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("{what}")]
     Io {
         what: &'static str,
@@ -60,6 +85,9 @@ pub struct Host {
     pub supervisor: Supervisor,
     pub registry: Arc<Registry>,
     pub rotation: Arc<Rotation>,
+    /// Set once the port is open.
+    http: OnceLock<Arc<web::Port>>,
+    pub retention: Arc<Retention>,
     thread: WriterThread,
 }
 
@@ -123,14 +151,16 @@ impl Host {
             format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
         );
         registry.rescan().await?;
-        Ok(Self { home, config, vault, writer, supervisor, registry, rotation, thread })
+        let http = OnceLock::new();
+        let retention = Arc::new(Retention::new(home.database(), writer.clone()));
+        Ok(Self { home, config, vault, writer, supervisor, registry, rotation, retention, http, thread })
     }
 
     /// Ends the workers, then waits until everything sent to the database is committed.
     pub async fn close(self) {
-        let Self { writer, supervisor, registry, rotation, thread, .. } = self;
+        let Self { writer, supervisor, registry, rotation, retention, thread, .. } = self;
         supervisor.close().await;
-        drop((writer, registry, rotation));
+        drop((writer, registry, rotation, retention));
         // The thread ends when the last writer is gone; tasks just told to stop may hold one
         // for a moment longer.
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -151,6 +181,7 @@ impl Host {
                 workers: self.supervisor.status(),
                 plugins: self.registry.status(),
                 in_flight: self.rotation.in_flight(),
+                http: self.http.get().map(|port| port.status()),
             }),
             Operation::PluginList => {
                 self.registry.rescan_until_still().await?;
@@ -189,8 +220,8 @@ impl Host {
                 self.rotation.wake();
                 Ok(Outcome::Done)
             }
-            Operation::CredentialImport { credential_id, keys } => {
-                self.import(&credential_id, keys).await?;
+            Operation::CredentialImport { credential_id, keys, other_account } => {
+                self.import(&credential_id, keys, other_account).await?;
                 self.rotation.wake();
                 Ok(Outcome::Done)
             }
@@ -203,11 +234,62 @@ impl Host {
                 self.rotation.wake();
                 Ok(Outcome::Done)
             }
-            Operation::CredentialRun { credential_id, action } => {
-                let report = self.rotation.run_one(&credential_id, action).await?;
+            Operation::CredentialRollback { credential_id, generation } => {
+                let restored = self.roll_back(&credential_id, generation).await?;
+                self.rotation.wake();
+                Ok(Outcome::Restored(restored))
+            }
+            Operation::CredentialRun { credential_id, action, now } => {
+                let report = self.rotation.run_one_now(&credential_id, action, now).await?;
                 Ok(Outcome::Report(Box::new(report)))
             }
+            Operation::WorkerTokenCreate { service, name, expires_seconds } => {
+                let token = self.create_worker_token(service, name, expires_seconds).await?;
+                Ok(Outcome::WorkerToken(Box::new(token)))
+            }
+            Operation::WorkerTokenRevoke { token_id } => {
+                self.writer.revoke_worker_token(&token_id).await?;
+                Ok(Outcome::Done)
+            }
+            Operation::CredentialPlan { credential_id } => {
+                let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
+                let planned = self.rotation.preview(reader, &credential_id).await?;
+                Ok(Outcome::Planned(Box::new(planned)))
+            }
+            Operation::ReportsPrune { rules, archive, from } => {
+                Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
+            }
         }
+    }
+
+    async fn create_worker_token(
+        &self,
+        service: String,
+        name: String,
+        expires_seconds: Option<u32>,
+    ) -> Result<WorkerToken, Refusal> {
+        registry::manifest::check_service_name(&service)
+            .map_err(|error| Refusal::bad_input(error.to_string()))?;
+        let is_short = !name.is_empty() && name.len() <= LONGEST_TOKEN_NAME;
+        if !is_short || name.contains(registry::manifest::is_deceptive) {
+            return Err(Refusal::bad_input(format!(
+                "a token can't be named {name:?}; allowed: 1 to {LONGEST_TOKEN_NAME} bytes of printable text"
+            )));
+        }
+        let token = external::new_token()
+            .map_err(|error| Refusal::internal(format!("the system gives no random bytes: {error}")))?;
+        let expires_at = expires_seconds.map(|seconds| now() + Millis::from(seconds) * 1_000);
+        let served = self.rotation.providers.get(&service).is_some();
+        self.writer
+            .create_worker_token(NewWorkerToken {
+                token_id: token.id.clone(),
+                name,
+                service,
+                tag: self.vault.tag(external::tagged(&token.text).expose()),
+                expires_at,
+            })
+            .await?;
+        Ok(WorkerToken { token_id: token.id, token: SecretInput::new(&token.text), expires_at, served })
     }
 
     async fn add(&self, new: control::AddCredential) -> Result<(), Refusal> {
@@ -248,7 +330,7 @@ impl Host {
                 method: new.method,
                 validate_interval: new.validate_interval,
                 max_age: new.max_age,
-                identity: None,
+                identity: new.identity,
                 keys,
                 expires,
                 first_due: now(),
@@ -259,12 +341,20 @@ impl Host {
         Ok(())
     }
 
-    async fn import(&self, credential_id: &str, keys: Vec<control::KeyInput>) -> Result<(), Refusal> {
+    async fn import(
+        &self,
+        credential_id: &str,
+        keys: Vec<control::KeyInput>,
+        other_account: bool,
+    ) -> Result<(), Refusal> {
         let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
         let row = reader
             .credential(credential_id)
             .map_err(|error| Refusal::internal(error.to_string()))?
             .ok_or_else(|| Refusal::not_found(format!("no credential `{credential_id}`")))?;
+        if row.external {
+            return Err(WriteError::External { credential_id: row.credential_id }.into());
+        }
         let mapping = reader
             .provider(&row.service)
             .map_err(|error| Refusal::internal(error.to_string()))?
@@ -283,10 +373,61 @@ impl Host {
                 expires,
                 due: now(),
                 action: Action::Validate,
-                unpin_identity: false,
+                unpin_identity: other_account,
+                restored_from: None,
+                note: None,
             })
             .await?;
         Ok(())
+    }
+
+    /// Makes an earlier generation's keys current again, sealed anew: a seal binds a value to
+    /// its generation. The first thing that follows is to look whether they live.
+    async fn roll_back(&self, credential_id: &str, generation: u32) -> Result<u32, Refusal> {
+        let internal = |error: &dyn std::fmt::Display| Refusal::internal(error.to_string());
+        let reader = self.reader().map_err(|error| internal(&error))?;
+        let row = reader
+            .credential(credential_id)
+            .map_err(|error| internal(&error))?
+            .ok_or_else(|| Refusal::not_found(format!("no credential `{credential_id}`")))?;
+        let generations = reader.generations(credential_id).map_err(|error| internal(&error))?;
+        restorable(credential_id, &generations, Some(generation))?;
+        let sealed = reader
+            .sealed_generation_of(credential_id, generation)
+            .map_err(|error| internal(&error))?
+            .ok_or_else(|| Refusal::not_found(format!("`{credential_id}` has no generation {generation}")))?;
+        let jar = open_jar(&self.vault, credential_id, &sealed).map_err(|error| internal(&error))?;
+        let mapping = reader
+            .provider(&row.service)
+            .map_err(|error| internal(&error))?
+            .map(|provider| provider.key_mapping)
+            .unwrap_or_default();
+        let next = row.last_generation + 1;
+        self.writer
+            .replace_generation(NewGeneration {
+                credential_id: credential_id.to_owned(),
+                generation: next,
+                keys: seal_jar(&self.vault, credential_id, next, &jar).map_err(|error| internal(&error))?,
+                expires: earliest_expiry(&jar, &mapping),
+                due: now(),
+                action: Action::Validate,
+                unpin_identity: false,
+                restored_from: Some(generation),
+                note: Some(AuditEntry {
+                    actor: Actor::Operator,
+                    action: "rolled-back",
+                    service: Some(row.service),
+                    file: None,
+                    digest: None,
+                    signer: None,
+                    detail: serde_json::json!({
+                        "credential": credential_id, "restored": generation, "replaced": row.current_generation,
+                        "generation": next,
+                    }),
+                }),
+            })
+            .await?;
+        Ok(next)
     }
 
     fn jar(&self, keys: Vec<control::KeyInput>) -> Jar {
@@ -305,6 +446,39 @@ impl Host {
             .collect();
         Jar { keys }
     }
+}
+
+/// Which generation a rollback brings back: the one that was named, or the newest that was in
+/// force before this one.
+///
+/// # Errors
+/// Where it can't be, with what can.
+pub fn restorable(
+    credential_id: &str,
+    generations: &[GenerationRow],
+    wanted: Option<u32>,
+) -> Result<u32, Refusal> {
+    let possible = || generations.iter().filter(|row| row.state == "previous" && !row.keys.is_empty());
+    let names: Vec<String> = possible().map(|row| row.generation.to_string()).collect();
+    let can = match names.is_empty() {
+        true => {
+            String::from("nothing can be restored; hint: `keywheel credential import` brings new secrets")
+        }
+        false => format!("what can be restored: {}", names.join(", ")),
+    };
+    let Some(wanted) = wanted else {
+        return possible().map(|row| row.generation).next().ok_or_else(|| {
+            Refusal::bad_input(format!("`{credential_id}` has no earlier generation: {can}"))
+        });
+    };
+    let why = match generations.iter().find(|row| row.generation == wanted) {
+        None => "is not there, or was kept no longer",
+        Some(row) if row.state == "current" => "is the one in force",
+        Some(row) if row.state == "pending" => "waits for its verdict, which the next attempt asks for",
+        Some(row) if row.state == "dropped" || row.keys.is_empty() => "was dropped, and its keys with it",
+        Some(_) => return Ok(wanted),
+    };
+    Err(Refusal::bad_input(format!("generation {wanted} of `{credential_id}` {why}; {can}")))
 }
 
 /// When the first of the mapped keys ends. Other cookies travel along, and their end says
@@ -326,6 +500,7 @@ pub async fn serve(
     let host = Arc::new(host);
     let listener = control::listen(&host.home.socket())
         .map_err(|source| OpenError::Io { what: "the control socket can't be made", source })?;
+    let web = open_port(&host).await?;
     // Before anything new is claimed: what an earlier host began is ended first.
     let interrupted = host.rotation.reclaim().await?;
     let with_credentials: Vec<String> = host
@@ -357,13 +532,23 @@ pub async fn serve(
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move { keep_house(&host, stop).await }
     });
+    let pruner = tokio::spawn({
+        let (host, stop) = (Arc::clone(&host), stop.clone());
+        async move { prune(&host, stop).await }
+    });
     let control = tokio::spawn(control::serve(listener, Arc::clone(&host), stop.clone()));
+    let web_stop = stop.clone();
+    let web = tokio::spawn(async move {
+        if let Some(web) = web {
+            web.serve(web_stop).await;
+        }
+    });
     ready(&host);
     let mut stop = stop;
     // An error means the sender is gone, which ends the daemon just as well.
     let _ = stop.wait_for(|stop| *stop).await;
     tracing::info!("stopping: what is in flight may end");
-    for task in [scheduler, watcher, keeper, control] {
+    for task in [scheduler, watcher, keeper, pruner, web, control] {
         if let Err(error) = task.await {
             tracing::error!(%error, "a part of the daemon ended badly");
         }
@@ -377,6 +562,19 @@ pub async fn serve(
     Ok(())
 }
 
+/// Opens the HTTP port where the configuration asks for one. One that can't be had stops the
+/// daemon: whoever asked for it would miss its reports without knowing.
+async fn open_port(host: &Host) -> Result<Option<web::Web>, OpenError> {
+    let Some(listen) = host.config.http.listen else { return Ok(None) };
+    let parts =
+        web::Parts { vault: Arc::clone(&host.vault), writer: host.writer.clone(), reader: host.reader()? };
+    let web = web::Web::open(listen, host.config.http.clone(), parts)
+        .await
+        .map_err(|source| OpenError::Listen { listen, source })?;
+    host.http.get_or_init(|| web.port());
+    Ok(Some(web))
+}
+
 /// Stops idle workers and wakes the scheduler when the active plugins change.
 async fn keep_house(host: &Host, mut stop: watch::Receiver<bool>) {
     let mut changes = host.registry.changes();
@@ -385,6 +583,51 @@ async fn keep_house(host: &Host, mut stop: watch::Receiver<bool>) {
         tokio::select! {
             () = tokio::time::sleep(look) => host.supervisor.stop_idle(host.config.idle_stop()),
             changed = changes.changed() => if changed.is_ok() { host.rotation.wake() },
+            _ = stop.changed() => {}
+        }
+    }
+}
+
+/// Deletes the reports that end, a little each minute.
+async fn prune(host: &Host, mut stop: watch::Receiver<bool>) {
+    let config = &host.config.reports;
+    let archive = host.home.archive(config);
+    let keep = (config.keep_per_credential > 0).then_some(config.keep_per_credential);
+    let past = Position::Past(String::new());
+    let mut from = past.clone();
+    while !*stop.borrow() && (config.keep_days > 0 || keep.is_some()) {
+        let days = Millis::from(config.keep_days) * 86_400_000;
+        let stored_before = (days > 0).then(|| now().saturating_sub(days));
+        let look = async {
+            // What is too old, all of it; of what is too many, the next credentials' share.
+            let old = Rules { stored_before, ..Rules::default() };
+            let (mut reports, mut position) = (0, Position::START);
+            while position != Position::End {
+                let pruned = host.retention.prune(&old, archive.clone(), position, PRUNE_STEP).await?;
+                (reports, position) = (reports + pruned.reports, pruned.next);
+            }
+            if keep.is_none() {
+                return Ok((reports, Position::End));
+            }
+            let many = Rules { keep, ..Rules::default() };
+            let pruned = host.retention.prune(&many, archive.clone(), from.clone(), COUNTED).await?;
+            Ok::<_, RetentionError>((reports + pruned.reports, pruned.next))
+        };
+        let looked = tokio::select! {
+            looked = look => looked,
+            _ = stop.changed() => return,
+        };
+        match looked {
+            Ok((reports, next)) => {
+                if reports > 0 {
+                    tracing::info!(reports, "old reports deleted");
+                }
+                from = if next == Position::End { past.clone() } else { next };
+            }
+            Err(error) => tracing::error!(%error, "old reports can't be deleted, they are kept"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PRUNE) => {}
             _ = stop.changed() => {}
         }
     }

@@ -13,14 +13,17 @@ pub mod credential;
 pub mod daemon;
 pub mod db;
 pub mod egress;
+pub mod external;
 pub mod limits;
 pub mod protocol;
 pub mod provider;
 pub mod registry;
 pub mod report;
+pub mod retention;
 pub mod rotation;
 pub mod supervisor;
 pub mod vault;
+pub mod web;
 pub mod worker;
 
 /// An attempt makes hundreds of small allocations on whichever thread runs it; glibc's allocator

@@ -99,6 +99,46 @@ pub const WRITER_QUEUE: usize = 4_096;
 /// Writer commands in one transaction: past this the commit's cost no longer shows.
 pub const WRITER_BATCH: usize = 256;
 
+/// A report of an external worker. The largest honest ones, all cookies of an account, are half
+/// of that.
+pub const EXTERNAL_REPORT_BYTES: usize = 64 << 10;
+
+/// What a refused request may still send before its connection is cut: so much is read and thrown
+/// away, or the client would see a broken connection in place of the reason.
+pub const EXTERNAL_REFUSED_BYTES: usize = 1 << 20;
+
+/// `meta` of an external report as JSON, and how deep it may go: kept for ever with each report.
+pub const EXTERNAL_META_BYTES: usize = 8 << 10;
+pub const EXTERNAL_META_DEPTH: usize = 16;
+
+/// A message of an external report: a stack trace fits.
+pub const EXTERNAL_MESSAGE_BYTES: usize = 4 << 10;
+
+/// How far in the future an external report may end: clocks of two machines differ.
+pub const EXTERNAL_CLOCK_SKEW: Duration = Duration::from_secs(300);
+
+/// External workers of one token. A fleet has a hundred; more are ids made up at each start.
+pub const EXTERNAL_WORKERS_PER_TOKEN: u32 = 256;
+
+/// Credentials that the reports of one token may bring: a token that leaks must not fill the disk.
+pub const EXTERNAL_CREDENTIALS_PER_TOKEN: u32 = 10_000;
+
+/// HTTP connections at once, a few hundred kilobytes each at the worst.
+pub const HTTP_CONNECTIONS: usize = 128;
+
+/// From a connection's beginning, or from the last answer on it, to the end of a whole request;
+/// and how long an answer may wait for its reader. Honest requests take milliseconds.
+pub const HTTP_REQUEST_WALL: Duration = Duration::from_secs(10);
+
+/// What HTTP clients may still finish when the daemon stops.
+pub const HTTP_DRAIN: Duration = Duration::from_secs(2);
+
+/// Failed sign-ins of one peer address: so many at once, then one a second.
+pub const HTTP_FAILED_SIGN_INS: u32 = 20;
+
+/// Peer addresses whose failed sign-ins are counted apart; all others share one count.
+pub const HTTP_PEERS: usize = 4_096;
+
 /// Attempts in flight over all services: a few hundred kilobytes of memory, and at a tenth of a
 /// second an attempt more than ten thousand a second.
 pub const IN_FLIGHT: usize = 1_024;

@@ -11,13 +11,15 @@ use serde_json::json;
 use super::Failure;
 use super::connection::Connection;
 use super::formats;
+use super::operator;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
 use crate::config::{Home, write_atomically};
 use crate::control::{AddCredential, KeyInput, Operation, Outcome, SecretInput};
-use crate::credential::now;
+use crate::credential::{ID_RULE, is_id, now};
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, Reader};
+use crate::db::writer::WriteError;
 use crate::provider::{Manifest, Resolved};
 use crate::registry::manifest;
 use crate::report::Status;
@@ -38,18 +40,55 @@ pub enum Command {
         file: PathBuf,
         #[arg(long)]
         format: Option<formats::Format>,
+        /// They may be another account's: forget which one it is pinned to
+        #[arg(long)]
+        other_account: bool,
     },
     /// Every credential and where it stands
     List {
         #[arg(long)]
         service: Option<String>,
+        /// Only what fails, whatever has for longest first
+        #[arg(long)]
+        failing: bool,
+        /// At most so many of those that fail
+        #[arg(long, default_value_t = 100, requires = "failing")]
+        limit: u32,
     },
     /// One credential with its keys' fingerprints and generations
     Show { id: String },
+    /// Its attempts, newest first: what each did and what came of it
+    History {
+        id: String,
+        /// At most so many
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        /// The next page: only attempts before this id
+        #[arg(long, value_name = "ID")]
+        before: Option<i64>,
+    },
     /// Ask the service now whether it lives
     Validate { id: String },
-    /// Get a fresh secret now
-    Rotate { id: String },
+    /// Get a fresh secret, unless it rests: paused, or its service asked to be left alone
+    Rotate {
+        id: String,
+        /// Also where there is a reason to wait
+        #[arg(long, conflicts_with = "plan")]
+        now: bool,
+        /// Show what would be sent, with every secret masked, and send nothing
+        #[arg(long)]
+        plan: bool,
+    },
+    /// Put an earlier generation of its secrets in force again, and validate it
+    Rollback {
+        id: String,
+        /// Which one [default: the newest before the present one]
+        #[arg(long, value_name = "GENERATION")]
+        to: Option<u32>,
+        /// Without a question
+        #[arg(long)]
+        yes: bool,
+    },
     /// Stop what it does by itself
     Pause { id: String },
     /// Go on after a pause
@@ -85,6 +124,9 @@ pub struct Add {
     /// A host name that may lead to a private address
     #[arg(long = "allow-private", value_name = "HOST")]
     private_hosts: Vec<String>,
+    /// The account it is for, as the service names it: no other's secrets are accepted
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
     /// Which of the provider's methods rotates it
     #[arg(long)]
     method: Option<String>,
@@ -114,11 +156,17 @@ pub enum ExportFormat {
 pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Add(new) => add(&home, new, output).await,
-        Command::Import { id, file, format } => import(&home, &id, &file, format, output).await,
-        Command::List { service } => list(&home, service.as_deref(), output),
-        Command::Show { id } => show(&home, &id, output),
-        Command::Validate { id } => run_now(&home, id, Action::Validate, output).await,
-        Command::Rotate { id } => run_now(&home, id, Action::Rotate, output).await,
+        Command::Import { id, file, format, other_account } => {
+            import(&home, &id, &file, format, other_account, output).await
+        }
+        Command::List { service, failing: true, limit } => failing(&home, service.as_deref(), limit, output),
+        Command::List { service, .. } => list(&home, service.as_deref(), output),
+        Command::Show { id } => operator::show(&home, &id, output),
+        Command::History { id, limit, before } => operator::history(&home, &id, limit, before, output),
+        Command::Validate { id } => run_now(&home, id, Action::Validate, false, output).await,
+        Command::Rotate { id, plan: true, .. } => operator::plan(&home, id, output).await,
+        Command::Rotate { id, now, .. } => run_now(&home, id, Action::Rotate, now, output).await,
+        Command::Rollback { id, to, yes } => operator::roll_back(&home, &id, to, yes, output).await,
         Command::Pause { id } => pause(&home, id, true, output).await,
         Command::Resume { id } => pause(&home, id, false, output).await,
         Command::Export { id, format, url, output: file } => {
@@ -144,6 +192,11 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
                 .ok_or_else(|| Failure::BadInput(format!("--set {pair}: allowed is NAME=VALUE")))
         })
         .collect::<Result<Vec<_>, _>>()?;
+    if let Some(account) = &new.account
+        && (account.trim().is_empty() || account.chars().any(char::is_control))
+    {
+        return Err(Failure::BadInput(format!("--account {account:?}: allowed is a name, on one line")));
+    }
     let validate_interval = new.every.as_deref().map(seconds).transpose()?;
     let max_age = new.rotate_every.as_deref().map(seconds).transpose()?;
     let connection = Connection::open(home).await?;
@@ -164,6 +217,7 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
                 method: new.method,
                 validate_interval,
                 max_age,
+                identity: new.account,
                 keys,
             })))
             .await
@@ -182,17 +236,24 @@ async fn import(
     id: &str,
     file: &Path,
     format: Option<formats::Format>,
+    other_account: bool,
     output: Output,
 ) -> Result<(), Failure> {
     let row = find(home, id)?;
+    refuse_external(&row)?;
     let settings: Vec<_> = row.settings.into_iter().collect();
     let resolved = manifest::resolve(&manifest_of(home, &row.service)?, &settings, &row.private_hosts)
         .map_err(|error| Failure::BadInput(error.to_string()))?;
     let keys = read_keys(Some(file), format, &resolved, output)?;
     let names: Vec<_> = keys.iter().map(|key| key.name.clone()).collect();
-    Connection::once(home, Operation::CredentialImport { credential_id: id.to_owned(), keys }).await?;
-    output.value(&json!({ "imported": id, "keys": names }), || {
-        format!("imported {} into `{id}`", names.join(", "))
+    let operation = Operation::CredentialImport { credential_id: id.to_owned(), keys, other_account };
+    Connection::once(home, operation).await?;
+    output.value(&json!({ "imported": id, "keys": names, "next": "validate" }), || {
+        let next = match row.paused {
+            true => "it is paused, and validated first once it is resumed",
+            false => "validated next, and not rotated before that says so",
+        };
+        format!("imported {} into `{id}`: {next}", names.join(", "))
     });
     Ok(())
 }
@@ -248,8 +309,23 @@ fn read_text(from: impl Read, name: &str) -> Result<String, Failure> {
 fn list(home: &Home, service: Option<&str>, output: Output) -> Result<(), Failure> {
     home.require()?;
     let rows = Reader::open(&home.database())?.credentials(service)?;
+    table(&rows, "no credentials; hint: `keywheel credential add --help`", output);
+    Ok(())
+}
+
+fn failing(home: &Home, service: Option<&str>, limit: u32, output: Output) -> Result<(), Failure> {
+    home.require()?;
+    let (rows, all) = Reader::open(&home.database())?.failing(service, limit)?;
+    table(&rows, "nothing fails", output);
+    if all > rows.len() as u64 {
+        output.say(&format!("{} of {all} that fail; --limit shows more", rows.len()));
+    }
+    Ok(())
+}
+
+fn table(rows: &[CredentialRow], empty: &str, output: Output) {
     output.table(
-        &rows,
+        rows,
         &["credential", "service", "status", "last attempt", "expires", "next", "message"],
         |row| {
             let monitor = &row.monitor;
@@ -261,28 +337,21 @@ fn list(home: &Home, service: Option<&str>, output: Output) -> Result<(), Failur
                 coloured(status),
                 Cell::new(relative(monitor.last_attempt_at)),
                 Cell::new(relative(monitor.expires_at)),
-                Cell::new(monitor.next_due_at.map_or("–".into(), |at| {
-                    format!("{} {}", monitor.next_action.as_str(), relative(Some(at)))
-                })),
+                Cell::new(match monitor.next_due_at {
+                    Some(at) => format!("{} {}", monitor.next_action.as_str(), relative(Some(at))),
+                    None if row.external => "external".into(),
+                    None => "–".into(),
+                }),
                 Cell::new(monitor.last_message.as_deref().unwrap_or("")),
             ]
         },
-        "no credentials; hint: `keywheel credential add --help`",
+        empty,
     );
-    Ok(())
 }
 
-fn show(home: &Home, id: &str, output: Output) -> Result<(), Failure> {
-    let row = find(home, id)?;
-    let generations = Reader::open(&home.database())?.generations(id)?;
-    // For a person as well: every field has its name, and nothing is left out.
-    output.json_line(&json!({ "credential": row, "generations": generations }), true);
-    Ok(())
-}
-
-async fn run_now(home: &Home, id: String, action: Action, output: Output) -> Result<(), Failure> {
+async fn run_now(home: &Home, id: String, action: Action, now: bool, output: Output) -> Result<(), Failure> {
     let Outcome::Report(report) =
-        Connection::once(home, Operation::CredentialRun { credential_id: id, action }).await?
+        Connection::once(home, Operation::CredentialRun { credential_id: id, action, now }).await?
     else {
         return Err(unexpected());
     };
@@ -315,7 +384,7 @@ fn export(
     file: Option<&Path>,
     output: Output,
 ) -> Result<(), Failure> {
-    find(home, id)?;
+    refuse_external(&find(home, id)?)?;
     let vault = Vault::open(&home.master_key())?;
     let sealed = Reader::open(&home.database())?
         .sealed_generation(id)?
@@ -342,33 +411,38 @@ fn export(
     }
 }
 
-fn find(home: &Home, id: &str) -> Result<CredentialRow, Failure> {
+pub fn find(home: &Home, id: &str) -> Result<CredentialRow, Failure> {
     home.require()?;
     Reader::open(&home.database())?
         .credential(id)?
         .ok_or_else(|| Failure::NotFound(format!("no credential `{id}`; hint: `keywheel credential list`")))
 }
 
-fn manifest_of(home: &Home, service: &str) -> Result<Manifest, Failure> {
+/// The daemon refuses them as well; here before anything of theirs is looked for.
+fn refuse_external(row: &CredentialRow) -> Result<(), Failure> {
+    if row.external {
+        let refused = WriteError::External { credential_id: row.credential_id.clone() };
+        return Err(Failure::BadInput(refused.to_string()));
+    }
+    Ok(())
+}
+
+pub fn manifest_of(home: &Home, service: &str) -> Result<Manifest, Failure> {
     let row = Reader::open(&home.database())?.provider(service)?;
     row.map(|row| row.manifest).ok_or_else(|| {
         Failure::NotFound(format!("no plugin serves `{service}`; hint: `keywheel plugin list`"))
     })
 }
 
-/// An id ends in file names, logs and URLs.
 fn check_id(id: &str) -> Result<(), Failure> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "._@+-".contains(c);
-    if id.is_empty() || id.len() > 128 || id.starts_with('-') || !id.chars().all(allowed) {
-        return Err(Failure::BadInput(format!(
-            "credential id {id:?} is not allowed; allowed: 1 to 128 letters, digits and . _ @ + -, not starting with -"
-        )));
+    if !is_id(id) {
+        return Err(Failure::BadInput(format!("credential id {id:?} is not allowed; allowed: {ID_RULE}")));
     }
     Ok(())
 }
 
 /// `90`, `90s`, `15m`, `12h` or `7d`.
-fn seconds(text: &str) -> Result<u32, Failure> {
+pub fn seconds(text: &str) -> Result<u32, Failure> {
     let (digits, unit) = match text.char_indices().last() {
         Some((at, 's')) => (&text[..at], 1),
         Some((at, 'm')) => (&text[..at], 60),

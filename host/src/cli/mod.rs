@@ -9,11 +9,14 @@ mod demo;
 mod doctor;
 pub mod formats;
 mod init;
+mod operator;
 mod output;
 mod plugin;
+mod prune;
 mod reports;
 mod serve;
 mod status;
+mod worker_token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,12 +65,15 @@ enum Command {
     /// Provider plugins: list, show, check, install, approve, unpark, remove, history, trust, distrust, keys
     #[command(subcommand)]
     Plugin(plugin::Command),
-    /// Credentials: add, import, list, show, validate, rotate, pause, resume, export, remove
+    /// Credentials: add, import, list, show, history, validate, rotate, rollback, pause, resume, export, remove
     #[command(subcommand)]
     Credential(credential::Command),
-    /// Reports of attempts: list, show, tail
+    /// Reports of attempts: list, show, tail, prune
     #[command(subcommand)]
     Reports(reports::Command),
+    /// Tokens for workers that can't be plugins: create, list, revoke
+    #[command(subcommand)]
+    WorkerToken(worker_token::Command),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -188,6 +194,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Plugin(command) => plugin::run(home()?, command, output).await,
         Command::Credential(command) => credential::run(home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
+        Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
         Command::Completions { shell } => {
             completions::print(shell, output);
             Ok(())

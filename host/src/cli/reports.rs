@@ -17,11 +17,19 @@ const LOOK: Duration = Duration::from_millis(200);
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The newest reports
-    List(Filter),
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        /// The next page: only reports before this id
+        #[arg(long, value_name = "ID")]
+        before: Option<i64>,
+    },
     /// One report, whole
     Show { id: i64 },
     /// New reports as they come
     Tail(Filter),
+    /// Delete old reports now, to the archive first if there is one
+    Prune(super::prune::Prune),
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,10 +85,15 @@ impl Filter {
 
 pub async fn run(home: &Home, command: Command, output: Output) -> Result<(), Failure> {
     home.require()?;
+    if let Command::Prune(order) = command {
+        return super::prune::run(home, order, output).await;
+    }
     let reader = Reader::open(&home.database())?;
     match command {
-        Command::List(filter) => {
-            let reports = reader.reports(&filter.resolve()?)?;
+        Command::Prune(_) => Ok(()),
+        Command::List { filter, before } => {
+            let limit = filter.limit;
+            let reports = reader.reports(&ReportFilter { before_id: before, ..filter.resolve()? })?;
             output.table(
                 &reports,
                 &["id", "finished", "service", "credential", "attempt", "status", "message"],
@@ -97,6 +110,7 @@ pub async fn run(home: &Home, command: Command, output: Output) -> Result<(), Fa
                 },
                 "no reports yet",
             );
+            super::operator::older(&reports, limit, output);
             Ok(())
         }
         Command::Show { id } => {

@@ -5,13 +5,14 @@ use serde::Serialize;
 
 use super::Failure;
 use super::connection::daemon_answers;
-use super::output::{Output, coloured};
+use super::output::{Output, coloured, relative};
 use crate::config::Home;
 use crate::control::{self, Operation, Outcome};
 use crate::credential::now;
-use crate::db::queries::{Counts, DueCount, Reader};
+use crate::db::queries::{Counts, DueCount, ExternalWorkerRow, Reader};
 use crate::registry::{PluginState, PluginStatus};
 use crate::supervisor::WorkerStatus;
+use crate::web::HttpStatus;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -23,6 +24,8 @@ struct Status {
     in_flight: usize,
     workers: Vec<WorkerStatus>,
     plugins: Vec<PluginStatus>,
+    external_workers: Vec<ExternalWorkerRow>,
+    http: Option<HttpStatus>,
 }
 
 pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
@@ -36,14 +39,16 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         in_flight: 0,
         workers: Vec::new(),
         plugins: Vec::new(),
+        external_workers: reader.external_workers(now())?,
+        http: None,
     };
     if daemon_answers(home).await? {
         let answer = control::ask(&home.socket(), &Operation::Status)
             .await
             .map_err(Failure::io("the daemon can't be asked"))?;
-        if let Some(Ok(Outcome::Status { workers, plugins, in_flight })) = answer {
-            (status.daemon, status.workers, status.plugins, status.in_flight) =
-                (true, workers, plugins, in_flight);
+        if let Some(Ok(Outcome::Status { workers, plugins, in_flight, http })) = answer {
+            (status.daemon, status.workers, status.plugins, status.in_flight, status.http) =
+                (true, workers, plugins, in_flight, http);
         }
     }
     if output.json {
@@ -81,6 +86,25 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
                 ]
             },
             "no plugin is active; hint: put a .wasm file into the plugins folder",
+        );
+    }
+    if !status.external_workers.is_empty() {
+        output.say("");
+        output.table(
+            &status.external_workers,
+            &["service", "external worker", "state", "last heard of", "expected every", "pid", "token"],
+            |worker| {
+                vec![
+                    Cell::new(&worker.service),
+                    Cell::new(&worker.worker_id),
+                    coloured(worker.presence.as_str()),
+                    Cell::new(relative(Some(worker.last_seen_at))),
+                    Cell::new(format!("{} s", worker.interval_seconds)),
+                    Cell::new(worker.pid),
+                    Cell::new(&worker.token_name),
+                ]
+            },
+            "",
         );
     }
     Ok(())

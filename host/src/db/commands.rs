@@ -12,23 +12,20 @@ use super::column::{
 };
 use super::writer::{
     Claim, ClaimDue, ClaimToken, Claims, GenerationChange, Interrupted, MonitorUpdate, NewCredential,
-    NewGeneration, PendingProvider, ProviderUpdate, WriteError,
+    NewGeneration, PREVIOUS_KEPT, PendingProvider, ProviderUpdate, Rest, WriteError,
 };
 use super::{Action, Actor, AuditEntry, Phase, SealedKey, Signer, TrustedKey};
 use crate::credential::Millis;
 use crate::provider::{CommitClass, Manifest};
-use crate::report::Status;
-
-/// Generations that were current before and stay restorable.
-const PREVIOUS_KEPT: u32 = 3;
+use crate::report::{Status, iso8601, parse_iso8601};
 
 type Written<T> = Result<T, WriteError>;
 
-fn json<T: serde::Serialize>(value: &T) -> Written<String> {
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Written<String> {
     serde_json::to_string(value).map_err(|error| WriteError::Invalid(error.to_string()))
 }
 
-fn not_found(what: &'static str, id: &str) -> WriteError {
+pub(super) fn not_found(what: &'static str, id: &str) -> WriteError {
     WriteError::NotFound { what, id: id.to_owned() }
 }
 
@@ -166,16 +163,16 @@ pub(super) fn remove_provider(db: &Connection, service: &str) -> Written<()> {
 }
 
 fn has_credentials(db: &Connection, service: &str) -> Written<bool> {
-    // By the monitor, whose index begins with the service.
+    // External ones are nothing to a plugin: it gets no call for them.
     let found = db
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM cookie_rotation_monitor WHERE service = ?1)")?
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM credentials WHERE service = ?1 AND external = 0)")?
         .query_row([service], |row| row.get(0))?;
     Ok(found)
 }
 
 // The audit, and the keys that are believed
 
-fn insert_audit(db: &Connection, entry: &AuditEntry, at: Millis) -> Written<()> {
+pub(super) fn insert_audit(db: &Connection, entry: &AuditEntry, at: Millis) -> Written<()> {
     db.prepare_cached(
         "INSERT INTO audit (at, actor, action, service, file, digest, signer, detail_json)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -348,10 +345,11 @@ pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -
             millis(at),
         ])?;
     if inserted == 0 {
+        standing(db, &new.credential_id)?.kept(&new.credential_id)?;
         return Err(WriteError::Duplicate { credential_id: new.credential_id.clone() });
     }
     let credential = db.last_insert_rowid();
-    insert_generation(db, credential, 1, "current", None, &new.keys, at)?;
+    insert_generation(db, credential, 1, "current", Origin::IMPORTED, &new.keys, at)?;
     db.prepare_cached(
         "INSERT INTO cookie_rotation_monitor (cookie_id, service, expires_at, next_due_at, next_action)
          VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -374,12 +372,24 @@ struct Standing {
     last: u32,
     /// The number of the open attempt.
     open: Option<u32>,
+    external: bool,
+}
+
+impl Standing {
+    /// For what needs secrets, or a schedule.
+    fn kept(self, credential_id: &str) -> Written<Self> {
+        if self.external {
+            Err(WriteError::External { credential_id: credential_id.to_owned() })
+        } else {
+            Ok(self)
+        }
+    }
 }
 
 fn standing(db: &Connection, credential_id: &str) -> Written<Standing> {
     db.prepare_cached(
         "SELECT c.id, c.current_generation, c.pending_generation, c.last_generation,
-                j.attempt_number
+                j.attempt_number, c.external
          FROM credentials c LEFT JOIN journal j ON j.credential = c.id
          WHERE c.credential_id = ?1",
     )?
@@ -390,6 +400,7 @@ fn standing(db: &Connection, credential_id: &str) -> Written<Standing> {
             pending: row.get(2)?,
             last: row.get(3)?,
             open: row.get(4)?,
+            external: row.get(5)?,
         })
     })
     .optional()?
@@ -406,7 +417,7 @@ fn idle(db: &Connection, credential_id: &str) -> Written<Standing> {
 }
 
 pub(super) fn replace_generation(db: &Connection, new: &NewGeneration, at: Millis) -> Written<()> {
-    let standing = idle(db, &new.credential_id)?;
+    let standing = idle(db, &new.credential_id)?.kept(&new.credential_id)?;
     let expected = standing.last + 1;
     if new.generation != expected {
         return Err(WriteError::Stale {
@@ -419,7 +430,8 @@ pub(super) fn replace_generation(db: &Connection, new: &NewGeneration, at: Milli
     for retired in [standing.current, standing.pending].into_iter().flatten() {
         set_state(db, standing.row, retired, "previous")?;
     }
-    insert_generation(db, standing.row, new.generation, "current", None, &new.keys, at)?;
+    let origin = Origin { restored_from: new.restored_from, ..Origin::IMPORTED };
+    insert_generation(db, standing.row, new.generation, "current", origin, &new.keys, at)?;
     db.prepare_cached(
         "UPDATE credentials SET current_generation = ?2, pending_generation = NULL,
              last_generation = ?2, rotated_at = ?3,
@@ -441,7 +453,7 @@ pub(super) fn replace_generation(db: &Connection, new: &NewGeneration, at: Milli
         new.action.as_str(),
         new.expires.map(millis),
     ])?;
-    Ok(())
+    new.note.as_ref().map_or(Ok(()), |note| insert_audit(db, note, at))
 }
 
 pub(super) fn remove_credential(db: &Connection, credential_id: &str) -> Written<()> {
@@ -457,7 +469,7 @@ pub(super) fn set_paused(
     paused: bool,
     resume_at: Millis,
 ) -> Written<()> {
-    let standing = standing(db, credential_id)?;
+    let standing = standing(db, credential_id)?.kept(credential_id)?;
     db.prepare_cached("UPDATE credentials SET paused = ?2 WHERE id = ?1")?
         .execute(params![standing.row, paused])?;
     // An open attempt goes on, and its row keeps the end of its lease; `finish` looks at
@@ -471,7 +483,7 @@ pub(super) fn set_paused(
 }
 
 pub(super) fn make_due(db: &Connection, credential_id: &str, action: Action, due: Millis) -> Written<()> {
-    idle(db, credential_id)?;
+    idle(db, credential_id)?.kept(credential_id)?;
     db.prepare_cached(
         "UPDATE cookie_rotation_monitor SET next_due_at = ?2, next_action = ?3 WHERE cookie_id = ?1",
     )?
@@ -531,9 +543,33 @@ pub(super) fn claim_one(
     owner: &str,
     now: Millis,
     lease_until: Millis,
+    forced: bool,
 ) -> Written<Claim> {
-    let standing = idle(db, credential_id)?;
-    open_attempt(db, standing.row, action, owner, now, lease_until)
+    let standing = idle(db, credential_id)?.kept(credential_id)?;
+    if action == Action::Rotate
+        && !forced
+        && let Some(rest) = rest_of(db, standing.row, now)?
+    {
+        return Err(WriteError::Resting { credential_id: credential_id.to_owned(), rest });
+    }
+    let claim = open_attempt(db, standing.row, action, owner, now, lease_until)?;
+    Ok(Claim { forced, ..claim })
+}
+
+/// Why a credential shouldn't be rotated now unless a person insists. Whatever else may hold a
+/// rotation back belongs here: a quiet window is one more line.
+fn rest_of(db: &Connection, credential: i64, now: Millis) -> Written<Option<Rest>> {
+    let (paused, asked_until) = db
+        .prepare_cached(
+            "SELECT c.paused, m.asked_until FROM credentials c
+             JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id WHERE c.id = ?1",
+        )?
+        .query_row([credential], |row| Ok((row.get::<_, bool>(0)?, read_optional_millis(row, 1)?)))?;
+    Ok(match asked_until {
+        _ if paused => Some(Rest::Paused),
+        Some(until) if until > now => Some(Rest::Asked { until }),
+        _ => None,
+    })
 }
 
 pub(super) fn reclaim_interrupted(db: &Connection, owner: &str, lease_until: Millis) -> Written<Vec<Claim>> {
@@ -638,6 +674,7 @@ fn claim_from(
         consecutive_failures: row.get(16)?,
         last_verdict: row.get(17)?,
         expires_at: read_optional_millis(row, 18)?,
+        forced: false,
         interrupted: if interrupted {
             Some(Interrupted {
                 phase: read_word(row, 19, Phase::parse)?,
@@ -649,7 +686,6 @@ fn claim_from(
         } else {
             None
         },
-        forced: false,
         doubtful_generation: row.get(24)?,
     };
     Ok((claim, row.get(11)?, row.get(12)?))
@@ -743,7 +779,8 @@ pub(super) fn store_pending(
     if let Some(unjudged) = pending {
         set_state(db, credential, unjudged, "previous")?;
     }
-    insert_generation(db, credential, generation, "pending", Some(attempt), keys, at)?;
+    let origin = Origin { attempt: Some(attempt), ..Origin::IMPORTED };
+    insert_generation(db, credential, generation, "pending", origin, keys, at)?;
     db.prepare_cached("UPDATE credentials SET pending_generation = ?2, last_generation = ?2 WHERE id = ?1")?
         .execute(params![credential, generation])?;
     Ok(())
@@ -806,27 +843,38 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
     )?
     .execute(params![credential, end.in_doubt])?;
 
-    db.prepare_cached(
+    let mut insert = db.prepare_cached(
         "INSERT INTO cookie_rotation_reports (cookie_id, profile_id, service, validate_url,
              cookie_keys_json, status, message, attempt_number, started_at, finished_at,
              created_at, idempotency_key, meta_json)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-    )?
-    .execute(params![
-        end.token.credential_id,
-        end.profile_id,
-        end.service,
-        end.validate_url,
-        end.cookie_keys_json,
-        end.status.as_str(),
-        end.message,
-        end.attempt_number,
-        end.started_at,
-        end.finished_at,
-        end.created_at,
-        end.idempotency_key,
-        end.meta_json,
-    ])?;
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         ON CONFLICT (cookie_id, attempt_number, started_at) DO NOTHING",
+    )?;
+    let mut insert_at = |started_at: &str| {
+        insert.execute(params![
+            end.token.credential_id,
+            end.profile_id,
+            end.service,
+            end.validate_url,
+            end.cookie_keys_json,
+            end.status.as_str(),
+            end.message,
+            end.attempt_number,
+            started_at,
+            end.finished_at,
+            end.created_at,
+            end.idempotency_key,
+            end.meta_json,
+        ])
+    };
+    // The attempt was open until now, so a report in its place is an external worker's, by
+    // accident or on purpose. It must not keep the attempt from its end.
+    let mut started = parse_iso8601(&end.started_at).unwrap_or(0);
+    let mut inserted = insert_at(&end.started_at)?;
+    while inserted == 0 {
+        started += 1;
+        inserted = insert_at(&iso8601(started))?;
+    }
     let report = db.last_insert_rowid();
 
     db.prepare_cached(
@@ -835,7 +883,7 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
              last_success_at = CASE WHEN ?3 = 'success' THEN ?6 ELSE last_success_at END,
              consecutive_failures = ?7, expires_at = ?8,
              next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN NULL ELSE ?9 END,
-             next_action = ?10, last_report_id = ?11
+             next_action = ?10, last_report_id = ?11, asked_until = ?12
          WHERE cookie_id = ?2",
     )?
     .execute(params![
@@ -850,6 +898,7 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
         end.monitor.next_due_at.map(millis),
         end.monitor.next_action.as_str(),
         report,
+        end.monitor.asked_until.map(millis),
     ])?;
     Ok(report)
 }
@@ -860,9 +909,12 @@ fn finish_again(db: &Connection, end: &FinishRow) -> Written<i64> {
     let first: Option<i64> = db
         .prepare_cached(
             "SELECT id FROM cookie_rotation_reports
-             WHERE cookie_id = ?1 AND attempt_number = ?2 AND started_at = ?3",
+             WHERE cookie_id = ?1 AND attempt_number = ?2 AND idempotency_key = ?3
+               AND worker_token IS NULL",
         )?
-        .query_row(params![end.token.credential_id, end.attempt_number, end.started_at], |row| row.get(0))
+        .query_row(params![end.token.credential_id, end.attempt_number, end.idempotency_key], |row| {
+            row.get(0)
+        })
         .optional()?;
     if let Some(first) = first {
         return Ok(first);
@@ -878,6 +930,23 @@ fn finish_again(db: &Connection, end: &FinishRow) -> Written<i64> {
         ))),
         None => Err(fenced(&end.token)),
     }
+}
+
+// Retention
+
+/// Deletes reports and says how many. A credential's last one stays whatever is asked: its
+/// monitor row points to it.
+pub(super) fn delete_reports(db: &Connection, ids: &[i64]) -> Written<usize> {
+    let mut delete = db.prepare_cached(
+        "DELETE FROM cookie_rotation_reports WHERE id = ?1 AND NOT EXISTS (
+             SELECT 1 FROM cookie_rotation_monitor m
+             WHERE m.cookie_id = cookie_rotation_reports.cookie_id AND m.last_report_id = ?1)",
+    )?;
+    let mut deleted = 0;
+    for id in ids {
+        deleted += delete.execute([id])?;
+    }
+    Ok(deleted)
 }
 
 // Generations
@@ -944,20 +1013,38 @@ fn set_state(db: &Connection, credential: i64, generation: u32, state: &str) -> 
     Ok(())
 }
 
+/// Where the keys of a generation come from.
+#[derive(Clone, Copy)]
+struct Origin {
+    attempt: Option<u32>,
+    restored_from: Option<u32>,
+}
+
+impl Origin {
+    const IMPORTED: Self = Self { attempt: None, restored_from: None };
+}
+
 fn insert_generation(
     db: &Connection,
     credential: i64,
     generation: u32,
     state: &str,
-    attempt: Option<u32>,
+    origin: Origin,
     keys: &[SealedKey],
     at: Millis,
 ) -> Written<()> {
     db.prepare_cached(
-        "INSERT INTO generations (credential, generation, state, attempt_number, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO generations (credential, generation, state, attempt_number, restored_from, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
-    .execute(params![credential, generation, state, attempt, millis(at)])?;
+    .execute(params![
+        credential,
+        generation,
+        state,
+        origin.attempt,
+        origin.restored_from,
+        millis(at)
+    ])?;
     insert_keys(db, credential, generation, keys)
 }
 

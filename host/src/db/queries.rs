@@ -14,12 +14,17 @@ use super::column::{
 };
 use super::{Action, Actor, DbError, Phase, SealedGeneration, Signer, TrustedKey, open_for_reading};
 use crate::credential::{CookieAttributes, Millis};
+use crate::external::Presence;
 use crate::provider::{KeySpec, Manifest};
 use crate::report::{Report, Status, iso8601};
 
 /// Rows of reports that one query gives at most: what a terminal or a page can show, and small
 /// enough that no caller's mistake reads a table of millions into memory.
 pub const REPORTS_AT_MOST: u32 = 10_000;
+
+/// How far the clock may be set back, or commands wait for the disk, without a report being
+/// missed by `since`.
+const CLOCK_STEP: Millis = 5 * 60_000;
 
 /// As many decisions as one query gives at most, for the same reasons.
 pub const AUDIT_AT_MOST: u32 = 10_000;
@@ -122,6 +127,8 @@ pub struct CredentialRow {
     pub rotated_at: Millis,
     #[serde(serialize_with = "iso")]
     pub created_at: Millis,
+    /// Its secrets are elsewhere: an external worker reports on it.
+    pub external: bool,
     pub monitor: MonitorRow,
     /// The attempt that is open now.
     pub open_attempt: Option<OpenAttempt>,
@@ -144,6 +151,9 @@ pub struct MonitorRow {
     pub next_due_at: Option<Millis>,
     pub next_action: Action,
     pub last_report_id: Option<i64>,
+    /// Until when the service itself asked to be left alone.
+    #[serde(serialize_with = "iso_option")]
+    pub asked_until: Option<Millis>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -165,7 +175,10 @@ pub struct OpenAttempt {
 pub struct GenerationRow {
     pub generation: u32,
     pub state: String,
+    /// The attempt that captured it; None: imported or restored.
     pub attempt_number: Option<u32>,
+    /// The generation whose keys the operator brought back as this one.
+    pub restored_from: Option<u32>,
     #[serde(serialize_with = "iso")]
     pub created_at: Millis,
     pub keys: Vec<KeyRow>,
@@ -187,8 +200,46 @@ pub struct KeyRow {
 pub struct ReportRow {
     pub id: i64,
     pub created_at: String,
+    /// The token that an external worker's report came with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker_token: Option<String>,
     #[serde(flatten)]
     pub report: Report,
+}
+
+/// A token for external workers, without anything that it could be recognised by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerTokenRow {
+    pub token_id: String,
+    pub name: String,
+    pub service: String,
+    #[serde(serialize_with = "iso")]
+    pub created_at: Millis,
+    #[serde(serialize_with = "iso_option")]
+    pub last_used_at: Option<Millis>,
+    #[serde(serialize_with = "iso_option")]
+    pub expires_at: Option<Millis>,
+    #[serde(serialize_with = "iso_option")]
+    pub revoked_at: Option<Millis>,
+}
+
+/// A worker that can't be a plugin, as it announced itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalWorkerRow {
+    pub service: String,
+    pub worker_id: String,
+    pub token_id: String,
+    pub token_name: String,
+    pub pid: u32,
+    pub version: Option<String>,
+    pub interval_seconds: u32,
+    #[serde(serialize_with = "iso")]
+    pub announced_at: Millis,
+    #[serde(serialize_with = "iso")]
+    pub last_seen_at: Millis,
+    pub presence: Presence,
 }
 
 /// Which reports; the default is the newest hundred.
@@ -201,14 +252,33 @@ pub struct ReportFilter {
     pub since: Option<Millis>,
     /// For a tail: only reports after this one, oldest first. Without it, newest first.
     pub after_id: Option<i64>,
+    /// For the next page: only reports before this one.
+    pub before_id: Option<i64>,
     /// At most `REPORTS_AT_MOST`.
     pub limit: u32,
 }
 
 impl Default for ReportFilter {
     fn default() -> Self {
-        Self { credential_id: None, service: None, status: None, since: None, after_id: None, limit: 100 }
+        Self {
+            credential_id: None,
+            service: None,
+            status: None,
+            since: None,
+            after_id: None,
+            before_id: None,
+            limit: 100,
+        }
     }
+}
+
+/// A stored report, as far as deciding about its end takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldReport {
+    pub id: i64,
+    pub credential_id: String,
+    /// ISO 8601.
+    pub created_at: String,
 }
 
 /// Numbers for a status line, counted over credentials.
@@ -216,6 +286,8 @@ impl Default for ReportFilter {
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
     pub credentials: u64,
+    /// Of these: whose secrets are elsewhere.
+    pub external: u64,
     pub paused: u64,
     /// Attempts open now.
     pub open_attempts: u64,
@@ -243,7 +315,9 @@ const CREDENTIAL_COLUMNS: &str = "
            c.created_at, m.last_status, m.last_verdict, m.last_message, m.last_attempt_at,
            m.last_success_at, m.consecutive_failures, m.expires_at, m.next_due_at,
            m.next_action, m.last_report_id, j.attempt_number, j.action, j.phase, j.method,
-           j.started_at, j.lease_until, c.max_age_seconds
+           j.started_at, j.lease_until, c.max_age_seconds, c.external, m.asked_until";
+
+const CREDENTIAL_TABLES: &str = "
     FROM credentials c
     JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
     LEFT JOIN journal j ON j.credential = c.id";
@@ -255,9 +329,13 @@ const PROVIDER_COLUMNS: &str = "
            signer_json, pending_signer_json, file
     FROM cookie_rotation_providers";
 
+const TOKEN_COLUMNS: &str = "
+    SELECT token_id, name, service, created_at, last_used_at, expires_at, revoked_at, tag
+    FROM worker_tokens";
+
 const REPORT_COLUMNS: &str = "
     SELECT id, cookie_id, profile_id, service, validate_url, cookie_keys_json, status, message,
-           attempt_number, started_at, finished_at, created_at, meta_json
+           attempt_number, started_at, finished_at, created_at, meta_json, worker_token
     FROM cookie_rotation_reports";
 
 impl Reader {
@@ -289,7 +367,7 @@ impl Reader {
     pub fn has_credentials(&self, service: &str) -> Found<bool> {
         let found = self
             .db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM cookie_rotation_monitor WHERE service = ?1)")?
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM credentials WHERE service = ?1 AND external = 0)")?
             .query_row([service], |row| row.get(0))?;
         Ok(found)
     }
@@ -334,12 +412,14 @@ impl Reader {
 
     /// Every credential, or those of one service, by id.
     pub fn credentials(&self, service: Option<&str>) -> Found<Vec<CredentialRow>> {
-        let sql = format!("{CREDENTIAL_COLUMNS} WHERE ?1 IS NULL OR c.service = ?1 ORDER BY c.credential_id");
+        let sql = format!(
+            "{CREDENTIAL_COLUMNS}{CREDENTIAL_TABLES} WHERE ?1 IS NULL OR c.service = ?1 ORDER BY c.credential_id"
+        );
         self.all(&sql, [service], credential_from)
     }
 
     pub fn credential(&self, credential_id: &str) -> Found<Option<CredentialRow>> {
-        let sql = format!("{CREDENTIAL_COLUMNS} WHERE c.credential_id = ?1");
+        let sql = format!("{CREDENTIAL_COLUMNS}{CREDENTIAL_TABLES} WHERE c.credential_id = ?1");
         self.one(&sql, [credential_id], credential_from)
     }
 
@@ -348,7 +428,7 @@ impl Reader {
         // One statement, so that what a writer does in between can't tear the answer.
         let mut select = self.db.prepare_cached(
             "SELECT g.generation, g.state, g.attempt_number, g.created_at, k.key, k.fingerprint,
-                    k.expires_at, k.cookie_json
+                    k.expires_at, k.cookie_json, g.restored_from
              FROM credentials c
              JOIN generations g ON g.credential = c.id
              LEFT JOIN generation_keys k
@@ -364,6 +444,7 @@ impl Reader {
                     generation,
                     state: row.get(1)?,
                     attempt_number: row.get(2)?,
+                    restored_from: row.get(8)?,
                     created_at: read_millis(row, 3)?,
                     keys: Vec::new(),
                 });
@@ -379,6 +460,23 @@ impl Reader {
             }
         }
         Ok(generations)
+    }
+
+    /// One generation, sealed, for a restoration.
+    pub fn sealed_generation_of(
+        &self,
+        credential_id: &str,
+        generation: u32,
+    ) -> Found<Option<SealedGeneration>> {
+        let snapshot = self.db.unchecked_transaction()?;
+        let credential: Option<i64> = snapshot
+            .prepare_cached("SELECT id FROM credentials WHERE credential_id = ?1")?
+            .query_row([credential_id], |row| row.get(0))
+            .optional()?;
+        match credential {
+            Some(credential) => Ok(read_generation(&snapshot, credential, generation)?),
+            None => Ok(None),
+        }
     }
 
     /// The current generation, sealed, for an export.
@@ -402,8 +500,11 @@ impl Reader {
             values.push(value);
             clauses.push(format!("{clause} ?{}", values.len()));
         };
+        let mut index = "";
         if let Some(id) = &filter.credential_id {
             add("cookie_id =", id.clone().into());
+            // In the order of ids already, so that a page reads its own rows and no others.
+            index = " INDEXED BY reports_by_credential";
         }
         if let Some(service) = &filter.service {
             add("service =", service.clone().into());
@@ -412,10 +513,14 @@ impl Reader {
             add("status =", status.as_str().to_owned().into());
         }
         if let Some(since) = filter.since {
+            add("id >=", self.first_report_since(since.saturating_sub(CLOCK_STEP))?.into());
             add("created_at >=", iso8601(since).into());
         }
         if let Some(after) = filter.after_id {
             add("id >", after.into());
+        }
+        if let Some(before) = filter.before_id {
+            add("id <", before.into());
         }
         let filters = match clauses.is_empty() {
             true => String::new(),
@@ -423,8 +528,134 @@ impl Reader {
         };
         let order = if filter.after_id.is_some() { "ASC" } else { "DESC" };
         let limit = filter.limit.min(REPORTS_AT_MOST);
-        let sql = format!("{REPORT_COLUMNS}{filters} ORDER BY id {order} LIMIT {limit}");
+        let sql = format!("{REPORT_COLUMNS}{index}{filters} ORDER BY id {order} LIMIT {limit}");
         self.all(&sql, params_from_iter(values), report_from)
+    }
+
+    /// The id of the first report stored at or after a moment, or one more than the last one's.
+    /// Found by halving, for rows arrive in the order of their time; where the clock was set
+    /// back meanwhile it is one of the places that fit.
+    pub fn first_report_since(&self, at: Millis) -> Found<i64> {
+        let (mut low, mut high): (i64, i64) = self
+            .db
+            .prepare_cached(
+                "SELECT coalesce((SELECT min(id) FROM cookie_rotation_reports), 1),
+                        coalesce((SELECT max(id) FROM cookie_rotation_reports), 0) + 1",
+            )?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let at = iso8601(at);
+        let mut probe = self.db.prepare_cached(
+            "SELECT id, created_at >= ?2 FROM cookie_rotation_reports WHERE id >= ?1 ORDER BY id LIMIT 1",
+        )?;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let found: Option<(i64, bool)> =
+                probe.query_row(params![middle, at], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            match found {
+                Some((id, false)) => low = id + 1,
+                Some((_, true)) | None => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
+    /// Reports of all credentials between two ids, exclusive, that were stored before a moment:
+    /// the oldest, so many at most.
+    pub fn old_reports(&self, after: i64, before: i64, stored: Millis, limit: u32) -> Found<Vec<OldReport>> {
+        self.all(
+            "SELECT id, cookie_id, created_at FROM cookie_rotation_reports
+             WHERE id > ?1 AND id < ?2 AND created_at < ?3 ORDER BY id LIMIT ?4",
+            params![after, before, iso8601(stored), limit],
+            old_from,
+        )
+    }
+
+    /// As `old_reports`, of one credential.
+    pub fn old_reports_of(
+        &self,
+        credential_id: &str,
+        after: i64,
+        before: i64,
+        stored: Millis,
+        limit: u32,
+    ) -> Found<Vec<OldReport>> {
+        self.all(
+            "SELECT id, cookie_id, created_at
+             FROM cookie_rotation_reports INDEXED BY reports_by_credential
+             WHERE cookie_id = ?1 AND id > ?2 AND id < ?3 AND created_at < ?4 ORDER BY id LIMIT ?5",
+            params![credential_id, after, before, iso8601(stored), limit],
+            old_from,
+        )
+    }
+
+    /// The next credential, by its id, that has reports; also one that was removed.
+    pub fn next_with_reports(&self, after: &str) -> Found<Option<String>> {
+        let next = self
+            .db
+            .prepare_cached(
+                "SELECT min(cookie_id) FROM cookie_rotation_reports INDEXED BY reports_by_credential
+                 WHERE cookie_id > ?1",
+            )?
+            .query_row([after], |row| row.get(0))?;
+        Ok(next)
+    }
+
+    /// The id of a credential's newest report past the `skipped` newest.
+    pub fn report_after_newest(&self, credential_id: &str, skipped: u32) -> Found<Option<i64>> {
+        let id = self
+            .db
+            .prepare_cached(
+                "SELECT id FROM cookie_rotation_reports INDEXED BY reports_by_credential
+                 WHERE cookie_id = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2",
+            )?
+            .query_row(params![credential_id, skipped], |row| row.get(0))
+            .optional()?;
+        Ok(id)
+    }
+
+    /// The reports of a credential that are never deleted: its last and its last successful one,
+    /// and the one its monitor row points to, which is another where an older one arrived late.
+    /// None of a credential that was removed.
+    pub fn lasting_reports(&self, credential_id: &str) -> Found<Vec<i64>> {
+        let pointed_to: Option<Option<i64>> = self
+            .db
+            .prepare_cached("SELECT last_report_id FROM cookie_rotation_monitor WHERE cookie_id = ?1")?
+            .query_row([credential_id], |row| row.get(0))
+            .optional()?;
+        let Some(pointed_to) = pointed_to else { return Ok(Vec::new()) };
+        let newest = "SELECT id FROM cookie_rotation_reports INDEXED BY reports_by_credential
+             WHERE cookie_id = ?1";
+        let mut lasting: Vec<i64> = pointed_to.into_iter().collect();
+        for condition in ["", " AND status = 'success'"] {
+            let id: Option<i64> = self
+                .db
+                .prepare_cached(&format!("{newest}{condition} ORDER BY id DESC LIMIT 1"))?
+                .query_row([credential_id], |row| row.get(0))
+                .optional()?;
+            lasting.extend(id);
+        }
+        Ok(lasting)
+    }
+
+    /// What fails, whatever has for longest first, and how many there are in all.
+    pub fn failing(&self, service: Option<&str>, limit: u32) -> Found<(Vec<CredentialRow>, u64)> {
+        let snapshot = self.db.unchecked_transaction()?;
+        let from = "FROM cookie_rotation_monitor m INDEXED BY monitor_failing";
+        let filter = "WHERE m.consecutive_failures > 0 AND (?1 IS NULL OR m.service = ?1)";
+        let rows = self.all(
+            &format!(
+                "{CREDENTIAL_COLUMNS} {from}
+                 CROSS JOIN credentials c ON c.credential_id = m.cookie_id
+                 LEFT JOIN journal j ON j.credential = c.id
+                 {filter} ORDER BY m.last_success_at LIMIT ?2"
+            ),
+            params![service, limit],
+            credential_from,
+        )?;
+        let count: i64 = snapshot
+            .prepare_cached(&format!("SELECT count(*) {from} {filter}"))?
+            .query_row([service], |row| row.get(0))?;
+        Ok((rows, count.unsigned_abs()))
     }
 
     pub fn report(&self, id: i64) -> Found<Option<ReportRow>> {
@@ -455,6 +686,7 @@ impl Reader {
             .collect::<rusqlite::Result<_>>()?;
         Ok(Counts {
             credentials: count("SELECT count(*) FROM credentials")?,
+            external: count("SELECT count(*) FROM credentials WHERE external = 1")?,
             paused: count("SELECT count(*) FROM credentials WHERE paused")?,
             open_attempts: count("SELECT count(*) FROM journal")?,
             by_status,
@@ -472,6 +704,7 @@ impl Reader {
              FROM cookie_rotation_monitor m
              JOIN credentials c ON c.credential_id = m.cookie_id
              LEFT JOIN journal j ON j.credential = c.id
+             WHERE c.external = 0
              GROUP BY m.service ORDER BY m.service",
             params![millis(now)],
             |row| {
@@ -480,6 +713,44 @@ impl Reader {
                     credentials: row.get::<_, i64>(1)?.unsigned_abs(),
                     due: row.get::<_, i64>(2)?.unsigned_abs(),
                     next_due_at: read_optional_millis(row, 3)?,
+                })
+            },
+        )
+    }
+
+    /// A token by its id, with what it is recognised by.
+    pub fn worker_token(&self, token_id: &str) -> Found<Option<(WorkerTokenRow, Vec<u8>)>> {
+        self.one(&format!("{TOKEN_COLUMNS} WHERE token_id = ?1"), [token_id], |row| {
+            Ok((token_from(row)?, row.get(7)?))
+        })
+    }
+
+    /// Every token there ever was, the newest first.
+    pub fn worker_tokens(&self) -> Found<Vec<WorkerTokenRow>> {
+        self.all(&format!("{TOKEN_COLUMNS} ORDER BY created_at DESC, token_id"), [], token_from)
+    }
+
+    /// The workers that announced themselves, by service.
+    pub fn external_workers(&self, now: Millis) -> Found<Vec<ExternalWorkerRow>> {
+        self.all(
+            "SELECT w.service, w.worker_id, w.token_id, t.name, w.pid, w.version,
+                    w.interval_seconds, w.announced_at, w.last_seen_at
+             FROM external_workers w JOIN worker_tokens t ON t.token_id = w.token_id
+             ORDER BY w.service, w.worker_id",
+            [],
+            |row| {
+                let (interval_seconds, last_seen_at) = (row.get(6)?, read_millis(row, 8)?);
+                Ok(ExternalWorkerRow {
+                    service: row.get(0)?,
+                    worker_id: row.get(1)?,
+                    token_id: row.get(2)?,
+                    token_name: row.get(3)?,
+                    pid: row.get(4)?,
+                    version: row.get(5)?,
+                    interval_seconds,
+                    announced_at: read_millis(row, 7)?,
+                    last_seen_at,
+                    presence: Presence::of(last_seen_at, interval_seconds, now),
                 })
             },
         )
@@ -554,6 +825,7 @@ fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
         last_generation: row.get(12)?,
         rotated_at: read_millis(row, 13)?,
         created_at: read_millis(row, 14)?,
+        external: row.get(32)?,
         monitor: MonitorRow {
             last_status: read_optional_word(row, 15, Status::parse)?,
             last_verdict: row.get(16)?,
@@ -565,6 +837,7 @@ fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
             next_due_at: read_optional_millis(row, 22)?,
             next_action: read_word(row, 23, Action::parse)?,
             last_report_id: row.get(24)?,
+            asked_until: read_optional_millis(row, 33)?,
         },
         open_attempt: match open {
             None => None,
@@ -580,10 +853,27 @@ fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
     })
 }
 
+fn token_from(row: &Row<'_>) -> rusqlite::Result<WorkerTokenRow> {
+    Ok(WorkerTokenRow {
+        token_id: row.get(0)?,
+        name: row.get(1)?,
+        service: row.get(2)?,
+        created_at: read_millis(row, 3)?,
+        last_used_at: read_optional_millis(row, 4)?,
+        expires_at: read_optional_millis(row, 5)?,
+        revoked_at: read_optional_millis(row, 6)?,
+    })
+}
+
+fn old_from(row: &Row<'_>) -> rusqlite::Result<OldReport> {
+    Ok(OldReport { id: row.get(0)?, credential_id: row.get(1)?, created_at: row.get(2)? })
+}
+
 fn report_from(row: &Row<'_>) -> rusqlite::Result<ReportRow> {
     Ok(ReportRow {
         id: row.get(0)?,
         created_at: row.get(11)?,
+        worker_token: row.get(13)?,
         report: Report {
             cookie_id: row.get(1)?,
             profile_id: row.get(2)?,

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::commands::{self, FinishRow};
 use super::{
     Action, AuditEntry, DbError, HomeLock, Phase, SealedGeneration, SealedKey, Signer, TrustedKey,
-    open_for_writing,
+    open_for_writing, set_checkpoint,
 };
 use crate::crash;
 use crate::credential::{Millis, now};
@@ -31,6 +31,9 @@ const TRIES: u32 = 5;
 /// The pause after the first failed try; each later one is three times as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(16);
 
+/// Generations that were current before and stay restorable.
+pub const PREVIOUS_KEPT: u32 = 3;
+
 /// What a command ends in when it did nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -40,6 +43,8 @@ pub enum WriteError {
     NotFound { what: &'static str, id: String },
     #[error("credential {credential_id} is busy with attempt {attempt}; hint: try again when that has ended")]
     Busy { credential_id: String, attempt: u32 },
+    #[error("credential {credential_id} {rest}; hint: --now rotates it all the same")]
+    Resting { credential_id: String, rest: Rest },
     #[error(
         "fence {fence} of credential {credential_id} is no longer the newest: the attempt has another owner or has ended"
     )]
@@ -52,6 +57,14 @@ pub enum WriteError {
         "the plugin of `{service}` was replaced meanwhile; hint: `keywheel plugin show {service}` says what it may do now, then add the credential again"
     )]
     Replaced { service: String },
+    #[error(
+        "credential {credential_id} is external: its secrets are with the worker that reports on it; hint: to have Keywheel keep it, `keywheel credential remove {credential_id}`, then `keywheel credential add {credential_id}`"
+    )]
+    External { credential_id: String },
+    #[error("credential {credential_id} belongs to another service than the token's")]
+    OtherService { credential_id: String },
+    #[error("the token has brought {allowed} {what} already, which is as many as it may")]
+    TooMany { what: &'static str, allowed: u32 },
     #[error("{0}")]
     Invalid(String),
     #[error(
@@ -62,6 +75,27 @@ pub enum WriteError {
     Closed,
     #[error("the database refused the command: {0}")]
     Sqlite(#[from] rusqlite::Error),
+}
+
+/// Why a credential isn't rotated now unless a person insists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    Paused,
+    /// The service asked to be left alone, by `Retry-After` or in its answer.
+    Asked {
+        until: Millis,
+    },
+}
+
+impl std::fmt::Display for Rest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Paused => f.write_str("is paused"),
+            Self::Asked { until } => {
+                write!(f, "rests until {}: its service asked for that", iso8601(*until))
+            }
+        }
+    }
 }
 
 /// Proof of a claim: every write of an attempt carries it.
@@ -100,10 +134,11 @@ pub struct Claim {
     pub consecutive_failures: u32,
     pub last_verdict: Option<String>,
     pub expires_at: Option<Millis>,
+    /// A person insisted, whatever it may cost: quiet times, the service's wish for rest and a
+    /// doubtful generation don't hold it back.
+    pub forced: bool,
     /// Set where an earlier owner began this attempt and didn't end it.
     pub interrupted: Option<Interrupted>,
-    /// A person asked for it whatever it may cost.
-    pub forced: bool,
     /// The generation that a rotation may have spent without anybody's knowing.
     pub doubtful_generation: Option<u32>,
 }
@@ -209,6 +244,10 @@ pub struct NewGeneration {
     pub action: Action,
     /// Forget the pinned account: these secrets may be another's.
     pub unpin_identity: bool,
+    /// The generation whose keys these are, where the operator brought one back.
+    pub restored_from: Option<u32>,
+    /// Written down with it: either both stand or neither.
+    pub note: Option<AuditEntry>,
 }
 
 #[derive(Debug, Clone)]
@@ -233,6 +272,8 @@ pub struct MonitorUpdate {
     /// None: not by itself, a person must act. A paused credential gets none either way.
     pub next_due_at: Option<Millis>,
     pub next_action: Action,
+    /// Until when the service itself asked to be left alone.
+    pub asked_until: Option<Millis>,
 }
 
 /// What an attempt's end does to the pending generation.
@@ -306,7 +347,7 @@ impl Writer {
         Ok((Self { queue }, WriterThread { handle }))
     }
 
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<T, WriteError> {
@@ -433,7 +474,8 @@ impl Writer {
         self.run_at(CLAIM, move |db| commands::claim_due(db, &claim)).await
     }
 
-    /// Opens an attempt because a person asked, due or not, paused or not.
+    /// Opens an attempt because a person asked, due or not. A rotation is refused where there is
+    /// a reason to wait, unless it is forced.
     pub async fn claim_one(
         &self,
         credential_id: &str,
@@ -441,9 +483,11 @@ impl Writer {
         owner: &str,
         now: Millis,
         lease_until: Millis,
+        forced: bool,
     ) -> Result<Claim, WriteError> {
         let (id, owner) = (credential_id.to_owned(), owner.to_owned());
-        self.run_at(CLAIM, move |db| commands::claim_one(db, &id, action, &owner, now, lease_until)).await
+        self.run_at(CLAIM, move |db| commands::claim_one(db, &id, action, &owner, now, lease_until, forced))
+            .await
     }
 
     /// Takes over every open attempt, whoever owned it. For the one host, when it starts.
@@ -488,6 +532,18 @@ impl Writer {
     pub async fn finish(&self, end: Finish) -> Result<i64, WriteError> {
         let row = finish_row(end, now())?;
         self.run_at(FINISH, move |db| commands::finish(db, &row)).await
+    }
+
+    /// Deletes reports, in one transaction with whatever else waits: the caller keeps the number
+    /// so small that nobody notices. Returns how many there were.
+    pub async fn delete_reports(&self, ids: Vec<i64>) -> Result<usize, WriteError> {
+        self.run(move |db| commands::delete_reports(db, &ids)).await
+    }
+
+    /// While rows are deleted every page of the log is another, and folding the usual number of
+    /// them into the file takes longer than a write may wait: then it is done more often.
+    pub async fn checkpoint_often(&self, often: bool) -> Result<(), WriteError> {
+        self.run(move |db| Ok(set_checkpoint(db, often)?)).await
     }
 
     /// Extends leases, and returns the claims that are no longer the caller's.

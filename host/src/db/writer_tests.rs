@@ -5,10 +5,12 @@ use std::fs;
 
 use tempfile::TempDir;
 
+use super::super::external::{Announcement, ExternalReport, NewWorkerToken};
 use super::super::queries::{Counts, ReportFilter};
 use super::super::{Actor, Reader, sync_probe};
 use super::*;
 use crate::credential::{CookieAttributes, Secret};
+use crate::limits;
 use crate::provider::{KeySpec, Location};
 use crate::report::Status;
 use crate::vault::{Place, Vault};
@@ -57,7 +59,7 @@ impl Home {
     }
 
     async fn claim(&self, id: &str, action: Action) -> Claim {
-        self.writer.claim_one(id, action, "host-a", T0, T0 + LEASE).await.unwrap()
+        self.writer.claim_one(id, action, "host-a", T0, T0 + LEASE, true).await.unwrap()
     }
 
     async fn rows(&self, table: &str) -> i64 {
@@ -156,6 +158,7 @@ fn end_of(claim: &Claim) -> Finish {
             expires_at: Some(T0 + 9_000),
             next_due_at: Some(T0 + 90_000),
             next_action: Action::Validate,
+            asked_until: None,
         },
         generations: GenerationChange::None,
         expiry_updates: Vec::new(),
@@ -213,9 +216,9 @@ async fn no_credential_is_claimed_twice_however_many_ask() {
     let distinct: HashSet<_> = claimed.iter().map(|token| &token.credential_id).collect();
     assert_eq!((claimed.len(), distinct.len()), (60, 60));
 
-    let error = home.writer.claim_one("shop-3", Action::Rotate, "cli", T0, T0 + LEASE).await;
+    let error = home.writer.claim_one("shop-3", Action::Rotate, "cli", T0, T0 + LEASE, true).await;
     assert!(matches!(error, Err(WriteError::Busy { attempt: 1, .. })), "{error:?}");
-    let error = home.writer.claim_one("nobody", Action::Rotate, "cli", T0, T0 + LEASE).await;
+    let error = home.writer.claim_one("nobody", Action::Rotate, "cli", T0, T0 + LEASE, true).await;
     assert!(matches!(error, Err(WriteError::NotFound { .. })), "{error:?}");
 }
 
@@ -277,6 +280,196 @@ async fn an_attempt_ends_in_one_report_and_a_second_delivery_answers_as_the_firs
     assert_eq!(stored.monitor.next_due_at, Some(T0 + 90_000));
     assert_eq!(stored.monitor.last_report_id, Some(first));
     assert_eq!(stored.open_attempt, None);
+}
+
+async fn token(home: &Home, id: &str, service: &str) {
+    let token = NewWorkerToken {
+        token_id: id.into(),
+        name: String::from("a worker"),
+        service: service.into(),
+        tag: [7; 32],
+        expires_at: None,
+    };
+    home.writer.create_worker_token(token).await.unwrap();
+}
+
+fn external(token: &str, report: Report) -> ExternalReport {
+    ExternalReport { token_id: token.into(), report, worker_id: None }
+}
+
+#[tokio::test]
+async fn an_external_report_in_an_attempts_place_keeps_it_from_nothing_and_both_stay() {
+    let home = Home::new();
+    home.add("ann", "shop").await;
+    token(&home, "t1", "shop").await;
+    let claim = home.claim("ann", Action::Validate).await;
+    let end = end_of(&claim);
+    // By accident, or by somebody who knows when the next attempt begins: three places in a row.
+    let mut forged = end.report.clone();
+    let mut ids = HashSet::new();
+    for moved in 0..3 {
+        forged.started_at = iso8601(T0 + moved);
+        let accepted = home.writer.accept_report(external("t1", forged.clone())).await.unwrap();
+        assert!(!accepted.duplicate);
+        ids.insert(accepted.id);
+    }
+    let own = home.writer.finish(end.clone()).await.unwrap();
+    assert!(ids.insert(own));
+    assert_eq!(home.rows("journal").await, 0);
+    assert_eq!(home.rows("cookie_rotation_reports").await, 4);
+    // Each is answered as it was at first.
+    assert_eq!(home.writer.finish(end).await.unwrap(), own);
+    for moved in 0..3 {
+        forged.started_at = iso8601(T0 + moved);
+        let again = home.writer.accept_report(external("t1", forged.clone())).await.unwrap();
+        assert!(again.duplicate && again.id != own && ids.contains(&again.id));
+    }
+    assert_eq!(home.rows("cookie_rotation_reports").await, 4);
+}
+
+#[tokio::test]
+async fn an_external_report_moves_a_credential_forward_only_and_late_failures_count_for_nothing() {
+    let home = Home::new();
+    token(&home, "t1", "shop").await;
+    home.add("other", "shop").await;
+    let template = end_of(&home.claim("other", Action::Validate).await).report;
+    let send = async |attempt: u32, finished: Millis, status: Status| {
+        let report = Report {
+            cookie_id: String::from("ann"),
+            attempt_number: attempt,
+            started_at: iso8601(finished - 1),
+            finished_at: iso8601(finished),
+            status,
+            ..template.clone()
+        };
+        home.writer.accept_report(external("t1", report)).await.unwrap();
+        let monitor = home.reader().credential("ann").unwrap().unwrap().monitor;
+        assert_eq!(monitor.next_due_at, None);
+        (
+            monitor.last_status.unwrap(),
+            monitor.consecutive_failures,
+            monitor.last_attempt_at,
+            monitor.last_success_at,
+        )
+    };
+    use Status::{Failed, Success, Unreachable};
+    assert_eq!(send(1, T0 + 10, Failed).await, (Failed, 1, Some(T0 + 10), None));
+    assert_eq!(send(2, T0 + 20, Unreachable).await, (Unreachable, 2, Some(T0 + 20), None));
+    assert_eq!(send(3, T0 + 15, Failed).await, (Unreachable, 2, Some(T0 + 20), None));
+    // An older success is news of when it last worked, and of nothing else.
+    assert_eq!(send(4, T0 + 5, Success).await, (Unreachable, 2, Some(T0 + 20), Some(T0 + 5)));
+    assert_eq!(send(5, T0 + 30, Success).await, (Success, 0, Some(T0 + 30), Some(T0 + 30)));
+    assert_eq!(send(6, T0 + 29, Failed).await, (Success, 0, Some(T0 + 30), Some(T0 + 30)));
+    // A worker's clock that runs ahead hides nothing that comes after.
+    let (_, _, last, _) = send(7, now() + 200_000, Failed).await;
+    assert!(last.is_some_and(|last| last <= now()));
+    assert!(!home.reader().has_credentials("ghost").unwrap());
+    assert_eq!(home.reader().due(now()).unwrap().iter().map(|due| due.credentials).sum::<u64>(), 1);
+}
+
+#[tokio::test]
+async fn what_one_token_may_bring_is_bounded_and_a_revoked_one_brings_nothing() {
+    let home = Home::new();
+    token(&home, "t1", "shop").await;
+    token(&home, "t2", "shop").await;
+    home.add("other", "shop").await;
+    let template = end_of(&home.claim("other", Action::Validate).await).report;
+    let report = |id: String| Report { cookie_id: id, ..template.clone() };
+    let most = limits::EXTERNAL_CREDENTIALS_PER_TOKEN;
+    home.writer
+        .run(move |db| {
+            db.execute(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+                 INSERT INTO credentials (credential_id, service, settings_json, private_hosts_json,
+                     last_generation, rotated_at, created_at, external, external_token)
+                 SELECT 'c' || i, 'shop', '[]', '[]', 0, 0, 0, 1, 't1' FROM n",
+                [most - 1],
+            )?;
+            Ok(())
+        })
+        .await
+        .unwrap();
+    home.writer.accept_report(external("t1", report("last".into()))).await.unwrap();
+    let refused = home.writer.accept_report(external("t1", report("more".into()))).await.unwrap_err();
+    assert!(matches!(refused, WriteError::TooMany { what: "credentials", .. }), "{refused}");
+    // What it brought before it may go on with, and another token has a count of its own.
+    let again = Report { attempt_number: 9, ..report("last".into()) };
+    home.writer.accept_report(external("t1", again)).await.unwrap();
+    home.writer.accept_report(external("t2", report("more".into()))).await.unwrap();
+
+    let announce = async |id: u32, interval_seconds| {
+        let worker_id = format!("w{id}");
+        let new = Announcement {
+            token_id: "t1".into(),
+            service: "shop".into(),
+            worker_id,
+            pid: 1,
+            version: None,
+            interval_seconds,
+        };
+        home.writer.announce_worker(new).await
+    };
+    for id in 0..limits::EXTERNAL_WORKERS_PER_TOKEN {
+        assert!(announce(id, 3_600).await.unwrap());
+    }
+    let refused = announce(9_999, 3_600).await.unwrap_err();
+    assert!(matches!(refused, WriteError::TooMany { what: "workers", .. }), "{refused}");
+    assert!(!announce(7, 3_600).await.unwrap(), "one that is known is welcome");
+    // One that fell silent makes room.
+    home.execute("UPDATE external_workers SET last_seen_at = 1 WHERE worker_id = 'w3'").await;
+    assert!(announce(9_999, 3_600).await.unwrap());
+    let known = home.reader().external_workers(now()).unwrap();
+    assert_eq!(known.len(), limits::EXTERNAL_WORKERS_PER_TOKEN as usize);
+    assert!(known.iter().all(|worker| worker.worker_id != "w3"));
+
+    home.writer.revoke_worker_token("t1").await.unwrap();
+    home.writer.revoke_worker_token("t1").await.unwrap();
+    assert!(matches!(announce(7, 3_600).await, Err(WriteError::NotFound { .. })));
+    let late = Report { attempt_number: 10, ..report("last".into()) };
+    let refused = home.writer.accept_report(external("t1", late)).await;
+    assert!(matches!(refused, Err(WriteError::NotFound { .. })));
+    assert_eq!(home.reader().external_workers(now()).unwrap(), []);
+    assert_eq!(home.reader().audit(Some("shop"), 10).unwrap().len(), 3, "two made, one revoked once");
+}
+
+#[tokio::test]
+async fn a_second_delivery_of_a_report_that_was_pruned_is_refused_as_late_and_changes_nothing() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let old = home.claim("shop-1", Action::Validate).await;
+    let first = home.writer.finish(end_of(&old)).await.unwrap();
+    let newer = home.claim("shop-1", Action::Validate).await;
+    let last = home.writer.finish(end_of(&newer)).await.unwrap();
+    assert_eq!(home.writer.delete_reports(vec![first, last]).await.unwrap(), 1);
+
+    let again = home.writer.finish(end_of(&old)).await;
+    assert!(matches!(again, Err(WriteError::Fenced { .. })), "{again:?}");
+    assert_eq!(home.writer.finish(end_of(&newer)).await.unwrap(), last);
+    assert_eq!(home.rows("cookie_rotation_reports").await, 1);
+}
+
+#[tokio::test]
+async fn a_rotation_by_hand_waits_for_a_pause_and_for_the_service_unless_it_is_forced() {
+    let home = Home::new();
+    home.add("shop-1", "shop").await;
+    let claim = home.claim("shop-1", Action::Validate).await;
+    let monitor = MonitorUpdate { asked_until: Some(T0 + 500), ..end_of(&claim).monitor };
+    home.writer.finish(Finish { monitor, ..end_of(&claim) }).await.unwrap();
+    let rotate = |at, forced| home.writer.claim_one("shop-1", Action::Rotate, "cli", at, T0 + LEASE, forced);
+    let rests = |error| matches!(error, Err(WriteError::Resting { rest: Rest::Asked { until }, .. }) if until == T0 + 500);
+    assert!(rests(rotate(T0 + 499, false).await));
+    assert_eq!(home.rows("journal").await, 0, "nothing was begun");
+    let forced = rotate(T0 + 499, true).await.unwrap();
+    assert!(forced.forced);
+    home.writer.finish(end_of(&forced)).await.unwrap();
+    let free = rotate(T0 + 499, false).await.unwrap();
+    assert!(!free.forced, "the newest end asked for nothing");
+    home.writer.finish(end_of(&free)).await.unwrap();
+    home.writer.set_paused("shop-1", true, T0).await.unwrap();
+    let paused = rotate(T0 + 600, false).await;
+    assert!(matches!(paused, Err(WriteError::Resting { rest: Rest::Paused, .. })), "{paused:?}");
+    // Looking harms nothing, so it doesn't wait.
+    home.writer.claim_one("shop-1", Action::Validate, "cli", T0, T0 + LEASE, false).await.unwrap();
 }
 
 #[tokio::test]
@@ -535,6 +728,8 @@ async fn an_import_replaces_the_current_generation_and_an_open_attempt_forbids_i
         due: T0 + 50,
         action: Action::Validate,
         unpin_identity: true,
+        restored_from: None,
+        note: None,
     };
     let claim = home.claim("shop-1", Action::Rotate).await;
     let busy = home.writer.replace_generation(import(2)).await;
@@ -757,6 +952,7 @@ async fn reports_are_found_by_credential_service_status_time_and_place() {
     assert_eq!(ids(ReportFilter { since: Some(now() + 3_600_000), ..any() }).len(), 0);
     assert_eq!(reader.last_report_id().unwrap(), 6);
     let expected = Counts {
+        external: 0,
         credentials: 2,
         paused: 0,
         open_attempts: 0,

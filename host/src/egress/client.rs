@@ -42,6 +42,7 @@ use super::{
 use crate::credential::{self, Key, Millis};
 use crate::limits;
 use crate::protocol::{Captured, HttpError, HttpRequest, HttpResponse};
+use crate::provider::{AllowedOrigin, Resolved};
 
 /// Names and values of an answer's headers together. The largest real ones are cookies of a
 /// few KiB each.
@@ -239,15 +240,7 @@ impl Egress {
         deadline: Instant,
     ) -> Result<(reqwest::Response, OwnedSemaphorePermit), HttpError> {
         let resolved = &exchange.resolved;
-        let origin = policy::origin(&outgoing.url, &resolved.origins).map_err(denied)?;
-        let literal = match outgoing.url.host() {
-            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
-            Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
-            _ => None,
-        };
-        if let Some(ip) = literal {
-            policy::allowed_address(ip, origin, &resolved.private_hosts).map_err(denied)?;
-        }
+        let origin = permitted(&outgoing.url, resolved)?;
         let reach = policy::reach(origin, &resolved.private_hosts);
         exchange.requests_left = exchange.requests_left.checked_sub(1).ok_or_else(|| {
             HttpError::Budget(format!(
@@ -410,6 +403,29 @@ impl std::fmt::Debug for Egress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Egress").finish_non_exhaustive()
     }
+}
+
+/// Judges a request as its first hop would, up to the moment it would be sent. Names aren't
+/// resolved, so the address behind one is judged by a real request alone.
+pub(super) fn judge(request: &HttpRequest, exchange: &mut Exchange) -> Result<Url, HttpError> {
+    capture::check(&request.capture, &exchange.resolved).map_err(denied)?;
+    let outgoing = Outgoing::prepare(request, exchange)?;
+    permitted(&outgoing.url, &exchange.resolved)?;
+    Ok(outgoing.url)
+}
+
+/// The origin of a URL, where the policy lets a request go there.
+fn permitted<'r>(url: &Url, resolved: &'r Resolved) -> Result<&'r AllowedOrigin, HttpError> {
+    let origin = policy::origin(url, &resolved.origins).map_err(denied)?;
+    let literal = match url.host() {
+        Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
+        Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
+        _ => None,
+    };
+    if let Some(ip) = literal {
+        policy::allowed_address(ip, origin, &resolved.private_hosts).map_err(denied)?;
+    }
+    Ok(origin)
 }
 
 async fn keep_changes<F, K>(exchange: &mut Exchange, keep: Option<&mut F>) -> Result<(), HttpError>

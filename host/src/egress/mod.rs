@@ -3,7 +3,8 @@
 //! no attempt, and knows no key of the vault: fingerprints are made by a function it is given.
 //!
 //! `policy`, `template`, `cookies`, `capture` and `redact` are pure and decide; `client` is
-//! the shell that resolves, connects, reads and keeps the time.
+//! the shell that resolves, connects, reads and keeps the time. `preview` composes and sends
+//! nothing.
 //!
 //! **Invariant:** what a service issued is in `Exchange` before anything else can fail, and
 //! stays there until someone takes it with `Exchange::take_changes` or got it in `Exchanged`.
@@ -12,6 +13,7 @@ pub mod capture;
 mod client;
 pub mod cookies;
 pub mod policy;
+pub mod preview;
 pub mod redact;
 pub mod seen;
 pub mod template;

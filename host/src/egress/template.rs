@@ -210,6 +210,45 @@ impl<'a> Filler<'a> {
     }
 }
 
+/// A template to be shown: each secret's name in place of its value, with how it would be
+/// written unless as it is. It is given no values.
+pub fn masked(template: &[Part]) -> String {
+    let named = |key: &str, encoding: Encoding| match encoding {
+        Encoding::Raw => format!("‹{key}›"),
+        other => format!("‹{key} as {}›", word(other)),
+    };
+    let part = |part: &Part| match part {
+        Part::Text(text) => text.clone(),
+        Part::Secret { key, encoding } => named(key, *encoding),
+        Part::Encoded { leaves, encoding } => {
+            let inner: String = leaves
+                .iter()
+                .map(|leaf| match leaf {
+                    Leaf::Text(text) => text.clone(),
+                    Leaf::Secret { key, encoding } => named(key, *encoding),
+                })
+                .collect();
+            format!("‹{} of {inner}›", word(*encoding))
+        }
+    };
+    template.iter().map(part).collect()
+}
+
+/// The contract's word.
+const fn word(encoding: Encoding) -> &'static str {
+    match encoding {
+        Encoding::Raw => "raw",
+        Encoding::Form => "form",
+        Encoding::Percent => "percent",
+        Encoding::Json => "json",
+        Encoding::Base64 => "base64",
+        Encoding::Base64Url => "base64-url",
+        Encoding::Hex => "hex",
+        Encoding::Sha1Hex => "sha1-hex",
+        Encoding::Sha256Hex => "sha256-hex",
+    }
+}
+
 /// Text that has `http(s)://`, a non-empty authority and what ends it.
 fn authority_ends(text: &str) -> bool {
     after_scheme(text).is_some_and(|rest| rest.find(['/', '?', '#']).is_some_and(|end| end > 0))

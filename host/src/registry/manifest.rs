@@ -889,9 +889,16 @@ pub fn inert(text: &str, most: usize) -> String {
     line
 }
 
+const DASHED: &str = "a-z, 0-9 and `-`";
+
+/// # Errors
+/// What is allowed, where it isn't.
+pub fn check_service_name(service: &str) -> Result<(), ManifestError> {
+    check_name("service name", service, DASHED, b"-")
+}
+
 fn check_names(manifest: &Manifest) -> Result<(), ManifestError> {
-    const DASHED: &str = "a-z, 0-9 and `-`";
-    check_name("service name", &manifest.service, DASHED, b"-")?;
+    check_service_name(&manifest.service)?;
     let keys = manifest.keys.iter().map(|key| &key.name);
     check_set("key", "key name", keys, "a-z, 0-9, `_` and `-`", b"_-")?;
     let settings = manifest.settings.iter().map(|setting| &setting.name);

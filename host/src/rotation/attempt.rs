@@ -453,6 +453,9 @@ async fn finish(
             expires_at: expires,
             next_due_at: Some(next_due),
             next_action,
+            asked_until: asked
+                .filter(|_| standing != Standing::Alive)
+                .map(|seconds| finished + Millis::from(seconds) * 1_000),
         },
         generations: change,
         expiry_updates: touched,

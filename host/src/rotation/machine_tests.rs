@@ -629,6 +629,7 @@ impl<'d> World<'d> {
                 expires_at: None,
                 next_due_at: Some(finished + 30_000),
                 next_action,
+                asked_until: None,
             },
             generations: conclusion.change,
             expiry_updates: conclusion.touched,

@@ -6,6 +6,7 @@ pub mod attempt;
 pub mod decide;
 pub mod machine;
 mod pace;
+pub mod plan;
 mod resolved;
 pub mod schedule;
 pub mod verdict;
@@ -124,7 +125,20 @@ impl Rotation {
     /// # Errors
     /// Where it doesn't exist, is busy, or the database can't be written.
     pub async fn run_one(&self, credential_id: &str, action: Action) -> Result<Report, WriteError> {
-        let claim = self.writer.claim_one(credential_id, action, &self.owner, now(), lease()).await?;
+        self.run_one_now(credential_id, action, false).await
+    }
+
+    /// As `run_one`; forced, also where there is a reason to wait.
+    ///
+    /// # Errors
+    /// As `run_one`'s.
+    pub async fn run_one_now(
+        &self,
+        credential_id: &str,
+        action: Action,
+        forced: bool,
+    ) -> Result<Report, WriteError> {
+        let claim = self.writer.claim_one(credential_id, action, &self.owner, now(), lease(), forced).await?;
         self.run(claim).await
     }
 

@@ -117,7 +117,8 @@ async fn goes_in_and_comes_out(database: &Database, input: Input) {
     let stored = reader.sealed_generation(id).expect("readable").expect("generation 1");
     assert_eq!(stored.keys, keys);
 
-    let claim = writer.claim_one(id, Action::Rotate, id, NOW, NOW + 1).await.expect("nobody else has it");
+    let claim =
+        writer.claim_one(id, Action::Rotate, id, NOW, NOW + 1, true).await.expect("nobody else has it");
     assert_eq!(claim.settings, new.settings);
     let method = new.method.as_deref().unwrap_or(id);
     writer.journal_rotation(&claim.token, method, CommitClass::Grace, 1).await.expect("the claim holds");

@@ -824,6 +824,7 @@ mod tests {
     #[test]
     fn gaps_rotations_and_the_first_trouble_are_remembered() {
         let row = |at: u64, status, rotated: bool| ReportRow {
+            worker_token: None,
             id: 1,
             created_at: String::new(),
             report: Report {

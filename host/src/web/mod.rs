@@ -1,0 +1,153 @@
+//! The HTTP port: what is served there and how it is wired. `server` owns connections and their
+//! end, `gate` who may come in, `intake` what a message must look like, `workers` the routes of
+//! external workers. It reads the database through `db::queries` and writes through the one
+//! writer, and never answers with a token or with a value of `cookieKeys`.
+
+mod answer;
+mod gate;
+mod intake;
+mod server;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::config::Http;
+use crate::db::queries::Reader;
+use crate::db::writer::Writer;
+use crate::vault::Vault;
+use answer::Refused;
+use gate::Gate;
+use server::Door;
+
+/// What the routes stand on.
+pub struct Parts {
+    pub vault: Arc<Vault>,
+    pub writer: Writer,
+    pub reader: Reader,
+}
+
+/// The open port. What comes before `serve` waits in the kernel.
+pub struct Web {
+    door: Door,
+    options: Http,
+    parts: Parts,
+    port: Arc<Port>,
+}
+
+/// What the running daemon says of its port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpStatus {
+    pub listening: SocketAddr,
+    #[serde(flatten)]
+    pub counted: Counted,
+}
+
+/// Since the daemon started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counted {
+    pub announced: u64,
+    /// Reports that were kept.
+    pub accepted: u64,
+    /// Reports that were here before.
+    pub duplicates: u64,
+    /// What was refused, by the code of the answer.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// The counts of a port, shared by its routes and by who asks for the status.
+#[derive(Debug)]
+pub struct Port {
+    listening: SocketAddr,
+    counted: Mutex<Counted>,
+}
+
+impl Port {
+    pub fn status(&self) -> HttpStatus {
+        HttpStatus { listening: self.listening, counted: self.counted(|counted| counted.clone()) }
+    }
+
+    fn counted<T>(&self, change: impl FnOnce(&mut Counted) -> T) -> T {
+        change(&mut self.counted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn refused(&self, code: &'static str) {
+        self.counted(|counted| *counted.refused.entry(code.to_owned()).or_default() += 1);
+    }
+}
+
+/// What a route is given.
+struct Shared {
+    gate: Gate,
+    vault: Arc<Vault>,
+    writer: Writer,
+    port: Arc<Port>,
+}
+
+impl Web {
+    /// Takes the port.
+    ///
+    /// # Errors
+    /// The system's: the address is in use, or isn't this machine's.
+    pub async fn open(listen: SocketAddr, options: Http, parts: Parts) -> io::Result<Self> {
+        let door = Door::open(listen).await?;
+        let port = Arc::new(Port { listening: door.address(), counted: Mutex::default() });
+        Ok(Self { door, options, parts, port })
+    }
+
+    pub fn port(&self) -> Arc<Port> {
+        Arc::clone(&self.port)
+    }
+
+    /// Answers until `stop`, and a moment longer what was begun.
+    pub async fn serve(self, stop: watch::Receiver<bool>) {
+        let Self { door, options, parts, port } = self;
+        tracing::info!(address = %port.listening, "http is open");
+        let shared = Arc::new(Shared {
+            gate: Gate::new(&options, parts.reader, Arc::clone(&parts.vault)),
+            vault: parts.vault,
+            writer: parts.writer,
+            port,
+        });
+        server::serve(door, routes(shared), stop).await;
+    }
+}
+
+fn routes(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .merge(workers::routes())
+        .fallback(|State(shared): State<Arc<Shared>>| async move { shared.refuse(Refused::no_such_path()) })
+        .method_not_allowed_fallback(|State(shared): State<Arc<Shared>>| async move {
+            shared.refuse(Refused::method())
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), known_host))
+        .with_state(shared)
+}
+
+/// Before anything else: a page in a browser on this machine may have any name lead here.
+async fn known_host(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    match shared.gate.host(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => shared.refuse(refused),
+    }
+}
+
+impl Shared {
+    /// Every refusal goes out here, and is counted.
+    fn refuse(&self, refused: Refused) -> Response {
+        self.port.refused(refused.code);
+        tracing::debug!(code = refused.code, field = refused.field, "an HTTP request was refused");
+        refused.into_response()
+    }
+}
