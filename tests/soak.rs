@@ -104,12 +104,13 @@ impl Soak {
         self.home.json(&["credential", "list"]).as_array().expect("an array").clone()
     }
 
-    /// The report of a credential's last attempt to rotate.
-    fn last_rotation(&self, id: &str) -> Value {
-        let reports = self.home.json(&["reports", "list", "--credential", id, "--limit", "20"]);
+    /// The paths of a credential's attempts since the last that brought a new secret, newest
+    /// first.
+    fn paths_since_the_last_rotation(&self, id: &str) -> Vec<Value> {
+        let reports = self.home.json(&["reports", "list", "--credential", id, "--limit", "100"]);
         let reports = reports.as_array().expect("an array");
-        let rotation = reports.iter().find(|report| report["meta"]["action"] == "rotate");
-        rotation.cloned().unwrap_or_default()
+        let since = reports.iter().take_while(|report| report["meta"]["rotated"] != true);
+        since.map(|report| report["meta"]["path"].clone()).collect()
     }
 
     /// Does for everybody who needs one what a person does: signs in again. Returns how many
@@ -127,10 +128,12 @@ impl Soak {
             let class = self.credentials.iter().find(|(known, _)| known == id).expect("ours").1;
             let standing = self.services.standing(id);
             let held = exported(&self.home, id);
-            // The worker's death is no excuse: the host hears the answer in its place.
+            // The worker's death is no excuse: the host hears the answer in its place. The
+            // attempt that was cut may have ended in doubt, and a later one have called.
+            let paths = self.paths_since_the_last_rotation(id);
             let unheard = held != standing.last_issued
                 && !standing.newest_was_used
-                && self.last_rotation(id)["meta"]["path"][0] == "recovered";
+                && paths.iter().any(|path| path[0] == "recovered");
             let message = row["monitor"]["lastMessage"].as_str().unwrap_or_default();
             let why = match class {
                 // The answer went down with the daemon, before anything of it was used.
@@ -138,7 +141,7 @@ impl Soak {
                 // Whether the refresh token was spent, nobody can know.
                 Class::BurnPair if held == standing.last_issued => "its answer may have been cut off",
                 _ => {
-                    self.tally.lost.push(format!("{id} called a human: {message}; {standing:?}"));
+                    self.tally.lost.push(format!("{id} called a human: {message}; {standing:?}, {paths:?}"));
                     "lost"
                 }
             };
