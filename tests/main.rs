@@ -22,6 +22,7 @@ mod power_cut;
 mod recovery;
 mod reload;
 mod retention;
+mod schedule;
 mod secrets;
 mod services;
 mod soak;
