@@ -781,7 +781,9 @@ fn an_external_credential_is_shown_as_such_and_can_only_be_removed() {
 
     let shown = site.home.json(&["credential", "show", "ann"]);
     assert_eq!((&shown["credential"]["external"], &shown["generations"]), (&json!(true), &json!([])));
-    assert!(site.home.run(&["credential", "list"]).ok().stdout.contains("external"));
+    for arguments in [&["credential", "list"][..], &["credential", "show", "ann"]] {
+        assert!(site.home.run(arguments).ok().stdout.contains("external"), "{arguments:?}");
+    }
     assert_eq!(site.home.json(&["status"])["counts"]["external"], 1);
     let cookies = site.home.outside().join("cookies.txt");
     std::fs::write(&cookies, "session=x").expect("a file");
@@ -794,6 +796,10 @@ fn an_external_credential_is_shown_as_such_and_can_only_be_removed() {
         &["credential", "rotate", "ann"],
         &["credential", "pause", "ann"],
         &["credential", "resume", "ann"],
+        &["credential", "set", "ann", "--every", "1h"],
+        &["credential", "rotate", "ann", "--plan"],
+        &["credential", "rotate", "ann", "--now"],
+        &["credential", "rollback", "ann", "--yes"],
         &["credential", "export", "ann"],
         &["credential", "import", "ann", cookies.to_str().expect("UTF-8")],
     ] {

@@ -431,6 +431,9 @@ impl Host {
             .credential(credential_id)
             .map_err(|error| internal(&error))?
             .ok_or_else(|| Refusal::not_found(format!("no credential `{credential_id}`")))?;
+        if row.external {
+            return Err(WriteError::External { credential_id: row.credential_id }.into());
+        }
         let generations = reader.generations(credential_id).map_err(|error| internal(&error))?;
         restorable(credential_id, &generations, Some(generation))?;
         let sealed = reader

@@ -490,7 +490,7 @@ pub fn find(home: &Home, id: &str) -> Result<CredentialRow, Failure> {
 }
 
 /// The daemon refuses them as well; here before anything of theirs is looked for.
-fn refuse_external(row: &CredentialRow) -> Result<(), Failure> {
+pub fn refuse_external(row: &CredentialRow) -> Result<(), Failure> {
     if row.external {
         let refused = WriteError::External { credential_id: row.credential_id.clone() };
         return Err(Failure::BadInput(refused.to_string()));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::connection::Connection;
-use super::credential::{find, manifest_of};
+use super::credential::{find, manifest_of, refuse_external};
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
 use crate::config::Home;
@@ -56,6 +56,9 @@ fn in_words(row: &CredentialRow) -> String {
     };
     line("account", row.identity.clone().or_else(|| Some("not pinned yet".into())));
     line("profile", row.profile_id.clone());
+    if row.external {
+        line("secrets", Some("elsewhere: external workers report on it".into()));
+    }
     line(
         "status",
         Some(format!(
@@ -161,6 +164,7 @@ pub async fn roll_back(
     output: Output,
 ) -> Result<(), Failure> {
     let row = find(home, id)?;
+    refuse_external(&row)?;
     let generations = Reader::open(&home.database())?.generations(id)?;
     let chosen = restorable(id, &generations, to)?;
     let class = class_of(home, &row);

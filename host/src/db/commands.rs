@@ -407,7 +407,7 @@ pub(super) fn set_schedule(
     change: &ScheduleChange,
     at: Millis,
 ) -> Written<()> {
-    let standing = standing(db, credential_id)?;
+    let standing = standing(db, credential_id)?.kept(credential_id)?;
     for (column, value) in [
         ("validate_interval_seconds", change.validate_interval),
         ("max_age_seconds", change.max_age),

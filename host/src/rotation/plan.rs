@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Rotation;
 use crate::credential::now;
 use crate::db::queries::{CredentialRow, GenerationRow, ReadError, Reader};
-use crate::db::writer::PREVIOUS_KEPT;
+use crate::db::writer::{PREVIOUS_KEPT, WriteError};
 use crate::egress::preview::{self, Held, Masked};
 use crate::limits;
 use crate::protocol::{Answer, Call, Context, KeyState, Outcome};
@@ -113,6 +113,11 @@ impl Rotation {
         let row = reader
             .credential(credential_id)?
             .ok_or_else(|| PlanError::NoCredential(credential_id.to_owned()))?;
+        if row.external {
+            return Err(PlanError::Unfit(
+                WriteError::External { credential_id: row.credential_id }.to_string(),
+            ));
+        }
         let generations = reader.generations(credential_id)?;
         drop(reader);
         let provider =
