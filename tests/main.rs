@@ -20,5 +20,6 @@ mod plugins;
 mod recovery;
 mod reload;
 mod retention;
+mod schedule;
 mod secrets;
 mod threat_model;

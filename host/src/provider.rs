@@ -126,6 +126,17 @@ pub struct Manifest {
     pub extras: Vec<(String, String)>,
 }
 
+/// How long a session may go unused before the service ends it, in seconds. Optional.
+const IDLE_LIMIT: &str = "idle-limit-seconds";
+
+impl Manifest {
+    /// What isn't a number of seconds says nothing, as the contract wants it of its extras.
+    pub fn idle_limit(&self) -> Option<u32> {
+        let (_, value) = self.extras.iter().find(|(name, _)| name == IDLE_LIMIT)?;
+        value.parse().ok().filter(|&seconds| seconds > 0)
+    }
+}
+
 /// An origin a plugin may reach for one credential, settings filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AllowedOrigin {
@@ -167,4 +178,36 @@ pub struct Resolved {
 pub struct ResolvedMethod {
     pub name: String,
     pub commit_class: CommitClass,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_limit_is_a_number_of_seconds_and_anything_else_says_nothing() {
+        for (value, want) in [
+            ("1200", Some(1_200)),
+            ("0", None),
+            ("-1", None),
+            ("20m", None),
+            ("99999999999", None),
+            ("", None),
+        ] {
+            let manifest = Manifest {
+                service: String::new(),
+                title: String::new(),
+                version: String::new(),
+                validate_url: String::new(),
+                keys: vec![],
+                origins: vec![],
+                settings: vec![],
+                methods: vec![],
+                validate_interval: 1,
+                max_age: None,
+                extras: vec![("other".into(), "7".into()), ("idle-limit-seconds".into(), value.into())],
+            };
+            assert_eq!(manifest.idle_limit(), want, "{value:?}");
+        }
+    }
 }
