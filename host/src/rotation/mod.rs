@@ -226,16 +226,38 @@ impl Rotation {
             };
         }
         if due.action == Action::Rotate {
-            let windows: Vec<String> =
-                due.quiet_json.and_then(|windows| serde_json::from_str(windows).ok()).unwrap_or_default();
-            let quiet = self.quiet(due.service, &windows);
-            let wanted = schedule::Next { at, action: Action::Rotate, why: String::new() };
-            if schedule::keep_quiet(&quiet, at, due.expires, wanted).at > at {
+            if self.quiet_until(due.service, &windows(&due), due.expires, at).is_some() {
                 // It may still be asked how it is, and that look plans its rotation anew.
                 return Passage::Go(Action::Validate);
             }
         }
         Passage::Go(due.action)
+    }
+
+    /// What a person who asks for a rotation is told to wait for, without `--now`.
+    fn judge_by_hand(&self, due: Due<'_>, at: Millis) -> Passage {
+        match self.judge(due, at) {
+            Passage::Go(Action::Validate) => {
+                match self.quiet_until(due.service, &windows(&due), due.expires, at) {
+                    Some((until, why)) => Passage::Wait { until, why },
+                    None => Passage::Go(Action::Rotate),
+                }
+            }
+            passage => passage,
+        }
+    }
+
+    /// When quiet time ends that holds a rotation back now, in words as well.
+    fn quiet_until(
+        &self,
+        service: &str,
+        windows: &[String],
+        expires: Option<Millis>,
+        at: Millis,
+    ) -> Option<(Millis, String)> {
+        let wanted = schedule::Next { at, action: Action::Rotate, why: String::new() };
+        let next = schedule::keep_quiet(&self.quiet(service, windows), at, expires, wanted);
+        (next.at > at).then_some((next.at, next.why))
     }
 
     fn left_alone(&self, due: Due<'_>, at: Millis) -> Option<(String, Millis)> {
@@ -284,7 +306,11 @@ impl Rotation {
     ///
     /// # Errors
     /// Where it doesn't exist, is busy, or the database can't be written.
-    pub async fn run_one(&self, credential_id: &str, action: Action) -> Result<Report, WriteError> {
+    pub async fn run_one(
+        self: &Arc<Self>,
+        credential_id: &str,
+        action: Action,
+    ) -> Result<Report, WriteError> {
         self.run_one_now(credential_id, action, false).await
     }
 
@@ -293,12 +319,17 @@ impl Rotation {
     /// # Errors
     /// As `run_one`'s.
     pub async fn run_one_now(
-        &self,
+        self: &Arc<Self>,
         credential_id: &str,
         action: Action,
         forced: bool,
     ) -> Result<Report, WriteError> {
-        let claim = self.writer.claim_one(credential_id, action, &self.owner, now(), lease(), forced).await?;
+        let (engine, at) = (Arc::clone(self), now());
+        let gate = Gate::new(move |due| engine.judge_by_hand(due, at));
+        let claim = self
+            .writer
+            .claim_one_through(gate, credential_id, action, &self.owner, at, lease(), forced)
+            .await?;
         self.run(claim).await
     }
 
@@ -452,6 +483,11 @@ impl Rotation {
 
 fn used_of(used: &HashMap<String, usize>, service: &str) -> usize {
     used.get(service).copied().unwrap_or(0)
+}
+
+/// A due credential's own quiet windows.
+fn windows(due: &Due<'_>) -> Vec<String> {
+    due.quiet_json.and_then(|windows| serde_json::from_str(windows).ok()).unwrap_or_default()
 }
 
 /// How many of each service may be claimed. Every service with room is asked for each time, or
