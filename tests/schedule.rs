@@ -134,8 +134,14 @@ fn quiet_time_holds_rotations_back_and_nothing_else() {
     let daemon = home.serve();
     home.wait_for_reports("ann", 3);
     assert_eq!(service.count("/rotate"), 0);
-    // A person is not held back.
-    home.run(&["credential", "rotate", "ann"]).ok();
+    // A person is told, and not held back who insists.
+    let rests = home.run(&["credential", "rotate", "ann"]);
+    assert_eq!(rests.code(), 75, "{rests:?}");
+    assert!(rests.stderr.contains("rests: quiet until") && rests.stderr.contains("hint: --now"), "{rests:?}");
+    let plan = home.json(&["credential", "rotate", "ann", "--plan"]);
+    assert!(plan["rests"].as_str().is_some_and(|why| why.starts_with("quiet until")), "{plan}");
+    assert_eq!(service.count("/rotate"), 0);
+    home.run(&["credential", "rotate", "ann", "--now"]).ok();
     assert_eq!(service.count("/rotate"), 1);
     home.wait_for_reports("ann", 6);
     assert_eq!(service.count("/rotate"), 1);

@@ -12,9 +12,9 @@ use super::column::{
     read_optional_word, read_word,
 };
 use super::writer::{
-    Claim, ClaimDue, ClaimToken, Claims, Due, GenerationChange, Interrupted, MonitorUpdate, NewCredential,
-    NewGeneration, OverdueRow, PREVIOUS_KEPT, Passage, PendingProvider, ProviderUpdate, Rest, ScheduleChange,
-    WriteError,
+    Claim, ClaimDue, ClaimToken, Claims, Due, Gate, GenerationChange, Interrupted, MonitorUpdate,
+    NewCredential, NewGeneration, OverdueRow, PREVIOUS_KEPT, Passage, PendingProvider, ProviderUpdate, Rest,
+    ScheduleChange, WriteError,
 };
 use super::{Action, Actor, AuditEntry, Phase, SealedKey, Signer, TrustedKey};
 use crate::credential::Millis;
@@ -749,6 +749,7 @@ fn due_of(
         .collect()
 }
 
+#[expect(clippy::too_many_arguments, reason = "as the writer is asked, and the gate")]
 pub(super) fn claim_one(
     db: &Connection,
     credential_id: &str,
@@ -757,11 +758,12 @@ pub(super) fn claim_one(
     now: Millis,
     lease_until: Millis,
     forced: bool,
+    gate: &Gate,
 ) -> Written<Claim> {
     let standing = idle(db, credential_id)?.kept(credential_id)?;
     if action == Action::Rotate
         && !forced
-        && let Some(rest) = rest_of(db, standing.row, now)?
+        && let Some(rest) = rest_of(db, standing.row, now, gate)?
     {
         return Err(WriteError::Resting { credential_id: credential_id.to_owned(), rest });
     }
@@ -769,20 +771,38 @@ pub(super) fn claim_one(
     Ok(Claim { forced, ..claim })
 }
 
-/// Why a credential shouldn't be rotated now unless a person insists. Whatever else may hold a
-/// rotation back belongs here: a quiet window is one more line.
-fn rest_of(db: &Connection, credential: i64, now: Millis) -> Written<Option<Rest>> {
-    let (paused, asked_until) = db
+/// Why a credential shouldn't be rotated now unless a person insists: its own reasons, then the
+/// gate's, such as a quiet window.
+fn rest_of(db: &Connection, credential: i64, now: Millis, gate: &Gate) -> Written<Option<Rest>> {
+    let rest = db
         .prepare_cached(
-            "SELECT c.paused, m.asked_until FROM credentials c
+            "SELECT c.paused, m.asked_until, c.service, c.credential_id, m.expires_at, c.quiet_json,
+                    c.settings_json, c.private_hosts_json
+             FROM credentials c
              JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id WHERE c.id = ?1",
         )?
-        .query_row([credential], |row| Ok((row.get::<_, bool>(0)?, read_optional_millis(row, 1)?)))?;
-    Ok(match asked_until {
-        _ if paused => Some(Rest::Paused),
-        Some(until) if until > now => Some(Rest::Asked { until }),
-        _ => None,
-    })
+        .query_row([credential], |row| {
+            if row.get(0)? {
+                return Ok(Some(Rest::Paused));
+            }
+            if let Some(until) = read_optional_millis(row, 1)?.filter(|&until| until > now) {
+                return Ok(Some(Rest::Asked { until }));
+            }
+            let passage = gate.judge(Due {
+                service: row.get_ref(2)?.as_str()?,
+                action: Action::Rotate,
+                credential_id: row.get_ref(3)?.as_str()?,
+                expires: read_optional_millis(row, 4)?,
+                quiet_json: row.get_ref(5)?.as_str_or_null()?,
+                settings_json: row.get_ref(6)?.as_str()?,
+                private_hosts_json: row.get_ref(7)?.as_str()?,
+            });
+            Ok(match passage {
+                Passage::Go(_) => None,
+                Passage::Wait { why, .. } => Some(Rest::Held { why }),
+            })
+        })?;
+    Ok(rest)
 }
 
 pub(super) fn reclaim_interrupted(db: &Connection, owner: &str, lease_until: Millis) -> Written<Vec<Claim>> {

@@ -79,12 +79,16 @@ pub enum WriteError {
 }
 
 /// Why a credential isn't rotated now unless a person insists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rest {
     Paused,
     /// The service asked to be left alone, by `Retry-After` or in its answer.
     Asked {
         until: Millis,
+    },
+    /// The gate's word, such as quiet time.
+    Held {
+        why: String,
     },
 }
 
@@ -92,6 +96,7 @@ impl std::fmt::Display for Rest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Paused => f.write_str("is paused"),
+            Self::Held { why } => write!(f, "rests: {why}"),
             Self::Asked { until } => {
                 write!(f, "rests until {}: its service asked for that", iso8601(*until))
             }
@@ -608,9 +613,26 @@ impl Writer {
         lease_until: Millis,
         forced: bool,
     ) -> Result<Claim, WriteError> {
+        self.claim_one_through(Gate::default(), credential_id, action, owner, now, lease_until, forced).await
+    }
+
+    /// As `claim_one`, where a gate may know more reasons to wait.
+    #[expect(clippy::too_many_arguments, reason = "a claim's own words, and the gate")]
+    pub async fn claim_one_through(
+        &self,
+        gate: Gate,
+        credential_id: &str,
+        action: Action,
+        owner: &str,
+        now: Millis,
+        lease_until: Millis,
+        forced: bool,
+    ) -> Result<Claim, WriteError> {
         let (id, owner) = (credential_id.to_owned(), owner.to_owned());
-        self.run_at(CLAIM, move |db| commands::claim_one(db, &id, action, &owner, now, lease_until, forced))
-            .await
+        self.run_at(CLAIM, move |db| {
+            commands::claim_one(db, &id, action, &owner, now, lease_until, forced, &gate)
+        })
+        .await
     }
 
     /// Takes over every open attempt, whoever owned it. For the one host, when it starts.

@@ -250,6 +250,12 @@ impl<'a> Attempt<'a> {
             };
             match event {
                 CallEvent::Http(request) => {
+                    if !self.engine.owns(&self.claim.token).await? {
+                        return Err(WriteError::Fenced {
+                            credential_id: self.claim.token.credential_id.clone(),
+                            fence: self.claim.token.fence,
+                        });
+                    }
                     let may_send = self.machine().may_send(self.clock());
                     if let Err(why) = may_send {
                         running.http_done(Err(HttpError::Other(why.to_owned())));

@@ -67,7 +67,7 @@ pub struct Rotation {
     /// Names this host in claims.
     pub owner: String,
     resolved: resolved::ResolvedSettings,
-    in_flight: Mutex<HashMap<String, (String, ClaimToken)>>,
+    in_flight: Mutex<HashMap<String, Held>>,
     /// What was asked for by command, from before the database hears of it: in flight as well.
     asked: Mutex<Vec<String>>,
     clock: Mutex<ClockWatch>,
@@ -248,16 +248,38 @@ impl Rotation {
             };
         }
         if due.action == Action::Rotate {
-            let windows: Vec<String> =
-                due.quiet_json.and_then(|windows| serde_json::from_str(windows).ok()).unwrap_or_default();
-            let quiet = self.quiet(due.service, &windows);
-            let wanted = schedule::Next { at, action: Action::Rotate, why: String::new() };
-            if schedule::keep_quiet(&quiet, at, due.expires, wanted).at > at {
+            if self.quiet_until(due.service, &windows(&due), due.expires, at).is_some() {
                 // It may still be asked how it is, and that look plans its rotation anew.
                 return Passage::Go(Action::Validate);
             }
         }
         Passage::Go(due.action)
+    }
+
+    /// What a person who asks for a rotation is told to wait for, without `--now`.
+    fn judge_by_hand(&self, due: Due<'_>, at: Millis) -> Passage {
+        match self.judge(due, at) {
+            Passage::Go(Action::Validate) => {
+                match self.quiet_until(due.service, &windows(&due), due.expires, at) {
+                    Some((until, why)) => Passage::Wait { until, why },
+                    None => Passage::Go(Action::Rotate),
+                }
+            }
+            passage => passage,
+        }
+    }
+
+    /// When quiet time ends that holds a rotation back now, in words as well.
+    fn quiet_until(
+        &self,
+        service: &str,
+        windows: &[String],
+        expires: Option<Millis>,
+        at: Millis,
+    ) -> Option<(Millis, String)> {
+        let wanted = schedule::Next { at, action: Action::Rotate, why: String::new() };
+        let next = schedule::keep_quiet(&self.quiet(service, windows), at, expires, wanted);
+        (next.at > at).then_some((next.at, next.why))
     }
 
     fn left_alone(&self, due: Due<'_>, at: Millis) -> Option<(String, Millis)> {
@@ -272,7 +294,7 @@ impl Rotation {
         self.hold().len()
     }
 
-    fn hold(&self) -> std::sync::MutexGuard<'_, HashMap<String, (String, ClaimToken)>> {
+    fn hold(&self) -> std::sync::MutexGuard<'_, HashMap<String, Held>> {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -281,8 +303,8 @@ impl Rotation {
     /// # Errors
     /// Where the database refused the report.
     pub async fn run(&self, claim: Claim) -> Result<Report, WriteError> {
-        let (id, service) = (claim.token.credential_id.clone(), claim.service.clone());
-        self.hold().insert(id.clone(), (service, claim.token.clone()));
+        let id = claim.token.credential_id.clone();
+        self.hold().insert(id.clone(), Held::new(&claim));
         let held = InFlight { engine: self, id: &id };
         let result = attempt::run(self, claim).await;
         drop(held);
@@ -305,7 +327,11 @@ impl Rotation {
     ///
     /// # Errors
     /// Where it doesn't exist, is busy, or the database can't be written.
-    pub async fn run_one(&self, credential_id: &str, action: Action) -> Result<Report, WriteError> {
+    pub async fn run_one(
+        self: &Arc<Self>,
+        credential_id: &str,
+        action: Action,
+    ) -> Result<Report, WriteError> {
         self.run_one_now(credential_id, action, false).await
     }
 
@@ -314,13 +340,18 @@ impl Rotation {
     /// # Errors
     /// As `run_one`'s.
     pub async fn run_one_now(
-        &self,
+        self: &Arc<Self>,
         credential_id: &str,
         action: Action,
         forced: bool,
     ) -> Result<Report, WriteError> {
         let _ours = Asked::new(self, credential_id);
-        let claim = self.writer.claim_one(credential_id, action, &self.owner, now(), lease(), forced).await?;
+        let (engine, at) = (Arc::clone(self), now());
+        let gate = Gate::new(move |due| engine.judge_by_hand(due, at));
+        let claim = self
+            .writer
+            .claim_one_through(gate, credential_id, action, &self.owner, at, lease(), forced)
+            .await?;
         self.run(claim).await
     }
 
@@ -370,7 +401,7 @@ impl Rotation {
 
     fn start(self: &Arc<Self>, running: &mut JoinSet<()>, claim: Claim) {
         // Registered here and not in the task, so that the next quota already counts it.
-        self.hold().insert(claim.token.credential_id.clone(), (claim.service.clone(), claim.token.clone()));
+        self.hold().insert(claim.token.credential_id.clone(), Held::new(&claim));
         let engine = Arc::clone(self);
         running.spawn(async move {
             // The error was logged where it happened, and the journal row leads to recovery.
@@ -454,7 +485,7 @@ impl Rotation {
 
     fn used_by_service(&self) -> HashMap<String, usize> {
         let mut used: HashMap<String, usize> = HashMap::new();
-        for (service, _) in self.hold().values() {
+        for Held { service, .. } in self.hold().values() {
             *used.entry(service.clone()).or_default() += 1;
         }
         used
@@ -472,7 +503,7 @@ impl Rotation {
             overdue.into_iter().partition(|token| self.is_held(&token.credential_id));
         if !held.is_empty() {
             tracing::info!(attempts = held.len(), "leases ran out under attempts in flight, renewed");
-            self.writer.renew(held, lease()).await?;
+            self.renew(held).await?;
         }
         if !given_up.is_empty() {
             for claim in self.writer.resume(given_up, &self.owner, lease()).await? {
@@ -526,15 +557,38 @@ impl Rotation {
         Ok(())
     }
 
+    /// Renews leases, and returns the claims that are another's by now.
+    async fn renew(&self, tokens: Vec<ClaimToken>) -> Result<Vec<ClaimToken>, WriteError> {
+        let asked = Instant::now();
+        let lost = self.writer.renew(tokens.clone(), lease()).await?;
+        let mut in_flight = self.hold();
+        for token in tokens.iter().filter(|token| !lost.contains(token)) {
+            if let Some(held) = in_flight.get_mut(&token.credential_id) {
+                held.renewed = asked;
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Whether a claim is still ours, before something leaves that can't be taken back. Nobody is
+    /// asked while the lease can't have run out.
+    pub(super) async fn owns(&self, token: &ClaimToken) -> Result<bool, WriteError> {
+        let fresh = |held: &Held| held.token == *token && held.renewed.elapsed() < lease_time() * 2 / 3;
+        if self.hold().get(&token.credential_id).is_some_and(fresh) {
+            return Ok(true);
+        }
+        Ok(self.renew(vec![token.clone()]).await?.is_empty())
+    }
+
     async fn renew_leases(self: Arc<Self>) {
         let mut every = tokio::time::interval(lease_time() / 3);
         loop {
             every.tick().await;
-            let tokens: Vec<_> = self.hold().values().map(|(_, token)| token.clone()).collect();
+            let tokens: Vec<_> = self.hold().values().map(|held| held.token.clone()).collect();
             if tokens.is_empty() {
                 continue;
             }
-            match self.writer.renew(tokens, lease()).await {
+            match self.renew(tokens).await {
                 Ok(lost) => {
                     for token in lost {
                         tracing::warn!(
@@ -553,6 +607,21 @@ fn used_of(used: &HashMap<String, usize>, service: &str) -> usize {
     used.get(service).copied().unwrap_or(0)
 }
 
+/// A claim of ours that is worked on.
+#[derive(Debug)]
+struct Held {
+    service: String,
+    token: ClaimToken,
+    /// When its lease was last known to be renewed.
+    renewed: Instant,
+}
+
+impl Held {
+    fn new(claim: &Claim) -> Self {
+        Self { service: claim.service.clone(), token: claim.token.clone(), renewed: Instant::now() }
+    }
+}
+
 /// An attempt is in flight as long as this lives: also one whose task panics ends so, and its
 /// journal row leads to its recovery.
 struct InFlight<'a> {
@@ -563,7 +632,7 @@ struct InFlight<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let removed = self.engine.hold().remove(self.id);
-        if let Some((service, _)) = removed {
+        if let Some(Held { service, .. }) = removed {
             let mut paces = self.engine.paces.lock().unwrap_or_else(PoisonError::into_inner);
             paces.entry(service).or_default().ended(now());
         }
@@ -590,6 +659,11 @@ impl Drop for Asked<'_> {
             asked.swap_remove(place);
         }
     }
+}
+
+/// A due credential's own quiet windows.
+fn windows(due: &Due<'_>) -> Vec<String> {
+    due.quiet_json.and_then(|windows| serde_json::from_str(windows).ok()).unwrap_or_default()
 }
 
 /// How many of each service may be claimed. Every service with room is asked for each time, or

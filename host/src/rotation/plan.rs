@@ -140,6 +140,10 @@ impl Rotation {
             None => resolved.methods.first(),
         };
         let mut preview = skeleton(&row, &generations, method);
+        if preview.rests.is_none() {
+            let quiet = self.quiet_until(&row.service, &row.quiet, row.monitor.expires_at, now());
+            preview.rests = quiet.map(|(_, why)| why);
+        }
         let Some(method) = method else {
             preview.instead = Some("the provider has no way to rotate; it would only validate".into());
             return Ok(preview);
