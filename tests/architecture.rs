@@ -27,6 +27,8 @@ const EDGES: &[(&str, &[&str])] = &[
             // `doctor` shows the layers of the sandbox as the processes tell them.
             "protocol",
             "provider",
+            // What a person types is judged before it is sent.
+            "quiet",
             "registry",
             "report",
             // What a clean-up would delete is only read.
@@ -67,6 +69,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "limits",
             "protocol",
             "provider",
+            "quiet",
             "registry",
             "report",
             "retention",
@@ -82,6 +85,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "rotation",
         &[
+            // The operator's rules for a service.
+            "config",
             "crash",
             "credential",
             "db",
@@ -89,6 +94,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "limits",
             "protocol",
             "provider",
+            "quiet",
             "registry",
             "report",
             "supervisor",
@@ -105,10 +111,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("retention", &["crash", "credential", "db", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.
-    ("config", &["protocol"]),
+    ("config", &["protocol", "quiet"]),
     ("limits", &["protocol"]),
     ("protocol", &["provider"]),
     ("provider", &[]),
+    ("quiet", &["credential"]),
     ("report", &["credential"]),
     ("external", &["credential"]),
     ("credential", &[]),

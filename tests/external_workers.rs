@@ -908,6 +908,12 @@ fn a_slow_client_is_cut_off_and_holds_up_nobody_and_not_the_end() {
         std::thread::sleep(Duration::from_millis(100));
         cut.then_some(())
     });
+    // More than may be open at once: the next one waits until the first are cut off, no longer.
+    let begun = Instant::now();
+    let crowd: Vec<TcpStream> = (0..140).map(|_| open("")).collect();
+    assert_eq!(send(&address, &token, &report("ann", 2, "x", 0)).status, 201);
+    assert!(begun.elapsed() > Duration::from_secs(5), "nobody had to wait: {:?}", begun.elapsed());
+    drop(crowd);
     let _mid_request = open(&with_length);
     let stopping = Instant::now();
     assert!(daemon.stop().success());
@@ -983,4 +989,72 @@ fn the_port_is_shut_unless_asked_for_and_open_to_loopback_alone() {
     let refused = second.run(&["serve"]);
     assert_eq!(refused.code(), 1, "{refused:?}");
     assert!(refused.stderr.contains(&address), "{refused:?}");
+}
+
+#[test]
+fn the_documented_worker_signs_in_with_a_browser_hands_the_session_over_and_reports() {
+    let (site, django) = (Site::new(""), Peer::django(600));
+    site.home.drop_plugin(&plugin("http-session"));
+    let daemon = site.home.serve();
+    let issued = http("POST", &django.url("/test/issue/?user=ann"), &[]).json();
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let (password, first) = (text(&issued["password"]), text(&issued["cookie"]["value"]));
+    let base_url = format!("base_url={}", django.url(""));
+    let settings =
+        [base_url.as_str(), "validate_path=/account/", "login_path=/login/", "cookie_name=sessionid"];
+    let settings: Vec<_> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    site.home.add("ann", "http-session", &format!("session={first}"), &settings);
+    let token = site.token("http-session", &[]);
+    let (login, check) = (django.url("/login/?next=/account/"), django.url("/account/"));
+    let folder = site.home.outside().join("worker");
+    std::fs::create_dir(&folder).expect("a folder");
+    let run = |password: &str| {
+        let (url, home) = (format!("http://{}", address(&site.home)), site.home.path());
+        run_browser_worker(
+            &folder,
+            &[
+                ("KEYWHEEL_URL", url.as_str()),
+                ("KEYWHEEL_TOKEN", token.as_str()),
+                ("KEYWHEEL_SERVICE", "http-session"),
+                ("KEYWHEEL_CREDENTIAL", "ann"),
+                ("KEYWHEEL_PROGRAM", env!("CARGO_BIN_EXE_keywheel")),
+                ("KEYWHEEL_HOME", home.to_str().expect("UTF-8")),
+                ("SITE_LOGIN_URL", login.as_str()),
+                ("SITE_CHECK_URL", check.as_str()),
+                ("SITE_USER", "ann"),
+                ("SITE_PASSWORD", password),
+                ("WORKER_ID", "browser"),
+            ],
+        )
+    };
+    let done = run(&password).ok();
+    assert!(done.stdout.starts_with("ann: success, report "), "{done:?}");
+    let of_worker = || {
+        let reports = site.home.reports("ann");
+        reports.into_iter().filter(|report| report["workerToken"] == token[4..20]).collect::<Vec<_>>()
+    };
+    let report = of_worker().remove(0);
+    assert_eq!((&report["status"], &report["attemptNumber"]), (&json!("success"), &json!(1)), "{report}");
+    assert_eq!(report["meta"], json!({ "workerId": "browser", "httpStatus": 200 }));
+    assert_eq!(site.worker("browser").expect("it announced itself")["presence"], "heard");
+    // The session that it handed over is another one, and Keywheel goes on with it.
+    let exported = site.home.run(&["credential", "export", "ann", "--format", "json"]).ok().json();
+    let session = text(&exported["session"]["value"]);
+    assert_ne!(session, first);
+    let page = http("GET", &check, &[&format!("Cookie: sessionid={session}")]);
+    assert_eq!((page.status, page.json()["user"].as_str()), (200, Some("ann")));
+    assert_eq!(site.home.json(&["credential", "validate", "ann"])["status"], "success");
+
+    let failed = run("not-the-password");
+    assert_eq!(failed.code(), 1, "{failed:?}");
+    let report = of_worker().remove(1);
+    assert_eq!(
+        (&report["status"], &report["attemptNumber"]),
+        (&json!("validation_failed"), &json!(2)),
+        "{report}"
+    );
+    let wanted = Wanted::new([session.as_str(), password.as_str(), &token[21..]]);
+    wanted.assert_in_no_file(&site.home.path());
+    wanted.assert_in_no_file(&folder);
+    assert!(!wanted.is_in(daemon.log().as_bytes()));
 }

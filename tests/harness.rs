@@ -670,13 +670,27 @@ fn target() -> &'static Path {
 
 fn installed_peers() -> PathBuf {
     static INSTALLED: OnceLock<()> = OnceLock::new();
-    let peers = target().join("peers");
-    INSTALLED.get_or_init(|| {
-        let mut setup = command("bash");
-        setup.arg(source("tests/peers/setup.sh")).env("TARGET_DIR", &peers);
-        assert!(setup.status().expect("bash starts").success(), "tests/peers/setup.sh failed");
-    });
-    peers
+    INSTALLED.get_or_init(|| set_up("peers"));
+    target().join("peers")
+}
+
+fn set_up(what: &str) {
+    let mut setup = command("bash");
+    setup.arg(source("tests/peers/setup.sh")).arg(what).env("TARGET_DIR", target().join("peers"));
+    assert!(setup.status().expect("bash starts").success(), "tests/peers/setup.sh {what} failed");
+}
+
+/// Runs the documented browser worker with these variables, in a folder of its own.
+pub fn run_browser_worker(folder: &Path, environment: &[(&str, &str)]) -> Output {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| set_up("browser"));
+    let mut worker = command("node");
+    worker.arg(target().join("peers/playwright-worker/worker.mjs")).current_dir(folder);
+    // Chromium writes its cache below the home, and the session must be in no file left behind.
+    worker.env("HOME", folder).env("TMPDIR", folder).envs(environment.iter().copied());
+    let output = worker.stdin(Stdio::null()).output().expect("the worker ends");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
 /// A built plugin of plugins/, by its service.

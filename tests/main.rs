@@ -21,5 +21,6 @@ mod plugins;
 mod recovery;
 mod reload;
 mod retention;
+mod schedule;
 mod secrets;
 mod threat_model;

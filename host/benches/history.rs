@@ -112,7 +112,7 @@ fn fill(folder: &Path, path: &Path) {
             let credential = n * 7_919 % CREDENTIALS;
             let (id, attempt) = (name(credential), n / CREDENTIALS + 1);
             let at = begin + n * SPAN / REPORTS;
-            let failed = credential % FAILING == 0 && attempt > 490;
+            let failed = credential.is_multiple_of(FAILING) && attempt > 490;
             let started = iso8601(at);
             report
                 .execute(params![
@@ -147,8 +147,11 @@ fn fill(folder: &Path, path: &Path) {
             credential
                 .execute(params![id, service, (REPORTS / CREDENTIALS) as i64, begin as i64])
                 .expect("a credential");
-            let (status, verdict, failures) =
-                if n % FAILING == 0 { ("unreachable", "unknown", 10) } else { ("success", "valid", 0) };
+            let (status, verdict, failures) = if n.is_multiple_of(FAILING) {
+                ("unreachable", "unknown", 10)
+            } else {
+                ("success", "valid", 0)
+            };
             monitor
                 .execute(params![id, service, status, verdict, end - n as i64, failures, end + 86_400_000])
                 .expect("a monitor row");
@@ -172,6 +175,8 @@ fn name(credential: u64) -> String {
 fn service(credential: u64) -> String {
     format!("service-{}", credential % 20)
 }
+
+type Question<'q> = (&'q str, &'q dyn Fn(&Reader, u64));
 
 /// The three questions, asked of other credentials each time: with nothing of the file in memory
 /// and a new connection, as a command asks, and with what is used often in memory, as a page that
@@ -197,7 +202,7 @@ fn questions(path: &Path) -> f64 {
         };
         assert_eq!(reader.reports(&filter).expect("an answer").len() as u32, PAGE);
     };
-    let questions: [(&str, &dyn Fn(&Reader, u64)); 3] =
+    let questions: [Question<'_>; 3] =
         [("latest status", &status), ("failing list", &failing), ("page of history", &history)];
     let mut slowest: f64 = 0.0;
     for (what, ask) in questions {
@@ -332,6 +337,7 @@ fn end_of(claim: keywheel::db::writer::Claim) -> Finish {
         generations: GenerationChange::None,
         expiry_updates: Vec::new(),
         identity: None,
+        in_doubt: false,
     }
 }
 

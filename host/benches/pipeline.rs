@@ -208,6 +208,8 @@ async fn add_to(host: &Host, id: &str, plugin: &str, service: SocketAddr) {
         validate_interval: Some(3_600),
         max_age: None,
         identity: None,
+        idle_limit: None,
+        quiet: Vec::new(),
         keys: vec![KeyInput {
             name: "session".into(),
             value: SecretInput::new(&Secret::new(format!("a-session-of-{id}-0123456789abcdef"))),
@@ -346,6 +348,8 @@ async fn reports(host: &Host) -> f64 {
                 method: None,
                 validate_interval: None,
                 max_age: None,
+                idle_limit: None,
+                quiet: Vec::new(),
                 identity: None,
                 keys: keys(n),
                 expires: None,
@@ -362,6 +366,7 @@ async fn reports(host: &Host) -> f64 {
         lease_until: now() + 600_000,
         quotas,
         at_most: u32::MAX,
+        gate: keywheel::db::writer::Gate::default(),
     };
     let claims = host.writer.claim_due(claim).await.expect("claims").claims;
     let count = claims.len();
@@ -392,6 +397,7 @@ async fn reports(host: &Host) -> f64 {
                         next_due_at: Some(now() + 3_600_000),
                         next_action: Action::Validate,
                         asked_until: None,
+                        next_reason: "cadence".into(),
                     };
                     let end = Finish {
                         token: claim.token,

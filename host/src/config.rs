@@ -1,5 +1,6 @@
 //! Where an installation lives and what its operator chose: read once, then immutable. A leaf.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::protocol::Require;
+use crate::quiet::Quiet;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -188,6 +190,8 @@ pub struct Config {
     pub extra_ca_file: Option<PathBuf>,
     pub http: Http,
     pub reports: Reports,
+    /// The operator's rules for services, by name. A service needn't be there yet.
+    pub services: BTreeMap<String, ServiceRules>,
 }
 
 /// The HTTP port: none unless it is asked for.
@@ -286,6 +290,49 @@ fn bounded<'de, D: Deserializer<'de>>(from: D, most: u32, allowed: &str) -> Resu
         .ok_or_else(|| D::Error::custom(format!("found {found}; allowed: {allowed}")))
 }
 
+/// How much a service may be asked, and when not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceRules {
+    /// Attempts at once.
+    pub concurrency: Option<u32>,
+    /// Requests in a minute.
+    pub rate_per_minute: Option<u32>,
+    /// Nothing of it is rotated by itself then.
+    #[serde(deserialize_with = "quiet_windows")]
+    pub quiet: Quiet,
+}
+
+fn quiet_windows<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Quiet, D::Error> {
+    let windows = Vec::<String>::deserialize(deserializer)?;
+    Quiet::parse(&windows).map_err(serde::de::Error::custom)
+}
+
+/// The fastest rate there is: more can't be told from none.
+const FASTEST: u32 = 60_000;
+
+impl ServiceRules {
+    fn check(&self, service: &str) -> Result<(), String> {
+        let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if service.is_empty() || service.len() > 64 || !service.chars().all(named) {
+            return Err(format!(
+                "services.{service:?}: no name of a service; allowed: 1 to 64 of a-z, 0-9 and -"
+            ));
+        }
+        if self.concurrency == Some(0) {
+            return Err(format!(
+                "services.{service}.concurrency is 0; allowed: 1 or more; hint: `keywheel plugin pause {service}` stops it"
+            ));
+        }
+        match self.rate_per_minute {
+            Some(found) if found == 0 || found > FASTEST => Err(format!(
+                "services.{service}.rate_per_minute is {found}; allowed: 1 to {FASTEST}, or no line for no limit; hint: `keywheel plugin pause {service}` stops it"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -296,6 +343,7 @@ impl Default for Config {
             extra_ca_file: None,
             http: Http::default(),
             reports: Reports::default(),
+            services: BTreeMap::new(),
         }
     }
 }
@@ -331,6 +379,7 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #hosts = []
 #requests_per_second = 10
 #requests_at_once = 50
+
 # Reports of attempts older than so many days are deleted, and so are those past so many newest
 # of a credential; 0 means no such limit. The last report of each credential and its last
 # success always stay.
@@ -340,6 +389,14 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 # Before that they are written here, as compressed JSON Lines (unset: nowhere); absolute, or
 # below this folder. The folder above it must exist.
 #archive = "archive"
+
+# Rules for one service, by the name that `keywheel plugin list` shows. None of them has a default.
+#[services.NAME]
+# Attempts at once, and requests in a minute, of all its credentials together.
+#concurrency = 4
+#rate_per_minute = 60
+# Nothing is rotated by itself then, unless the secret would expire meanwhile; checks go on.
+#quiet = ["22:00-06:00 Europe/Berlin"]
 "#;
 
 impl Config {
@@ -363,6 +420,11 @@ impl Config {
         if config.reports.archive.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
             let message = "reports.archive is empty; allowed: a folder, or leave the line out".into();
             return Err(ConfigError::Parse { path, message });
+        }
+        for (service, rules) in &config.services {
+            if let Err(message) = rules.check(service) {
+                return Err(ConfigError::Parse { path, message });
+            }
         }
         Ok(config)
     }

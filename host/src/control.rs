@@ -55,6 +55,16 @@ pub enum Operation {
     PluginUnpark {
         service: String,
     },
+    /// Stops or resumes what a whole service does by itself.
+    PluginPause {
+        service: String,
+        paused: bool,
+    },
+    /// How often the credentials of a service are checked; None: as the plugin says.
+    PluginEvery {
+        service: String,
+        seconds: Option<u32>,
+    },
     /// The key's own line, or the text of its file.
     PluginTrust {
         key: String,
@@ -112,6 +122,7 @@ pub enum Operation {
     WorkerTokenRevoke {
         token_id: String,
     },
+    CredentialSet(SetCredential),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,7 +138,20 @@ pub struct AddCredential {
     /// The account to pin from the start.
     #[serde(default)]
     pub identity: Option<String>,
+    pub idle_limit: Option<u32>,
+    pub quiet: Vec<String>,
     pub keys: Vec<KeyInput>,
+}
+
+/// What is changed about when a credential is looked at; None: as it is. Seconds; 0 stands for
+/// the provider's word, and no window for none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SetCredential {
+    pub credential_id: String,
+    pub validate_interval: Option<u32>,
+    pub max_age: Option<u32>,
+    pub idle_limit: Option<u32>,
+    pub quiet: Option<Vec<String>>,
 }
 
 /// A secret on its way into the vault.
@@ -192,6 +216,10 @@ pub enum Outcome {
         in_flight: usize,
         /// None: no port is open.
         http: Option<HttpStatus>,
+        /// Service, and what holds it up.
+        held: Vec<(String, String)>,
+        /// How far the services' clocks are ahead of this host's, in milliseconds, where it matters.
+        clock_behind: Option<i64>,
     },
     WorkerToken(Box<WorkerToken>),
 }

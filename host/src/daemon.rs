@@ -15,11 +15,12 @@ use crate::control::{self, Operation, Outcome, Refusal, SecretInput, WorkerToken
 use crate::credential::{Jar, Key, Millis, Secret, now};
 use crate::db::external::NewWorkerToken;
 use crate::db::queries::{GenerationRow, ReadError, Reader};
-use crate::db::writer::{NewCredential, NewGeneration, WriteError, Writer, WriterThread};
+use crate::db::writer::{NewCredential, NewGeneration, ScheduleChange, WriteError, Writer, WriterThread};
 use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Egress, EgressError, EgressOptions};
 use crate::external;
 use crate::provider::KeySpec;
+use crate::quiet::Quiet;
 use crate::registry::{self, Providers, Registry, RegistryError};
 use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
@@ -149,8 +150,12 @@ impl Host {
             writer.clone(),
             providers,
             format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
+            config.services.clone(),
         );
         registry.rescan().await?;
+        for service in Reader::open(&home.database())?.paused_services()? {
+            rotation.set_paused(&service, true);
+        }
         let http = OnceLock::new();
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
         Ok(Self { home, config, vault, writer, supervisor, registry, rotation, retention, http, thread })
@@ -182,6 +187,8 @@ impl Host {
                 plugins: self.registry.status(),
                 in_flight: self.rotation.in_flight(),
                 http: self.http.get().map(|port| port.status()),
+                held: self.rotation.holds(),
+                clock_behind: self.rotation.egress.host_is_behind(),
             }),
             Operation::PluginList => {
                 self.registry.rescan_until_still().await?;
@@ -202,6 +209,22 @@ impl Host {
                 let parked = self.registry.unpark(&service).await?;
                 self.rotation.wake();
                 Ok(Outcome::Unparked(parked))
+            }
+            Operation::PluginPause { service, paused } => {
+                self.writer.set_provider_paused(&service, paused).await.map_err(unknown_service)?;
+                if !paused {
+                    // What fell due meanwhile, before anything of it is claimed.
+                    self.rotation.catch_up(std::slice::from_ref(&service)).await?;
+                }
+                self.rotation.set_paused(&service, paused);
+                self.rotation.wake();
+                Ok(Outcome::Done)
+            }
+            Operation::PluginEvery { service, seconds } => {
+                self.writer.set_provider_cadence(&service, seconds).await.map_err(unknown_service)?;
+                self.rotation.providers.set_cadence(&service, seconds);
+                self.rotation.wake();
+                Ok(Outcome::Done)
             }
             Operation::PluginTrust { key, name } => {
                 Ok(Outcome::Trusted(self.registry.trust(&key, name).await?))
@@ -238,6 +261,21 @@ impl Host {
                 let restored = self.roll_back(&credential_id, generation).await?;
                 self.rotation.wake();
                 Ok(Outcome::Restored(restored))
+            }
+            Operation::CredentialSet(change) => {
+                let windows = change.quiet.as_deref().unwrap_or_default();
+                Quiet::parse(windows).map_err(|error| Refusal::bad_input(error.to_string()))?;
+                let or_default = |seconds: u32| (seconds > 0).then_some(seconds);
+                let id = change.credential_id;
+                let change = ScheduleChange {
+                    validate_interval: change.validate_interval.map(or_default),
+                    max_age: change.max_age.map(or_default),
+                    idle_limit: change.idle_limit.map(or_default),
+                    quiet: change.quiet,
+                };
+                self.writer.set_schedule(&id, change).await?;
+                self.rotation.wake();
+                Ok(Outcome::Done)
             }
             Operation::CredentialRun { credential_id, action, now } => {
                 let report = self.rotation.run_one_now(&credential_id, action, now).await?;
@@ -311,6 +349,7 @@ impl Host {
                 known.join(", ")
             )));
         }
+        Quiet::parse(&new.quiet).map_err(|error| Refusal::bad_input(error.to_string()))?;
         let jar = self.jar(new.keys);
         let lost = crate::rotation::decide::lost_keys(&jar, &resolved.keys);
         if !lost.is_empty() {
@@ -331,6 +370,8 @@ impl Host {
                 validate_interval: new.validate_interval,
                 max_age: new.max_age,
                 identity: new.identity,
+                idle_limit: new.idle_limit,
+                quiet: new.quiet,
                 keys,
                 expires,
                 first_due: now(),
@@ -481,6 +522,15 @@ pub fn restorable(
     Err(Refusal::bad_input(format!("generation {wanted} of `{credential_id}` {why}; {can}")))
 }
 
+fn unknown_service(error: WriteError) -> Refusal {
+    match error {
+        WriteError::NotFound { id, .. } => Refusal::not_found(format!(
+            "no plugin ever served `{id}`; hint: `keywheel plugin list` shows what there is"
+        )),
+        error => error.into(),
+    }
+}
+
 /// When the first of the mapped keys ends. Other cookies travel along, and their end says
 /// nothing of the session.
 fn earliest_expiry(jar: &Jar, mapping: &[KeySpec]) -> Option<Millis> {
@@ -503,6 +553,8 @@ pub async fn serve(
     let web = open_port(&host).await?;
     // Before anything new is claimed: what an earlier host began is ended first.
     let interrupted = host.rotation.reclaim().await?;
+    // And what fell due while nobody ran is put in line.
+    host.rotation.catch_up(&host.rotation.providers.services()).await?;
     let with_credentials: Vec<String> = host
         .reader()?
         .due(now())?

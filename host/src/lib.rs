@@ -17,6 +17,7 @@ pub mod external;
 pub mod limits;
 pub mod protocol;
 pub mod provider;
+pub mod quiet;
 pub mod registry;
 pub mod report;
 pub mod retention;

@@ -126,6 +126,17 @@ pub struct Manifest {
     pub extras: Vec<(String, String)>,
 }
 
+/// How long a session may go unused before the service ends it, in seconds. Optional.
+const IDLE_LIMIT: &str = "idle-limit-seconds";
+
+impl Manifest {
+    /// What isn't a number of seconds says nothing, as the contract wants it of its extras.
+    pub fn idle_limit(&self) -> Option<u32> {
+        let (_, value) = self.extras.iter().find(|(name, _)| name == IDLE_LIMIT)?;
+        value.parse().ok().filter(|&seconds| seconds > 0)
+    }
+}
+
 /// An origin a plugin may reach for one credential, settings filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AllowedOrigin {

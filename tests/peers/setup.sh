@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the peers of the end-to-end tests from their lockfiles.
+# Installs the peers of the end-to-end tests from their lockfiles; with the argument `browser`
+# the documented browser worker instead, which wants Chromium.
 #
 # Owns: $TARGET_DIR (default <repository>/target/peers), and nothing else. Must
 # never write into the source tree. Run again, it returns at once unless a
@@ -91,10 +92,38 @@ oidc_provider() {
     printf '%s\n' "$want" >"$to/.stamp"
 }
 
+has_chromium() { command -v "${CHROMIUM:-chromium}" >/dev/null; }
+
+# The example of docs/external-workers.md, as its reader sets it up.
+playwright_worker() {
+    local from=$here/../../docs/examples/playwright-worker to=$target/playwright-worker want
+    need "Chromium" has_chromium chromium
+    need "Node.js" has_node nodejs
+    at_least node 20 0 "$("$node" -p process.versions.node)"
+    need "npm" has_npm npm
+    mkdir -p "$to"
+    cp "$from/worker.mjs" "$to/.worker.mjs.$$"
+    mv "$to/.worker.mjs.$$" "$to/worker.mjs"
+    want="$(sha256sum <"$from/package-lock.json") $(sha256sum <"$from/package.json")"
+    if fresh "$to/.stamp" "$want" && [ -d "$to/node_modules" ]; then return; fi
+    printf 'installing the browser worker into %s\n' "$to" >&2
+    rm -f "$to/.stamp"
+    cp "$from/package.json" "$from/package-lock.json" "$to/"
+    # Its install script would fetch browsers.
+    (cd "$to" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) >&2
+    printf '%s\n' "$want" >"$to/.stamp"
+}
+
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
 # Two test runs at once must not install over each other.
 exec 9>"$target/.lock"
 flock 9
-django_site
-oidc_provider
+case ${1:-peers} in
+peers)
+    django_site
+    oidc_provider
+    ;;
+browser) playwright_worker ;;
+*) fail "unknown argument $1; allowed: nothing, or browser" ;;
+esac

@@ -15,12 +15,13 @@ use super::operator;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
 use crate::config::{Home, write_atomically};
-use crate::control::{AddCredential, KeyInput, Operation, Outcome, SecretInput};
+use crate::control::{AddCredential, KeyInput, Operation, Outcome, SecretInput, SetCredential};
 use crate::credential::{ID_RULE, is_id, now};
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, Reader};
 use crate::db::writer::WriteError;
 use crate::provider::{Manifest, Resolved};
+use crate::quiet::Quiet;
 use crate::registry::manifest;
 use crate::report::Status;
 use crate::rotation::attempt::open_jar;
@@ -33,6 +34,8 @@ const LARGEST_IMPORT: u64 = 16 << 20;
 pub enum Command {
     /// Add an account's credential; its secrets come from a file or standard input
     Add(Add),
+    /// Change when it is looked at; what isn't named stays
+    Set(Set),
     /// Put new secrets into a credential
     Import {
         id: String,
@@ -136,11 +139,44 @@ pub struct Add {
     /// How old a secret may get before it is rotated, such as 30m, 7d
     #[arg(long, value_name = "TIME")]
     rotate_every: Option<String>,
+    /// How long its session may go unused before the service ends it, such as 20m
+    #[arg(long, value_name = "TIME")]
+    idle_limit: Option<String>,
+    /// When it isn't rotated by itself, such as "22:00-06:00 Europe/Berlin"; may be given again
+    #[arg(long, value_name = "WINDOW")]
+    quiet: Vec<String>,
     /// The secrets [default: key=value lines on standard input]
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     #[arg(long)]
     format: Option<formats::Format>,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub struct Changes {
+    /// How often to validate, such as 90s, 15m, 12h; `default`: as for its service
+    #[arg(long, value_name = "TIME")]
+    every: Option<String>,
+    /// How old a secret may get before it is rotated; `default`: as the plugin says
+    #[arg(long, value_name = "TIME")]
+    rotate_every: Option<String>,
+    /// How long its session may go unused; `default`: as the plugin says
+    #[arg(long, value_name = "TIME")]
+    idle_limit: Option<String>,
+    /// When it isn't rotated by itself, in place of what was said before; may be given again
+    #[arg(long, value_name = "WINDOW")]
+    quiet: Vec<String>,
+    /// Rotate it at any time
+    #[arg(long, conflicts_with = "quiet")]
+    never_quiet: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Set {
+    id: String,
+    #[command(flatten)]
+    changes: Changes,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -156,6 +192,7 @@ pub enum ExportFormat {
 pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Add(new) => add(&home, new, output).await,
+        Command::Set(set) => change(&home, set, output).await,
         Command::Import { id, file, format, other_account } => {
             import(&home, &id, &file, format, other_account, output).await
         }
@@ -199,6 +236,9 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
     }
     let validate_interval = new.every.as_deref().map(seconds).transpose()?;
     let max_age = new.rotate_every.as_deref().map(seconds).transpose()?;
+    let idle_limit = new.idle_limit.as_deref().map(seconds).transpose()?;
+    // Before the secrets are asked for.
+    Quiet::parse(&new.quiet).map_err(|error| Failure::BadInput(error.to_string()))?;
     let connection = Connection::open(home).await?;
     let added = async {
         // So that a plugin dropped a moment ago is known.
@@ -218,6 +258,8 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
                 validate_interval,
                 max_age,
                 identity: new.account,
+                idle_limit,
+                quiet: new.quiet,
                 keys,
             })))
             .await
@@ -227,6 +269,26 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
     added?;
     output.value(&json!({ "added": new.id, "service": new.service }), || {
         format!("added `{}`; hint: `keywheel credential validate {}` asks the service now", new.id, new.id)
+    });
+    Ok(())
+}
+
+async fn change(home: &Home, set: Set, output: Output) -> Result<(), Failure> {
+    let Set { id, changes } = set;
+    find(home, &id)?;
+    Quiet::parse(&changes.quiet).map_err(|error| Failure::BadInput(error.to_string()))?;
+    let or_default = |text: &str| if text == "default" { Ok(0) } else { seconds(text) };
+    let quiet = (changes.never_quiet || !changes.quiet.is_empty()).then_some(changes.quiet);
+    let operation = Operation::CredentialSet(SetCredential {
+        credential_id: id.clone(),
+        validate_interval: changes.every.as_deref().map(or_default).transpose()?,
+        max_age: changes.rotate_every.as_deref().map(or_default).transpose()?,
+        idle_limit: changes.idle_limit.as_deref().map(or_default).transpose()?,
+        quiet,
+    });
+    Connection::once(home, operation).await?;
+    output.value(&json!({ "changed": id }), || {
+        format!("changed when `{id}` is looked at; it is looked at now")
     });
     Ok(())
 }
@@ -329,8 +391,11 @@ fn table(rows: &[CredentialRow], empty: &str, output: Output) {
         &["credential", "service", "status", "last attempt", "expires", "next", "message"],
         |row| {
             let monitor = &row.monitor;
-            let status =
-                if row.paused { "paused" } else { monitor.last_status.map_or("pending", Status::as_str) };
+            let status = if row.paused || row.service_paused {
+                "paused"
+            } else {
+                monitor.last_status.map_or("pending", Status::as_str)
+            };
             vec![
                 Cell::new(&row.credential_id),
                 Cell::new(&row.service),
@@ -338,7 +403,13 @@ fn table(rows: &[CredentialRow], empty: &str, output: Output) {
                 Cell::new(relative(monitor.last_attempt_at)),
                 Cell::new(relative(monitor.expires_at)),
                 Cell::new(match monitor.next_due_at {
-                    Some(at) => format!("{} {}", monitor.next_action.as_str(), relative(Some(at))),
+                    Some(at) => {
+                        let why = match &monitor.next_reason {
+                            Some(why) => format!(", {why}"),
+                            None => String::new(),
+                        };
+                        format!("{} {}{why}", monitor.next_action.as_str(), relative(Some(at)))
+                    }
                     None if row.external => "external".into(),
                     None => "–".into(),
                 }),

@@ -62,10 +62,10 @@ enum Command {
     Status,
     /// What of the sandbox this machine gives, and whether that is enough
     Doctor(doctor::Arguments),
-    /// Provider plugins: list, show, check, install, approve, unpark, remove, history, trust, distrust, keys
+    /// Provider plugins: list, show, check, install, approve, unpark, pause, resume, every, remove, history, trust, distrust, keys
     #[command(subcommand)]
     Plugin(plugin::Command),
-    /// Credentials: add, import, list, show, history, validate, rotate, rollback, pause, resume, export, remove
+    /// Credentials: add, set, import, list, show, history, validate, rotate, rollback, pause, resume, export, remove
     #[command(subcommand)]
     Credential(credential::Command),
     /// Reports of attempts: list, show, tail, prune

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::connection::Connection;
+use super::credential::seconds;
 use super::output::{Output, coloured, relative};
 use crate::config::Home;
 use crate::control::{Operation, Outcome};
@@ -44,6 +45,16 @@ pub enum Command {
     },
     /// Let a service whose worker kept dying run again
     Unpark { service: String },
+    /// Stop everything that a service does by itself
+    Pause { service: String },
+    /// Go on after a pause
+    Resume { service: String },
+    /// How often the credentials of a service are checked, such as 90s, 15m, 12h
+    Every {
+        service: String,
+        /// Or `default`: as the plugin says
+        time: String,
+    },
     /// Remove a service's plugin file; credentials and reports stay
     Remove { service: String },
     /// What was decided about plugins, by whom and when, newest first
@@ -103,6 +114,17 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
             });
             Ok(())
         }
+        Command::Pause { service } => pause(&home, service, true, output).await,
+        Command::Resume { service } => pause(&home, service, false, output).await,
+        Command::Every { service, time } => {
+            let seconds = if time == "default" { None } else { Some(seconds(&time)?) };
+            Connection::once(&home, Operation::PluginEvery { service: service.clone(), seconds }).await?;
+            output.value(&json!({ "service": service, "every": seconds }), || match seconds {
+                Some(_) => format!("credentials of `{service}` are checked every {time}, those with a time of their own as before"),
+                None => format!("credentials of `{service}` are checked as often as its plugin says"),
+            });
+            Ok(())
+        }
         Command::Remove { service } => {
             let Outcome::Lines(lines) = Connection::once(&home, Operation::PluginRemove { service }).await?
             else {
@@ -125,6 +147,15 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
             Ok(())
         }
     }
+}
+
+async fn pause(home: &Home, service: String, paused: bool, output: Output) -> Result<(), Failure> {
+    Connection::once(home, Operation::PluginPause { service: service.clone(), paused }).await?;
+    output.value(&json!({ "service": service, "paused": paused }), || match paused {
+        true => format!("paused `{service}`: nothing of it is done by itself"),
+        false => format!("`{service}` goes on; what fell due meanwhile is started one after another"),
+    });
+    Ok(())
 }
 
 async fn plugins(home: &Home, operation: Operation) -> Result<Vec<PluginStatus>, Failure> {

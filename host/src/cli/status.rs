@@ -22,6 +22,10 @@ struct Status {
     counts: Counts,
     due: Vec<DueCount>,
     in_flight: usize,
+    /// Service, and what holds it up.
+    held: Vec<(String, String)>,
+    /// How far the services' clocks are ahead of this host's, where it matters.
+    clock_behind_seconds: Option<i64>,
     workers: Vec<WorkerStatus>,
     plugins: Vec<PluginStatus>,
     external_workers: Vec<ExternalWorkerRow>,
@@ -37,6 +41,8 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         counts: reader.counts()?,
         due: reader.due(now())?,
         in_flight: 0,
+        held: Vec::new(),
+        clock_behind_seconds: None,
         workers: Vec::new(),
         plugins: Vec::new(),
         external_workers: reader.external_workers(now())?,
@@ -46,7 +52,8 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         let answer = control::ask(&home.socket(), &Operation::Status)
             .await
             .map_err(Failure::io("the daemon can't be asked"))?;
-        if let Some(Ok(Outcome::Status { workers, plugins, in_flight, http })) = answer {
+        if let Some(Ok(Outcome::Status { workers, plugins, in_flight, held, clock_behind, http })) = answer {
+            (status.held, status.clock_behind_seconds) = (held, clock_behind.map(|millis| millis / 1_000));
             (status.daemon, status.workers, status.plugins, status.in_flight, status.http) =
                 (true, workers, plugins, in_flight, http);
         }
@@ -65,6 +72,15 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         if by_status.is_empty() { "none yet".to_owned() } else { by_status.join(", ") },
         status.counts.reports,
     ));
+    if let Some(seconds) = status.clock_behind_seconds {
+        let (off, way) = (seconds.unsigned_abs(), if seconds < 0 { "ahead" } else { "behind" });
+        output.say(&format!(
+            "this host's clock is {off} s {way}, by what the services say; hint: let it be set by NTP"
+        ));
+    }
+    for (service, why) in &status.held {
+        output.say(&format!("`{service}` is held up: {why}"));
+    }
     let troubled: Vec<_> =
         status.plugins.iter().filter(|plugin| plugin.state != PluginState::Active).collect();
     for plugin in troubled {

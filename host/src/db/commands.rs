@@ -8,11 +8,13 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::column::{
-    millis, read_generation, read_json, read_millis, read_optional_millis, read_optional_word, read_word,
+    millis, read_generation, read_json, read_millis, read_optional_json, read_optional_millis,
+    read_optional_word, read_word,
 };
 use super::writer::{
-    Claim, ClaimDue, ClaimToken, Claims, GenerationChange, Interrupted, MonitorUpdate, NewCredential,
-    NewGeneration, PREVIOUS_KEPT, PendingProvider, ProviderUpdate, Rest, WriteError,
+    Claim, ClaimDue, ClaimToken, Claims, Due, GenerationChange, Interrupted, MonitorUpdate, NewCredential,
+    NewGeneration, OverdueRow, PREVIOUS_KEPT, Passage, PendingProvider, ProviderUpdate, Rest, ScheduleChange,
+    WriteError,
 };
 use super::{Action, Actor, AuditEntry, Phase, SealedKey, Signer, TrustedKey};
 use crate::credential::Millis;
@@ -153,6 +155,32 @@ pub(super) fn set_provider_cadence(
              SET operator_validate_interval_seconds = ?2, updated_at = ?3 WHERE service = ?1",
         )?
         .execute(params![service, seconds, millis(at)])?;
+    if changed == 0 {
+        return Err(not_found("provider", service));
+    }
+    if let Some(seconds) = seconds {
+        // Who would come later than the new cadence comes at some time within it instead: spread,
+        // for all of them come from one moment.
+        db.prepare_cached(
+            "UPDATE cookie_rotation_monitor
+             SET next_due_at = ?2 + (random() & 9223372036854775807) % ?3, next_reason = 'the cadence was changed',
+                 next_action = 'validate'
+             WHERE service = ?1 AND next_due_at > ?2 + ?3
+               AND EXISTS (SELECT 1 FROM credentials c WHERE c.credential_id = cookie_id
+                           AND c.validate_interval_seconds IS NULL
+                           AND NOT EXISTS (SELECT 1 FROM journal j WHERE j.credential = c.id))",
+        )?
+        .execute(params![service, millis(at), i64::from(seconds) * 1_000])?;
+    }
+    Ok(())
+}
+
+pub(super) fn set_provider_paused(db: &Connection, service: &str, paused: bool, at: Millis) -> Written<()> {
+    let changed = db
+        .prepare_cached(
+            "UPDATE cookie_rotation_providers SET paused = ?2, updated_at = ?3 WHERE service = ?1",
+        )?
+        .execute(params![service, paused, millis(at)])?;
     if changed == 0 { Err(not_found("provider", service)) } else { Ok(()) }
 }
 
@@ -328,8 +356,9 @@ pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -
         .prepare_cached(
             "INSERT INTO credentials (credential_id, profile_id, service, settings_json,
                  private_hosts_json, method, validate_interval_seconds, max_age_seconds, identity,
-                 current_generation, last_generation, rotated_at, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, 1, ?10, ?10)
+                 current_generation, last_generation, rotated_at, created_at, idle_limit_seconds,
+                 quiet_json)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, 1, ?10, ?10, ?11, ?12)
              ON CONFLICT (credential_id) DO NOTHING",
         )?
         .execute(params![
@@ -343,6 +372,8 @@ pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -
             new.max_age,
             new.identity,
             millis(at),
+            new.idle_limit,
+            quiet_json(&new.quiet)?,
         ])?;
     if inserted == 0 {
         standing(db, &new.credential_id)?.kept(&new.credential_id)?;
@@ -351,8 +382,9 @@ pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -
     let credential = db.last_insert_rowid();
     insert_generation(db, credential, 1, "current", Origin::IMPORTED, &new.keys, at)?;
     db.prepare_cached(
-        "INSERT INTO cookie_rotation_monitor (cookie_id, service, expires_at, next_due_at, next_action)
-         VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO cookie_rotation_monitor (cookie_id, service, expires_at, next_due_at, next_action,
+             next_reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, 'just added')",
     )?
     .execute(params![
         new.credential_id,
@@ -362,6 +394,44 @@ pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -
         new.first_action.as_str(),
     ])?;
     if first { note_pinned(db, &new.service, &new.credential_id, at) } else { Ok(()) }
+}
+
+/// NULL where there is none: most credentials have none, and a claim looks at each.
+fn quiet_json(windows: &Vec<String>) -> Written<Option<String>> {
+    if windows.is_empty() { Ok(None) } else { json(windows).map(Some) }
+}
+
+pub(super) fn set_schedule(
+    db: &Connection,
+    credential_id: &str,
+    change: &ScheduleChange,
+    at: Millis,
+) -> Written<()> {
+    let standing = standing(db, credential_id)?;
+    for (column, value) in [
+        ("validate_interval_seconds", change.validate_interval),
+        ("max_age_seconds", change.max_age),
+        ("idle_limit_seconds", change.idle_limit),
+    ] {
+        if let Some(value) = value {
+            db.prepare_cached(&format!("UPDATE credentials SET {column} = ?2 WHERE id = ?1"))?
+                .execute(params![standing.row, value])?;
+        }
+    }
+    if let Some(windows) = &change.quiet {
+        db.prepare_cached("UPDATE credentials SET quiet_json = ?2 WHERE id = ?1")?
+            .execute(params![standing.row, quiet_json(windows)?])?;
+    }
+    if standing.open.is_none() {
+        // Paused ones have no due time, and get one when they are resumed.
+        db.prepare_cached(
+            "UPDATE cookie_rotation_monitor
+             SET next_due_at = min(next_due_at, ?2), next_reason = 'its schedule was changed'
+             WHERE cookie_id = ?1 AND next_due_at IS NOT NULL",
+        )?
+        .execute(params![credential_id, millis(at)])?;
+    }
+    Ok(())
 }
 
 /// A credential as the operator's commands need it.
@@ -443,7 +513,8 @@ pub(super) fn replace_generation(db: &Connection, new: &NewGeneration, at: Milli
     db.prepare_cached(
         "UPDATE cookie_rotation_monitor
          SET next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN NULL ELSE ?3 END,
-             next_action = ?4, expires_at = ?5, consecutive_failures = 0
+             next_action = ?4, expires_at = ?5, consecutive_failures = 0,
+             next_reason = 'new secrets were imported'
          WHERE cookie_id = ?2",
     )?
     .execute(params![
@@ -476,8 +547,10 @@ pub(super) fn set_paused(
     // `paused` again.
     if standing.open.is_none() {
         let due = (!paused).then_some(millis(resume_at));
-        db.prepare_cached("UPDATE cookie_rotation_monitor SET next_due_at = ?2 WHERE cookie_id = ?1")?
-            .execute(params![credential_id, due])?;
+        db.prepare_cached(
+            "UPDATE cookie_rotation_monitor SET next_due_at = ?2, next_reason = ?3 WHERE cookie_id = ?1",
+        )?
+        .execute(params![credential_id, due, if paused { "paused" } else { "resumed" }])?;
     }
     Ok(())
 }
@@ -485,9 +558,44 @@ pub(super) fn set_paused(
 pub(super) fn make_due(db: &Connection, credential_id: &str, action: Action, due: Millis) -> Written<()> {
     idle(db, credential_id)?.kept(credential_id)?;
     db.prepare_cached(
-        "UPDATE cookie_rotation_monitor SET next_due_at = ?2, next_action = ?3 WHERE cookie_id = ?1",
+        "UPDATE cookie_rotation_monitor SET next_due_at = ?2, next_action = ?3, next_reason = NULL
+         WHERE cookie_id = ?1",
     )?
     .execute(params![credential_id, millis(due), action.as_str()])?;
+    Ok(())
+}
+
+pub(super) fn overdue(db: &Connection, service: &str, now: Millis) -> Written<Vec<OverdueRow>> {
+    let rows = db
+        .prepare_cached(
+            "SELECT c.id, m.next_due_at, m.next_action, m.expires_at
+             FROM cookie_rotation_monitor m
+             JOIN credentials c ON c.credential_id = m.cookie_id
+             LEFT JOIN journal j ON j.credential = c.id
+             WHERE m.service = ?1 AND m.next_due_at <= ?2 AND j.credential IS NULL",
+        )?
+        .query_map(params![service, millis(now)], |row| {
+            Ok(OverdueRow {
+                credential_row: row.get(0)?,
+                due: read_millis(row, 1)?,
+                action: read_word(row, 2, Action::parse)?,
+                expires: read_optional_millis(row, 3)?,
+            })
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(rows)
+}
+
+pub(super) fn put_off(db: &Connection, rows: &[(i64, Millis)], why: &str) -> Written<()> {
+    let mut update = db.prepare_cached(
+        "UPDATE cookie_rotation_monitor SET next_due_at = ?2, next_reason = ?3
+         WHERE cookie_id = (SELECT credential_id FROM credentials WHERE id = ?1)
+           AND next_due_at IS NOT NULL
+           AND NOT EXISTS (SELECT 1 FROM journal WHERE credential = ?1)",
+    )?;
+    for (row, due) in rows {
+        update.execute(params![row, millis(*due), why])?;
+    }
     Ok(())
 }
 
@@ -502,49 +610,42 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
         if quota == 0 {
             break;
         }
-        // Rows of open attempts have their lease's end as due time, so one that is due here
-        // with a journal row lost its owner, or its owner is the one who asks.
-        let due: Vec<(i64, Option<ClaimToken>, bool, Action)> = db
-            .prepare_cached(
-                "SELECT c.id, m.next_action, c.credential_id, j.fence, j.owner = ?4
-                 FROM cookie_rotation_monitor m
-                 JOIN credentials c ON c.credential_id = m.cookie_id
-                 LEFT JOIN journal j ON j.credential = c.id
-                 WHERE m.service = ?1 AND m.next_due_at <= ?2
-                   AND (j.credential IS NULL OR j.lease_until <= ?2)
-                 ORDER BY m.next_due_at LIMIT ?3",
-            )?
-            .query_map(params![service, now, quota, claim.owner], |row| {
-                let credential_row = row.get(0)?;
-                let open = match row.get(3)? {
-                    Some(fence) => Some(ClaimToken { credential_row, credential_id: row.get(2)?, fence }),
-                    None => None,
-                };
-                let own = row.get::<_, Option<bool>>(4)?.unwrap_or(false);
-                Ok((credential_row, open, own, read_word(row, 1, Action::parse)?))
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        for (credential, open, own, action) in due {
-            match open {
-                // Only the owner knows whether it still works on it.
-                Some(token) if own => overdue.push(token),
-                Some(_) => claims.push(take_over(db, credential, &claim.owner, claim.lease_until)?),
-                None => claims.push(open_attempt(
-                    db,
-                    credential,
-                    action,
-                    &claim.owner,
-                    claim.now,
-                    claim.lease_until,
-                )?),
+        let mut left = quota;
+        for _ in 0..GATE_ROUNDS {
+            let due = due_of(db, service, now, left, claim)?;
+            let held = due.iter().filter(|due| matches!(due, Found::Due(_, Passage::Wait { .. }))).count();
+            for found in due {
+                match found {
+                    // Only the owner knows whether it still works on it.
+                    Found::Own(token) => overdue.push(token),
+                    Found::Abandoned(credential) => {
+                        claims.push(take_over(db, credential, &claim.owner, claim.lease_until)?);
+                    }
+                    Found::Due(credential, Passage::Go(action)) => claims.push(open_attempt(
+                        db,
+                        credential,
+                        action,
+                        &claim.owner,
+                        claim.now,
+                        claim.lease_until,
+                    )?),
+                    Found::Due(credential, Passage::Wait { until, why }) => {
+                        // Past the clock that found it due, or it would be found again.
+                        put_off(db, &[(credential, until.max(claim.now + 1))], &why)?;
+                    }
+                }
+            }
+            // Those who were sent away left their places to others.
+            left = u32::try_from(held).unwrap_or(u32::MAX);
+            if left == 0 {
+                break;
             }
         }
     }
     let mut next_due: Option<Millis> = None;
     for (service, _) in &claim.quotas {
-        let earliest = db
-            .prepare_cached("SELECT min(next_due_at) FROM cookie_rotation_monitor WHERE service = ?1")?
-            .query_row([service], |row| read_optional_millis(row, 0))?;
+        let earliest =
+            db.prepare_cached(NEXT_DUE)?.query_row([service], |row| read_optional_millis(row, 0))?;
         next_due = [next_due, earliest].into_iter().flatten().min();
     }
     Ok(Claims { claims, overdue, next_due })
@@ -582,7 +683,8 @@ pub(super) fn set_back(db: &Connection, owner: &str, now: Millis, by: Option<Mil
              SET next_due_at = CASE
                  WHEN last_attempt_at IS NULL OR last_verdict IN ('invalid', 'needs-human') THEN ?1
                  WHEN ?2 IS NULL THEN max(?1, ?1 + next_due_at - last_attempt_at)
-                 ELSE max(?1, next_due_at - ?2) END
+                 ELSE max(?1, next_due_at - ?2) END,
+                 asked_until = asked_until - coalesce(?2, last_attempt_at - ?1)
              WHERE next_due_at > ?1 AND (last_attempt_at IS NULL OR last_attempt_at > ?1)
                AND NOT EXISTS (SELECT 1 FROM journal j JOIN credentials c ON c.id = j.credential
                                WHERE c.credential_id = cookie_id)",
@@ -595,6 +697,62 @@ pub(super) fn set_back(db: &Connection, owner: &str, now: Millis, by: Option<Mil
     )?
     .execute([owner])?;
     Ok(moved)
+}
+
+/// How often a claim asks for more where the gate sent some away.
+const GATE_ROUNDS: usize = 16;
+
+enum Found {
+    Due(i64, Passage),
+    /// Its owner let the lease run out.
+    Abandoned(i64),
+    /// So did the one who asks.
+    Own(ClaimToken),
+}
+
+/// Rows of open attempts have their lease's end as due time, so one that is due here with a
+/// journal row lost its owner, or its owner is the one who asks.
+const DUE: &str = "
+    SELECT c.id, j.fence, m.next_action, m.cookie_id, m.expires_at, c.quiet_json,
+           c.settings_json, c.private_hosts_json, j.owner
+    FROM cookie_rotation_monitor m
+    JOIN credentials c ON c.credential_id = m.cookie_id
+    LEFT JOIN journal j ON j.credential = c.id
+    WHERE m.service = ?1 AND m.next_due_at <= ?2
+      AND (j.credential IS NULL OR j.lease_until <= ?2)
+    ORDER BY m.next_due_at LIMIT ?3";
+
+const NEXT_DUE: &str = "SELECT min(next_due_at) FROM cookie_rotation_monitor WHERE service = ?1";
+
+fn due_of(
+    db: &Connection,
+    service: &str,
+    now: i64,
+    at_most: u32,
+    claim: &ClaimDue,
+) -> rusqlite::Result<Vec<Found>> {
+    db.prepare_cached(DUE)?
+        .query_map(params![service, now, at_most], |row| {
+            let credential = row.get(0)?;
+            if let Some(fence) = row.get(1)? {
+                return Ok(if row.get_ref(8)?.as_str_or_null()? == Some(&claim.owner) {
+                    Found::Own(ClaimToken { credential_row: credential, credential_id: row.get(3)?, fence })
+                } else {
+                    Found::Abandoned(credential)
+                });
+            }
+            let passage = claim.gate.judge(Due {
+                service,
+                action: read_word(row, 2, Action::parse)?,
+                credential_id: row.get_ref(3)?.as_str()?,
+                expires: read_optional_millis(row, 4)?,
+                quiet_json: row.get_ref(5)?.as_str_or_null()?,
+                settings_json: row.get_ref(6)?.as_str()?,
+                private_hosts_json: row.get_ref(7)?.as_str()?,
+            });
+            Ok(Found::Due(credential, passage))
+        })?
+        .collect()
 }
 
 pub(super) fn claim_one(
@@ -693,7 +851,8 @@ fn read_claim(db: &Connection, credential: i64, interrupted: bool) -> Written<Cl
                     j.action, c.current_generation, c.pending_generation, c.last_generation,
                     c.rotated_at, c.validate_interval_seconds, m.consecutive_failures,
                     m.last_verdict, m.expires_at, j.phase, j.method, j.commit_class,
-                    j.from_generation, c.max_age_seconds, c.doubtful_generation
+                    j.from_generation, c.max_age_seconds, c.doubtful_generation,
+                    c.idle_limit_seconds, c.quiet_json
              FROM credentials c
              JOIN journal j ON j.credential = c.id
              JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
@@ -732,6 +891,8 @@ fn claim_from(
         rotated_at: read_millis(row, 14)?,
         validate_interval_override: row.get(15)?,
         max_age_override: row.get(23)?,
+        idle_limit_override: row.get(25)?,
+        quiet: read_optional_json(row, 26)?.unwrap_or_default(),
         consecutive_failures: row.get(16)?,
         last_verdict: row.get(17)?,
         expires_at: read_optional_millis(row, 18)?,
@@ -950,7 +1111,8 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
              last_success_at = CASE WHEN ?3 = 'success' THEN ?6 ELSE last_success_at END,
              consecutive_failures = ?7, expires_at = ?8,
              next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN NULL ELSE ?9 END,
-             next_action = ?10, last_report_id = ?11, asked_until = ?12
+             next_action = ?10, last_report_id = ?11, asked_until = ?12,
+             next_reason = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN 'paused' ELSE ?13 END
          WHERE cookie_id = ?2",
     )?
     .execute(params![
@@ -966,6 +1128,7 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
         end.monitor.next_action.as_str(),
         report,
         end.monitor.asked_until.map(millis),
+        end.monitor.next_reason,
     ])?;
     Ok(report)
 }
@@ -1149,3 +1312,7 @@ fn prune_generations(db: &Connection, credential: i64) -> Written<()> {
     .execute(params![credential, PREVIOUS_KEPT - 1])?;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod queue_tests;

@@ -76,6 +76,8 @@ pub struct ProviderRow {
     /// The file that served last.
     pub file: Option<String>,
     pub operator_validate_interval_seconds: Option<u32>,
+    /// Nothing of it is done by itself.
+    pub paused: bool,
     #[serde(serialize_with = "iso")]
     pub updated_at: Millis,
 }
@@ -117,8 +119,11 @@ pub struct CredentialRow {
     pub method: Option<String>,
     pub validate_interval_seconds: Option<u32>,
     pub max_age_seconds: Option<u32>,
+    pub idle_limit_seconds: Option<u32>,
+    pub quiet: Vec<String>,
     pub identity: Option<String>,
     pub paused: bool,
+    pub service_paused: bool,
     pub attempt_number: u32,
     pub current_generation: Option<u32>,
     pub pending_generation: Option<u32>,
@@ -150,6 +155,8 @@ pub struct MonitorRow {
     #[serde(serialize_with = "iso_option")]
     pub next_due_at: Option<Millis>,
     pub next_action: Action,
+    /// Why then, in words.
+    pub next_reason: Option<String>,
     pub last_report_id: Option<i64>,
     /// Until when the service itself asked to be left alone.
     #[serde(serialize_with = "iso_option")]
@@ -315,18 +322,20 @@ const CREDENTIAL_COLUMNS: &str = "
            c.created_at, m.last_status, m.last_verdict, m.last_message, m.last_attempt_at,
            m.last_success_at, m.consecutive_failures, m.expires_at, m.next_due_at,
            m.next_action, m.last_report_id, j.attempt_number, j.action, j.phase, j.method,
-           j.started_at, j.lease_until, c.max_age_seconds, c.external, m.asked_until";
+           j.started_at, j.lease_until, c.max_age_seconds, c.external, m.asked_until,
+           c.idle_limit_seconds, c.quiet_json, m.next_reason, coalesce(p.paused, 0)";
 
 const CREDENTIAL_TABLES: &str = "
     FROM credentials c
     JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
-    LEFT JOIN journal j ON j.credential = c.id";
+    LEFT JOIN journal j ON j.credential = c.id
+    LEFT JOIN cookie_rotation_providers p ON p.service = c.service";
 
 const PROVIDER_COLUMNS: &str = "
     SELECT service, title, version, validate_url, key_mapping_json, validate_interval_seconds,
            max_age_seconds, plugin_digest, permissions_json, manifest_json, state,
            pending_digest, pending_manifest_json, operator_validate_interval_seconds, updated_at,
-           signer_json, pending_signer_json, file
+           signer_json, pending_signer_json, file, paused
     FROM cookie_rotation_providers";
 
 const TOKEN_COLUMNS: &str = "
@@ -361,6 +370,11 @@ impl Reader {
 
     pub fn provider(&self, service: &str) -> Found<Option<ProviderRow>> {
         self.one(&format!("{PROVIDER_COLUMNS} WHERE service = ?1"), [service], provider_from)
+    }
+
+    /// The services of which nothing is done by itself.
+    pub fn paused_services(&self) -> Found<Vec<String>> {
+        self.all("SELECT service FROM cookie_rotation_providers WHERE paused", [], |row| row.get(0))
     }
 
     /// Whether a service has anything that its plugin could harm.
@@ -801,6 +815,7 @@ fn provider_from(row: &Row<'_>) -> rusqlite::Result<ProviderRow> {
         signer: read_optional_json(row, 15)?,
         file: row.get(17)?,
         operator_validate_interval_seconds: row.get(13)?,
+        paused: row.get(18)?,
         updated_at: read_millis(row, 14)?,
     })
 }
@@ -817,8 +832,11 @@ fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
         method: row.get(5)?,
         validate_interval_seconds: row.get(6)?,
         max_age_seconds: row.get(31)?,
+        idle_limit_seconds: row.get(34)?,
+        quiet: read_optional_json(row, 35)?.unwrap_or_default(),
         identity: row.get(7)?,
         paused: row.get(8)?,
+        service_paused: row.get(37)?,
         attempt_number: row.get(9)?,
         current_generation: row.get(10)?,
         pending_generation: row.get(11)?,
@@ -836,6 +854,7 @@ fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
             expires_at: read_optional_millis(row, 21)?,
             next_due_at: read_optional_millis(row, 22)?,
             next_action: read_word(row, 23, Action::parse)?,
+            next_reason: row.get(36)?,
             last_report_id: row.get(24)?,
             asked_until: read_optional_millis(row, 33)?,
         },

@@ -131,6 +131,10 @@ pub struct Claim {
     pub validate_interval_override: Option<u32>,
     /// Seconds.
     pub max_age_override: Option<u32>,
+    /// Seconds.
+    pub idle_limit_override: Option<u32>,
+    /// As the operator wrote them.
+    pub quiet: Vec<String>,
     pub consecutive_failures: u32,
     pub last_verdict: Option<String>,
     pub expires_at: Option<Millis>,
@@ -168,6 +172,68 @@ impl Interrupted {
     }
 }
 
+/// A due credential, as the gate sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Due<'r> {
+    pub service: &'r str,
+    pub credential_id: &'r str,
+    pub action: Action,
+    pub expires: Option<Millis>,
+    /// JSON, as they are stored; few gates look.
+    pub quiet_json: Option<&'r str>,
+    pub settings_json: &'r str,
+    pub private_hosts_json: &'r str,
+}
+
+/// What becomes of a due credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Passage {
+    /// It is claimed, for this.
+    Go(Action),
+    /// It isn't yet, and comes back then.
+    Wait { until: Millis, why: String },
+}
+
+/// Asked about each due credential before it is claimed. It runs in the writer's transaction, so
+/// it must be quick, and may be asked twice.
+#[derive(Clone, Default)]
+pub struct Gate(Option<std::sync::Arc<dyn Fn(Due<'_>) -> Passage + Send + Sync>>);
+
+impl Gate {
+    pub fn new(judge: impl Fn(Due<'_>) -> Passage + Send + Sync + 'static) -> Self {
+        Self(Some(std::sync::Arc::new(judge)))
+    }
+
+    pub(super) fn judge(&self, due: Due<'_>) -> Passage {
+        self.0.as_ref().map_or(Passage::Go(due.action), |judge| judge(due))
+    }
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Gate(…)" } else { "Gate(open)" })
+    }
+}
+
+/// An overdue credential that nobody has claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverdueRow {
+    pub credential_row: i64,
+    pub due: Millis,
+    pub action: Action,
+    pub expires: Option<Millis>,
+}
+
+/// What the operator changes about when a credential is looked at. None: as it is.
+#[derive(Debug, Clone, Default)]
+pub struct ScheduleChange {
+    /// Seconds; None within: the provider's.
+    pub validate_interval: Option<Option<u32>>,
+    pub max_age: Option<Option<u32>>,
+    pub idle_limit: Option<Option<u32>>,
+    pub quiet: Option<Vec<String>>,
+}
+
 #[derive(Debug, Clone)]
 pub struct ClaimDue {
     pub owner: String,
@@ -177,6 +243,7 @@ pub struct ClaimDue {
     pub quotas: Vec<(String, u32)>,
     /// Over all of them; who is first in `quotas` is served first.
     pub at_most: u32,
+    pub gate: Gate,
 }
 
 #[derive(Debug, Clone)]
@@ -229,6 +296,10 @@ pub struct NewCredential {
     pub validate_interval: Option<u32>,
     /// Seconds.
     pub max_age: Option<u32>,
+    /// Seconds.
+    pub idle_limit: Option<u32>,
+    /// Read and judged already.
+    pub quiet: Vec<String>,
     pub identity: Option<String>,
     pub keys: Vec<SealedKey>,
     pub expires: Option<Millis>,
@@ -277,6 +348,8 @@ pub struct MonitorUpdate {
     pub next_action: Action,
     /// Until when the service itself asked to be left alone.
     pub asked_until: Option<Millis>,
+    /// Why then, in words.
+    pub next_reason: String,
 }
 
 /// What an attempt's end does to the pending generation.
@@ -430,6 +503,30 @@ impl Writer {
     pub async fn set_provider_cadence(&self, service: &str, seconds: Option<u32>) -> Result<(), WriteError> {
         let (service, at) = (service.to_owned(), now());
         self.run(move |db| commands::set_provider_cadence(db, &service, seconds, at)).await
+    }
+
+    /// Stops or resumes what a whole service does by itself. Due times stay.
+    pub async fn set_provider_paused(&self, service: &str, paused: bool) -> Result<(), WriteError> {
+        let (service, at) = (service.to_owned(), now());
+        self.run(move |db| commands::set_provider_paused(db, &service, paused, at)).await
+    }
+
+    /// The credentials of a service that are due and not claimed.
+    pub async fn overdue(&self, service: &str, now: Millis) -> Result<Vec<OverdueRow>, WriteError> {
+        let service = service.to_owned();
+        self.run(move |db| commands::overdue(db, &service, now)).await
+    }
+
+    /// Moves due times of credentials that nobody claimed meanwhile.
+    pub async fn put_off(&self, rows: Vec<(i64, Millis)>, why: &'static str) -> Result<(), WriteError> {
+        self.run(move |db| commands::put_off(db, &rows, why)).await
+    }
+
+    /// Changes when a credential is looked at. It is due at once, unless it is paused or an
+    /// attempt is open: that look plans anew.
+    pub async fn set_schedule(&self, credential_id: &str, change: ScheduleChange) -> Result<(), WriteError> {
+        let (id, at) = (credential_id.to_owned(), now());
+        self.run(move |db| commands::set_schedule(db, &id, &change, at)).await
     }
 
     pub async fn remove_provider(&self, service: &str) -> Result<(), WriteError> {

@@ -114,6 +114,8 @@ fn credential(id: &str, service: &str) -> NewCredential {
         method: None,
         validate_interval: Some(90),
         max_age: None,
+        idle_limit: None,
+        quiet: Vec::new(),
         identity: None,
         keys: vec![
             SealedKey {
@@ -159,6 +161,7 @@ fn end_of(claim: &Claim) -> Finish {
             next_due_at: Some(T0 + 90_000),
             next_action: Action::Validate,
             asked_until: None,
+            next_reason: String::from("cadence"),
         },
         generations: GenerationChange::None,
         expiry_updates: Vec::new(),
@@ -174,6 +177,7 @@ fn due(now: Millis, quotas: &[(&str, u32)]) -> ClaimDue {
         lease_until: now + LEASE,
         quotas: quotas.iter().map(|(service, quota)| ((*service).to_owned(), *quota)).collect(),
         at_most: u32::MAX,
+        gate: Gate::default(),
     }
 }
 
@@ -1193,4 +1197,85 @@ async fn no_secret_is_in_any_file_of_the_home() {
     assert_eq!(vault.open_sealed(place, &stored.keys[0].sealed).unwrap(), secret);
     assert!(other.open_sealed(place, &stored.keys[0].sealed).is_err());
     search(&home.close());
+}
+
+async fn due_of(home: &Home, id: &str) -> (Option<Millis>, Option<String>) {
+    let row = home.reader().credential(id).unwrap().unwrap();
+    (row.monitor.next_due_at, row.monitor.next_reason)
+}
+
+#[tokio::test]
+async fn what_the_gate_sends_away_comes_back_later_and_leaves_its_place_to_others() {
+    let home = Home::new();
+    for id in ["a1", "a2", "a3", "b1", "b2"] {
+        home.add(id, "shop").await;
+    }
+    let gate = Gate::new(|due| match due.credential_id.starts_with('a') {
+        true => Passage::Wait { until: T0 + 5_000, why: String::from("not yet") },
+        false => Passage::Go(Action::Rotate),
+    });
+    let claims = home.writer.claim_due(ClaimDue { gate, ..due(T0, &[("shop", 2)]) }).await.unwrap();
+    let ids: Vec<_> = claims.claims.iter().map(|claim| claim.token.credential_id.as_str()).collect();
+    assert_eq!(ids, ["b1", "b2"]);
+    assert!(claims.claims.iter().all(|claim| claim.action == Action::Rotate), "for what the gate said");
+    assert_eq!(claims.next_due, Some(T0 + 5_000));
+    for id in ["a1", "a2", "a3"] {
+        assert_eq!(due_of(&home, id).await, (Some(T0 + 5_000), Some(String::from("not yet"))));
+    }
+    let later = home.writer.claim_due(due(T0 + 5_000, &[("shop", 9)])).await.unwrap();
+    assert_eq!(later.claims.len(), 3, "nobody is lost");
+}
+
+#[tokio::test]
+async fn a_gate_that_sends_everybody_back_to_now_still_ends() {
+    let home = Home::new();
+    home.add("a", "shop").await;
+    let gate = Gate::new(|_| Passage::Wait { until: 0, why: String::new() });
+    let claims = home.writer.claim_due(ClaimDue { gate, ..due(T0, &[("shop", 2)]) }).await.unwrap();
+    assert_eq!((claims.claims.len(), claims.next_due), (0, Some(T0 + 1)));
+}
+
+#[tokio::test]
+async fn only_what_nobody_claimed_is_overdue_and_put_off() {
+    let home = Home::new();
+    home.add("idle", "shop").await;
+    home.add("busy", "shop").await;
+    home.add("paused", "shop").await;
+    home.add("elsewhere", "bank").await;
+    home.writer.set_paused("paused", true, T0).await.unwrap();
+    let busy =
+        home.writer.claim_one("busy", Action::Validate, "host-a", T0, T0 + LEASE, false).await.unwrap();
+    let overdue = home.writer.overdue("shop", T0 + 2 * LEASE).await.unwrap();
+    assert_eq!(overdue.len(), 1, "{overdue:?}");
+    let rows = vec![(overdue[0].credential_row, T0 + 7), (busy.token.credential_row, T0 + 7)];
+    home.writer.put_off(rows, "in turn").await.unwrap();
+    assert_eq!(due_of(&home, "idle").await, (Some(T0 + 7), Some(String::from("in turn"))));
+    assert_eq!(due_of(&home, "busy").await.0, Some(T0 + LEASE));
+    assert_eq!(due_of(&home, "paused").await, (None, Some(String::from("paused"))));
+}
+
+#[tokio::test]
+async fn a_changed_schedule_is_kept_and_looked_at_once() {
+    let home = Home::new();
+    home.add("a", "shop").await;
+    let change = ScheduleChange {
+        validate_interval: Some(None),
+        idle_limit: Some(Some(1_200)),
+        quiet: Some(vec![String::from("22:00-06:00 UTC")]),
+        ..ScheduleChange::default()
+    };
+    home.writer.set_schedule("a", change).await.unwrap();
+    let claim = home.writer.claim_one("a", Action::Validate, "host-a", T0, T0 + LEASE, false).await.unwrap();
+    assert_eq!((claim.validate_interval_override, claim.idle_limit_override), (None, Some(1_200)));
+    assert_eq!(claim.quiet, ["22:00-06:00 UTC"]);
+    home.writer.finish(end_of(&claim)).await.unwrap();
+    assert_eq!(due_of(&home, "a").await, (Some(T0 + 90_000), Some(String::from("cadence"))));
+    let none = ScheduleChange { quiet: Some(Vec::new()), ..ScheduleChange::default() };
+    home.writer.set_schedule("a", none).await.unwrap();
+    let row = home.reader().credential("a").unwrap().unwrap();
+    assert_eq!((row.quiet, row.idle_limit_seconds), (Vec::new(), Some(1_200)));
+    assert!(matches!(
+        home.writer.set_schedule("nobody", ScheduleChange::default()).await,
+        Err(WriteError::NotFound { .. })
+    ));
 }

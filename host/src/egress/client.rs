@@ -22,7 +22,7 @@ use std::future::Ready;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +33,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
+use super::clock::{self, Clocks};
 use super::policy::{self, PolicyError, Reach};
+use super::restraint::Restraints;
 use super::seen;
 use super::template::{Filled, Filler, TemplateError};
 use super::{
@@ -91,6 +93,8 @@ pub struct Egress {
     clients: [reqwest::Client; Reach::ALL.len()],
     gates: Gates,
     fingerprint: Arc<Fingerprint>,
+    clocks: Mutex<Clocks>,
+    restraints: Mutex<Restraints>,
 }
 
 impl Egress {
@@ -127,6 +131,8 @@ impl Egress {
             clients: [build(public)?, build(loopback)?, build(private)?],
             gates: Gates::new(limits::PER_HOST_CONCURRENCY),
             fingerprint,
+            clocks: Mutex::default(),
+            restraints: Mutex::default(),
         })
     }
 
@@ -205,17 +211,19 @@ impl Egress {
                 let cookies = cookies::chosen(&exchange.jar, &outgoing.url, now);
                 keys.extend(cookies.into_iter().map(|(key, ..)| key.to_owned()));
             }
+            let sent = credential::now();
             let answered = self.hop(exchange, &outgoing, request.cookies, now, deadline).await;
-            let sent = !matches!(
+            let held_back = matches!(
                 answered,
                 Err(HttpError::Denied(_) | HttpError::Budget(_) | HttpError::Dns(_) | HttpError::Connect(_))
             );
-            if sent {
+            if !held_back {
                 exchange.seen.sent(&mut keys);
             }
             let (response, permit) = answered?;
             check_headers(response.headers())?;
-            ignored += self.absorb(exchange, &outgoing.url, response.headers(), now, &mut captured);
+            let ahead = self.heed(exchange, &outgoing.url, &response, sent);
+            ignored += self.absorb(exchange, &outgoing.url, response.headers(), now, ahead, &mut captured);
             keep_changes(exchange, keep.as_mut()).await?;
 
             if redirects_left > 0
@@ -290,6 +298,84 @@ impl Egress {
         answered.await.ok_or(HttpError::Timeout)?
     }
 
+    /// Takes note of what an answer says of the clocks, and of whether to ask again so soon.
+    /// Returns how far the origin's clock is ahead, where it tells.
+    fn heed(
+        &self,
+        exchange: &Exchange,
+        url: &Url,
+        response: &reqwest::Response,
+        sent: Millis,
+    ) -> Option<i64> {
+        let origin = policy::origin(url, &exchange.resolved.origins).ok()?.to_string();
+        let (headers, received) = (response.headers(), credential::now());
+        if !exchange.service.is_empty() {
+            self.restraints().hear(
+                &exchange.service,
+                &origin,
+                response.status().as_u16(),
+                clock::retry_after(headers, received),
+                received,
+            );
+        }
+        let ahead = clock::ahead(headers, sent, received)?;
+        let mut clocks = self.clocks();
+        clocks.hear(&origin, ahead, received);
+        match clocks.news(received) {
+            Some(Some(behind)) => tracing::warn!(
+                seconds = behind / 1_000,
+                "this host's clock is wrong: the services' is ahead by so much; hint: let it be set by NTP"
+            ),
+            Some(None) => tracing::info!("this host's clock agrees with the services' again"),
+            None => {}
+        }
+        Some(ahead)
+    }
+
+    fn clocks(&self) -> MutexGuard<'_, Clocks> {
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn restraints(&self) -> MutexGuard<'_, Restraints> {
+        self.restraints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the services' clocks are ahead of the host's, in milliseconds, where that matters.
+    pub fn host_is_behind(&self) -> Option<i64> {
+        self.clocks().host_is_behind(credential::now())
+    }
+
+    /// Whether any service's origin is left alone, or was not long ago.
+    pub fn is_restrained(&self) -> bool {
+        !self.restraints().is_empty()
+    }
+
+    /// Whether one of a service's origins is to be left alone now, which, and when the caller may
+    /// come back.
+    pub fn hold(&self, service: &str, origins: &[AllowedOrigin], now: Millis) -> Option<(String, Millis)> {
+        self.restraints().hold(service, &texts(origins), now)
+    }
+
+    /// Whether one of a service's origins answered 429 since then, and what it asked for.
+    pub fn limited_since(
+        &self,
+        service: &str,
+        origins: &[AllowedOrigin],
+        since: Millis,
+    ) -> Option<Option<Millis>> {
+        self.restraints().heard_since(service, &texts(origins), since)
+    }
+
+    /// The clock was set back by so much.
+    pub fn set_back(&self, by: Millis) {
+        self.restraints().set_back(by);
+    }
+
+    /// Service, origin and until when, for people.
+    pub fn left_alone(&self) -> Vec<(String, String, Millis)> {
+        self.restraints().standing(credential::now())
+    }
+
     /// Takes the cookies of one hop into the jar and says how many it ignored.
     fn absorb(
         &self,
@@ -297,11 +383,12 @@ impl Egress {
         url: &Url,
         headers: &HeaderMap,
         now: Millis,
+        ahead: Option<i64>,
         captured: &mut Vec<Captured>,
     ) -> usize {
         let mut ignored = 0;
         for line in headers.get_all(header::SET_COOKIE) {
-            let settled = cookies::receive(line.as_bytes(), url, now).and_then(|received| {
+            let settled = cookies::receive(line.as_bytes(), url, now, ahead).and_then(|received| {
                 let trusted = cookies::is_trustworthy(url);
                 let place = cookies::place(&received, &exchange.resolved, &exchange.jar, trusted)?;
                 Ok((received, place))
@@ -446,6 +533,10 @@ fn permitted<'r>(url: &Url, resolved: &'r Resolved) -> Result<&'r AllowedOrigin,
         policy::allowed_address(ip, origin, &resolved.private_hosts).map_err(denied)?;
     }
     Ok(origin)
+}
+
+fn texts(origins: &[AllowedOrigin]) -> Vec<String> {
+    origins.iter().map(ToString::to_string).collect()
 }
 
 async fn keep_changes<F, K>(exchange: &mut Exchange, keep: Option<&mut F>) -> Result<(), HttpError>

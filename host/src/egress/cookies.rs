@@ -10,6 +10,7 @@ use http::HeaderValue;
 use url::{Host, Url};
 
 use crate::credential::{CookieAttributes, Jar, Millis, Secret, extra_cookie_key};
+use crate::egress::clock;
 use crate::limits;
 use crate::provider::{CookieLocation, Location, Resolved};
 
@@ -19,6 +20,9 @@ const UNMAPPED_BYTES: usize = 4_096;
 
 /// Domain and path; what browsers accept.
 const ATTRIBUTE_BYTES: usize = 1_024;
+
+/// Services delete a cookie by a moment at the beginning of time, or a little after it.
+const LONG_PAST: Millis = 366 * 86_400_000;
 
 /// A cookie a service set.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,8 +53,12 @@ pub enum Ignored {
     TooMany,
 }
 
-/// Reads one `Set-Cookie` as the answer of a URL.
-pub fn receive(line: &[u8], url: &Url, now: Millis) -> Result<Received, Ignored> {
+/// Reads one `Set-Cookie` as the answer of a URL. `ahead` is how far the clock of who answered is
+/// ahead of ours, where the answer's own `Date` tells: an `Expires` is a moment by that clock, a
+/// `Max-Age` counts from now by any. Browsers trust their own clock (RFC 6265), caches compare the
+/// two of the answer (RFC 9111 section 4.2.1); here a wrong clock of the host must not make a good
+/// session look dead, nor a dead one good.
+pub fn receive(line: &[u8], url: &Url, now: Millis, ahead: Option<i64>) -> Result<Received, Ignored> {
     let line = std::str::from_utf8(line).map_err(|_| Ignored::Malformed)?;
     let parsed = cookie::Cookie::parse(line).map_err(|_| Ignored::Malformed)?;
     let (name, value) = parsed.name_value();
@@ -92,7 +100,11 @@ pub fn receive(line: &[u8], url: &Url, now: Millis) -> Result<Received, Ignored>
             Ok(age) => now.saturating_add(age),
             Err(_) => u64::MAX,
         }),
-        (None, Some(at)) => Some(u64::try_from(at.unix_timestamp()).unwrap_or(0).saturating_mul(1_000)),
+        (None, Some(at)) => {
+            let theirs = u64::try_from(at.unix_timestamp()).unwrap_or(0).saturating_mul(1_000);
+            // What ends in the first days of 1970 is deleted, whatever the clocks say.
+            Some(if theirs < LONG_PAST { theirs } else { clock::by_host(theirs, ahead) })
+        }
         (None, None) => None,
     };
     Ok(Received {
@@ -436,14 +448,14 @@ mod tests {
             ("=v", https, Err(Malformed)),
             ("s=a\x01b", https, Err(Malformed)),
         ] {
-            let got = receive(line.as_bytes(), &url(from), NOW);
+            let got = receive(line.as_bytes(), &url(from), NOW, None);
             let got = got.as_ref().map(|cookie| {
                 let attributes = &cookie.attributes;
                 (attributes.domain.as_str(), attributes.path.as_str(), attributes.host_only)
             });
             assert_eq!(got, want.as_ref().map(|want| *want), "{line} from {from}");
         }
-        assert_eq!(receive(b"s=\xff", &url(https), NOW), Err(Malformed));
+        assert_eq!(receive(b"s=\xff", &url(https), NOW, None), Err(Malformed));
     }
 
     #[test]
@@ -461,10 +473,33 @@ mod tests {
             ("s=v; Expires=Tue, 19 Jan 2038 03:14:07 GMT", Some(2_147_483_647_000), false),
             ("s=v; Expires=whenever", None, false),
         ] {
-            let got = receive(line.as_bytes(), &url("https://a.example/"), NOW).unwrap();
+            let got = receive(line.as_bytes(), &url("https://a.example/"), NOW, None).unwrap();
             // The date parser's own maximum is below u64's.
             let capped = got.expires.map(|at| if at > NOW * 1_000 { u64::MAX } else { at });
             assert_eq!((capped, got.deletes), (expires, deletes), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_end_is_by_the_clock_of_who_answered_and_a_relative_one_is_not() {
+        const HOUR: u64 = 3_600_000;
+        let from = url("https://a.example/");
+        // Ten minutes of life by the service's clock, which is five hours ahead of ours, or behind.
+        for ahead in [5 * HOUR.cast_signed(), -5 * HOUR.cast_signed()] {
+            let theirs = NOW.saturating_add_signed(ahead) + 600_000;
+            let date = jiff::Timestamp::from_millisecond(theirs.cast_signed()).unwrap();
+            let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            let absolute = format!("s=v; Expires={date}");
+            let got = receive(absolute.as_bytes(), &from, NOW, Some(ahead)).unwrap();
+            assert_eq!((got.expires, got.deletes), (Some(NOW + 600_000), false), "{ahead}");
+            // Nothing is known of the clock: the moment stands as it is.
+            let got = receive(absolute.as_bytes(), &from, NOW, None).unwrap();
+            assert_eq!((got.expires, got.deletes), (Some(theirs), ahead < 0), "{ahead}");
+            let relative = format!("s=v; Max-Age=600; Expires={date}");
+            let got = receive(relative.as_bytes(), &from, NOW, Some(ahead)).unwrap();
+            assert_eq!(got.expires, Some(NOW + 600_000), "{ahead}");
+            let deleted = b"s=; Expires=Thu, 01 Jan 1970 00:00:00 GMT";
+            assert_eq!(receive(deleted, &from, NOW, Some(ahead)).unwrap().expires, Some(0));
         }
     }
 
@@ -543,11 +578,11 @@ mod tests {
                 extra("cookie:sid@www.a.example/other"),
             ),
         ] {
-            let received = receive(line.as_bytes(), &url(from), NOW).unwrap();
+            let received = receive(line.as_bytes(), &url(from), NOW, None).unwrap();
             assert_eq!(place(&received, &resolved, &jar, true), want, "{line} from {from}");
         }
         // With none there yet, a subdomain's cookie will do.
-        let received = receive(b"site=n; Path=/", &url("https://app.a.example/"), NOW).unwrap();
+        let received = receive(b"site=n; Path=/", &url("https://app.a.example/"), NOW, None).unwrap();
         assert_eq!(place(&received, &resolved, &Jar::default(), true), mapped("site"));
     }
 
@@ -557,7 +592,7 @@ mod tests {
         let mut key = cookie_key("session", "sid", "v", "a.example", "/", true);
         key.cookie.as_mut().unwrap().secure = true;
         let jar = Jar { keys: vec![key] };
-        let received = receive(b"sid=n; Path=/", &url("http://a.example/"), NOW).unwrap();
+        let received = receive(b"sid=n; Path=/", &url("http://a.example/"), NOW, None).unwrap();
         assert_eq!(place(&received, &resolved, &jar, false), Err(Ignored::Insecure));
         assert!(place(&received, &resolved, &jar, true).is_ok());
     }
@@ -567,12 +602,12 @@ mod tests {
         let resolved = mapping(&[("session", "sid", "a.example", "/")]);
         let from = url("https://a.example/");
         let long = "x".repeat(UNMAPPED_BYTES);
-        let received = receive(format!("big={long}").as_bytes(), &from, NOW).unwrap();
+        let received = receive(format!("big={long}").as_bytes(), &from, NOW, None).unwrap();
         assert_eq!(place(&received, &resolved, &Jar::default(), true), Err(Ignored::TooLong));
-        let received = receive(format!("sid={long}").as_bytes(), &from, NOW).unwrap();
+        let received = receive(format!("sid={long}").as_bytes(), &from, NOW, None).unwrap();
         assert!(place(&received, &resolved, &Jar::default(), true).is_ok());
         let huge = "x".repeat(limits::SECRET_BYTES);
-        assert_eq!(receive(format!("sid={huge}").as_bytes(), &from, NOW), Err(Ignored::TooLong));
+        assert_eq!(receive(format!("sid={huge}").as_bytes(), &from, NOW, None), Err(Ignored::TooLong));
 
         let keys = (0..limits::COOKIES)
             .map(|n| {
@@ -580,11 +615,11 @@ mod tests {
             })
             .collect();
         let full = Jar { keys };
-        let one_more = receive(b"more=v", &from, NOW).unwrap();
+        let one_more = receive(b"more=v", &from, NOW, None).unwrap();
         assert_eq!(place(&one_more, &resolved, &full, true), Err(Ignored::TooMany));
-        let known = receive(b"c0=w", &from, NOW).unwrap();
+        let known = receive(b"c0=w", &from, NOW, None).unwrap();
         assert!(place(&known, &resolved, &full, true).is_ok());
-        let mapped = receive(b"sid=w", &from, NOW).unwrap();
+        let mapped = receive(b"sid=w", &from, NOW, None).unwrap();
         assert!(place(&mapped, &resolved, &full, true).is_ok());
     }
 }

@@ -2,19 +2,21 @@
 //! takes them out on the way back. It alone opens outward sockets. It stores nothing, starts
 //! no attempt, and knows no key of the vault: fingerprints are made by a function it is given.
 //!
-//! `policy`, `template`, `cookies`, `capture` and `redact` are pure and decide; `client` is
-//! the shell that resolves, connects, reads and keeps the time. `preview` composes and sends
-//! nothing.
+//! `policy`, `template`, `cookies`, `capture`, `redact`, `seen`, `clock` and `restraint` are pure
+//! and decide; `client` is the shell that resolves, connects, reads and keeps the time. `preview`
+//! composes and sends nothing.
 //!
 //! **Invariant:** what a service issued is in `Exchange` before anything else can fail, and
 //! stays there until someone takes it with `Exchange::take_changes` or got it in `Exchanged`.
 
 pub mod capture;
 mod client;
+mod clock;
 pub mod cookies;
 pub mod policy;
 pub mod preview;
 pub mod redact;
+mod restraint;
 pub mod seen;
 pub mod template;
 
@@ -55,6 +57,8 @@ pub enum EgressError {
 /// What one call of a plugin has and may still use. Each call gets a new one.
 pub struct Exchange {
     pub resolved: Arc<Resolved>,
+    /// Whose credential it is about; who asked to be left alone is remembered for it.
+    service: String,
     /// The keys as they are now: what the answers of this call set is in it.
     pub jar: Jar,
     deadline: Instant,
@@ -104,6 +108,7 @@ impl Exchange {
     pub fn new(resolved: Arc<Resolved>, jar: Jar, deadline: Instant) -> Self {
         Self {
             resolved,
+            service: String::new(),
             jar,
             deadline,
             requests_left: limits::REQUESTS_PER_CALL,
@@ -112,6 +117,13 @@ impl Exchange {
             seen: Seen::default(),
             redactor: OnceLock::new(),
         }
+    }
+
+    /// Says whose credential it is about.
+    #[must_use]
+    pub fn of_service(mut self, service: &str) -> Self {
+        service.clone_into(&mut self.service);
+        self
     }
 
     /// Changes nobody took yet. After an error, or where `send` was dropped half-way, this is

@@ -72,6 +72,16 @@ impl Providers {
         self.0.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
+    /// The operator's cadence for a whole service, from the next attempt on.
+    pub fn set_cadence(&self, service: &str, validate_interval: Option<u32>) {
+        let mut providers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(provider) = providers.get_mut(service) {
+            let ActiveProvider { manifest, digest, reveal, .. } = provider.as_ref();
+            let (manifest, digest, reveal) = (manifest.clone(), digest.clone(), reveal.clone());
+            *provider = Arc::new(ActiveProvider { manifest, digest, reveal, validate_interval });
+        }
+    }
+
     fn set(&self, service: &str, provider: ActiveProvider) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(service.to_owned(), Arc::new(provider));
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Rotation;
 use super::machine::{self, Clock, Conclusion, Ended, Event, Machine, Start};
-use super::schedule::{self, Facts, Standing};
+use super::schedule::{self, Facts, Standing, Trouble};
 use super::verdict;
 use crate::crash;
 use crate::credential::{Jar, Key, Millis, now};
@@ -21,7 +21,7 @@ use crate::limits;
 use crate::protocol::{
     Answer, Call, Context, Fault, HttpError, KeyState, LogLevel, Outcome, Reason, Verdict,
 };
-use crate::provider::{Resolved, ResolvedMethod};
+use crate::provider::{Manifest, Resolved, ResolvedMethod};
 use crate::registry::ActiveProvider;
 use crate::report::{Report, Status, iso8601};
 use crate::supervisor::{CallError, CallEvent, RunningCall};
@@ -29,6 +29,9 @@ use crate::vault::{Place, Vault, VaultError};
 
 /// Between two tries to store what was issued, each of which retries by itself.
 const STORE_AGAIN: Duration = Duration::from_millis(500);
+
+/// A `Retry-After` past a month is a mistake, or a way to be forgotten.
+const LONGEST_ASKED: Millis = 30 * 86_400_000;
 
 /// What of a plugin's log line is shown. A worker cuts at as many bytes already, unless its
 /// plugin escaped.
@@ -223,7 +226,8 @@ impl<'a> Attempt<'a> {
             Err(error) => return Ok((Ended::Lost(error.to_string()), Seen::default())),
         };
         self.worker = Some(running.worker_id().to_owned());
-        let mut exchange = Exchange::new(Arc::clone(&self.resolved), Jar::clone(&jar), deadline);
+        let mut exchange = Exchange::new(Arc::clone(&self.resolved), Jar::clone(&jar), deadline)
+            .of_service(&self.claim.service);
         let ended = self.converse(&mut running, &mut exchange, deadline).await?;
         self.requests += exchange.seen.requests;
         Ok((ended, exchange.seen))
@@ -405,9 +409,20 @@ async fn finish(
         .or_else(|| attempt.as_ref().and_then(|attempt| attempt.provider.validate_interval))
         .or_else(|| manifest.map(|manifest| manifest.validate_interval))
         .unwrap_or(3_600);
-    let (next_due, next_action) = schedule::next(&Facts {
+    let limited = attempt.as_ref().and_then(|attempt| {
+        engine.egress.limited_since(&claim.service, &attempt.resolved.origins, claim.started_at)
+    });
+    let trouble = match &verdict {
+        Verdict::Invalid(_) | Verdict::NeedsHuman(_) => Trouble::Refused,
+        _ if limited.is_some() => Trouble::Limited,
+        _ if faulted => Trouble::Fault,
+        _ => Trouble::Unreachable,
+    };
+    let asked = asked.map(|seconds| Millis::from(seconds) * 1_000);
+    let next = schedule::next(&Facts {
         now: finished,
         standing,
+        trouble,
         action: claim.action,
         interval: Millis::from(interval) * 1_000,
         expires,
@@ -418,7 +433,17 @@ async fn finish(
             .map(|age| Millis::from(age) * 1_000),
         can_rotate: attempt.as_ref().is_some_and(|attempt| !attempt.resolved.methods.is_empty()),
         consecutive_failures: failures,
-        asked: asked.map(|seconds| Millis::from(seconds) * 1_000),
+        // A plugin may not have passed on what the service asked for.
+        asked: match standing {
+            Standing::Unclear => asked.max(limited.flatten().map(|asked| asked.min(LONGEST_ASKED))),
+            Standing::Alive | Standing::Dead => asked,
+        },
+        idle_limit: claim
+            .idle_limit_override
+            .or_else(|| manifest.and_then(Manifest::idle_limit))
+            .map(|limit| Millis::from(limit) * 1_000),
+        quiet: &engine.quiet(&claim.service, &claim.quiet),
+        phase: schedule::phase(&claim.token.credential_id),
         stale: attempt.as_ref().is_some_and(|attempt| {
             let first = !promoted && claim.current.as_ref().is_some_and(|current| current.generation == 1);
             machine::is_stale(&attempt.resolved, &jar, first, finished)
@@ -451,11 +476,10 @@ async fn finish(
         monitor: MonitorUpdate {
             consecutive_failures: failures,
             expires_at: expires,
-            next_due_at: Some(next_due),
-            next_action,
-            asked_until: asked
-                .filter(|_| standing != Standing::Alive)
-                .map(|seconds| finished + Millis::from(seconds) * 1_000),
+            next_due_at: Some(next.at),
+            next_action: next.action,
+            next_reason: next.why,
+            asked_until: asked.filter(|_| standing != Standing::Alive).map(|asked| finished + asked),
         },
         generations: change,
         expiry_updates: touched,

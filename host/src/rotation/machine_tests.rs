@@ -13,7 +13,7 @@ use proptest::test_runner::{Config, TestError, TestRunner};
 use super::*;
 use crate::credential::{Key, Secret};
 use crate::db::in_memory::InMemory;
-use crate::db::writer::{Claim, ClaimDue, Finish, MonitorUpdate, NewCredential, WriteError};
+use crate::db::writer::{Claim, ClaimDue, Finish, Gate, MonitorUpdate, NewCredential, WriteError};
 use crate::db::{SealedGeneration, SealedKey};
 use crate::egress::seen::{Answered, Last};
 use crate::protocol::Evidence;
@@ -267,6 +267,8 @@ impl<'d> World<'d> {
                 method: None,
                 validate_interval: None,
                 max_age: None,
+                idle_limit: None,
+                quiet: vec![],
                 identity: None,
                 keys: sealed(&jar),
                 expires: None,
@@ -359,6 +361,7 @@ impl<'d> World<'d> {
                 lease_until: now + LEASE,
                 quotas: vec![("shop".into(), 1)],
                 at_most: 1,
+                gate: Gate::default(),
             });
         }
         let Some(claim) = claims.pop() else { return };
@@ -630,6 +633,7 @@ impl<'d> World<'d> {
                 next_due_at: Some(finished + 30_000),
                 next_action,
                 asked_until: None,
+                next_reason: String::new(),
             },
             generations: conclusion.change,
             expiry_updates: conclusion.touched,

@@ -1,6 +1,7 @@
-//! The rotation engine: claims what is due, runs each attempt, and renews the leases of those
-//! in flight. `machine` holds the order of an attempt, `decide`, `verdict` and `schedule` the
-//! rules; they do no I/O. `attempt` is the shell around them.
+//! The rotation engine: claims what is due within everybody's limits, runs each attempt, and
+//! renews the leases of those in flight. `machine` holds the order of an attempt, `decide`,
+//! `verdict`, `schedule`, `pace` and `rate` the rules; they do no I/O. `attempt` is the shell around
+//! them. The queue is the database's: nothing here grows with the number of credentials.
 
 pub mod attempt;
 mod clock;
@@ -8,23 +9,26 @@ pub mod decide;
 pub mod machine;
 mod pace;
 pub mod plan;
+mod rate;
 mod resolved;
 pub mod schedule;
 pub mod verdict;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use crate::config::ServiceRules;
 use crate::credential::{Millis, now};
 use crate::db::Action;
-use crate::db::writer::{Claim, ClaimDue, ClaimToken, WriteError, Writer};
+use crate::db::writer::{Claim, ClaimDue, ClaimToken, Due, Gate, Passage, WriteError, Writer};
 use crate::egress::Egress;
 use crate::limits;
+use crate::quiet::Quiet;
 use crate::registry::Providers;
 use crate::report::Report;
 use crate::supervisor::Supervisor;
@@ -46,6 +50,10 @@ const CLOCK_LOOK: Duration = Duration::from_secs(2);
 /// beside a commit.
 const BURST: Duration = Duration::from_millis(2);
 
+/// Nobody looked for so long: the daemon wasn't running, or the machine slept. What fell due
+/// meanwhile is started as after a downtime.
+const DOWNTIME: Millis = 3 * LONGEST_SLEEP.as_millis() as Millis;
+
 /// Between two tries to claim while the database can't be written.
 const UNWRITABLE: Duration = Duration::from_secs(1);
 
@@ -64,6 +72,13 @@ pub struct Rotation {
     asked: Mutex<Vec<String>>,
     clock: Mutex<ClockWatch>,
     paces: Mutex<HashMap<String, pace::Pace>>,
+    /// The operator's rules by service, and how far the rates among them are used up.
+    rules: BTreeMap<String, ServiceRules>,
+    rates: Mutex<HashMap<String, rate::Rate>>,
+    /// Services of which nothing is done by itself.
+    paused: Mutex<BTreeSet<String>>,
+    /// When it was last looked for what is due; 0: never.
+    looked: AtomicU64,
     /// Which service is first at the next claim.
     turn: AtomicUsize,
     changed: Notify,
@@ -91,7 +106,12 @@ impl Rotation {
         writer: Writer,
         providers: Arc<Providers>,
         owner: String,
+        rules: BTreeMap<String, ServiceRules>,
     ) -> Arc<Self> {
+        let rate = |(service, rules): (&String, &ServiceRules)| {
+            rules.rate_per_minute.map(|rate| (service.clone(), rate::Rate::new(rate)))
+        };
+        let rates = Mutex::new(rules.iter().filter_map(rate).collect());
         Arc::new(Self {
             supervisor,
             egress,
@@ -104,6 +124,10 @@ impl Rotation {
             asked: Mutex::default(),
             clock: Mutex::new(ClockWatch::new(now(), Instant::now())),
             paces: Mutex::default(),
+            rules,
+            rates,
+            paused: Mutex::default(),
+            looked: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
             changed: Notify::new(),
         })
@@ -112,6 +136,136 @@ impl Rotation {
     /// Something may be due earlier than the scheduler knows.
     pub fn wake(&self) {
         self.changed.notify_one();
+    }
+
+    /// Whether anything of a service is done by itself.
+    pub fn set_paused(&self, service: &str, paused: bool) {
+        let mut services = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused {
+            services.insert(service.to_owned());
+        } else {
+            services.remove(service);
+        }
+    }
+
+    fn rates(&self) -> std::sync::MutexGuard<'_, HashMap<String, rate::Rate>> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When nothing of a credential is rotated by itself: its own windows and its service's.
+    fn quiet(&self, service: &str, windows: &[String]) -> Quiet {
+        static NEVER: Quiet = Quiet::NONE;
+        let of_service = self.rules.get(service).map_or(&NEVER, |rules| &rules.quiet);
+        if windows.is_empty() {
+            return of_service.clone();
+        }
+        match Quiet::parse(windows) {
+            Ok(own) => own.and(of_service),
+            Err(error) => {
+                // They were good when they were set: the machine has lost a time zone.
+                tracing::warn!(service, %error, "a credential's quiet windows can't be read any more");
+                of_service.clone()
+            }
+        }
+    }
+
+    /// What holds services up now, in words, by service.
+    pub fn holds(&self) -> Vec<(String, String)> {
+        let at = now();
+        let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut holds: Vec<_> = paused.into_iter().map(|service| (service, "paused".to_owned())).collect();
+        let used = self.used_by_service();
+        for (service, rules) in &self.rules {
+            if let Some(most) = rules.concurrency.filter(|&most| used_of(&used, service) >= most as usize) {
+                holds.push((service.clone(), format!("{most} at once, and as many are in flight")));
+            }
+        }
+        for (service, rate) in self.rates().iter().filter(|(_, rate)| rate.free(at) == 0) {
+            let rate_per_minute = self.rules.get(service).and_then(|rules| rules.rate_per_minute);
+            let wait = schedule::span(rate.ready().saturating_sub(at));
+            let words =
+                format!("{} requests a minute, the next in {wait}", rate_per_minute.unwrap_or_default());
+            holds.push((service.clone(), words));
+        }
+        for (service, origin, until) in self.egress.left_alone() {
+            let wait = schedule::span(until.saturating_sub(at));
+            holds.push((service, format!("{origin} answered 429 and is left alone for {wait}")));
+        }
+        holds.sort();
+        holds
+    }
+
+    /// Puts a backlog in line: of many overdue credentials of a service the urgent come first,
+    /// and the rest one after another.
+    ///
+    /// # Errors
+    /// Where the database can't be written; then all of them are due at once.
+    pub async fn catch_up(&self, services: &[String]) -> Result<(), WriteError> {
+        for service in services {
+            let at = now();
+            let overdue = self.writer.overdue(service, at).await?;
+            if overdue.len() <= schedule::AT_ONCE {
+                continue;
+            }
+            let provider = self.providers.get(service);
+            let interval = provider.map_or(3_600, |provider| {
+                provider.validate_interval.unwrap_or(provider.manifest.validate_interval)
+            });
+            let rate = self.rules.get(service).and_then(|rules| rules.rate_per_minute);
+            let overdue: Vec<_> = overdue
+                .into_iter()
+                .map(|row| schedule::Overdue {
+                    row: row.credential_row,
+                    due: row.due,
+                    action: row.action,
+                    expires: row.expires,
+                })
+                .collect();
+            let count = overdue.len();
+            let plan = schedule::catch_up(overdue, at, Millis::from(interval) * 1_000, schedule::STEP);
+            let rows: Vec<_> = plan.into_iter().map(|(one, due)| (one.row, due)).collect();
+            let last = rows.iter().map(|(_, due)| *due).max().unwrap_or(at).max(at);
+            self.writer.put_off(rows, "in its turn, for many were overdue together").await?;
+            tracing::info!(
+                service,
+                credentials = count,
+                seconds = (last - at) / 1_000,
+                rate_per_minute = rate,
+                "many are overdue, so they are started one after another"
+            );
+        }
+        Ok(())
+    }
+
+    /// What becomes of a due credential, before it is claimed.
+    fn judge(&self, due: Due<'_>, at: Millis) -> Passage {
+        if self.egress.is_restrained()
+            && let Some((origin, until)) = self.left_alone(due, at)
+        {
+            return Passage::Wait {
+                until,
+                why: format!("{origin} answered 429 to another of its credentials"),
+            };
+        }
+        if due.action == Action::Rotate {
+            let windows: Vec<String> =
+                due.quiet_json.and_then(|windows| serde_json::from_str(windows).ok()).unwrap_or_default();
+            let quiet = self.quiet(due.service, &windows);
+            let wanted = schedule::Next { at, action: Action::Rotate, why: String::new() };
+            if schedule::keep_quiet(&quiet, at, due.expires, wanted).at > at {
+                // It may still be asked how it is, and that look plans its rotation anew.
+                return Passage::Go(Action::Validate);
+            }
+        }
+        Passage::Go(due.action)
+    }
+
+    fn left_alone(&self, due: Due<'_>, at: Millis) -> Option<(String, Millis)> {
+        let provider = self.providers.get(due.service)?;
+        let settings: Vec<(String, String)> = serde_json::from_str(due.settings_json).ok()?;
+        let private_hosts: Vec<String> = serde_json::from_str(due.private_hosts_json).ok()?;
+        let resolved = self.resolved.get(&provider, &settings, &private_hosts).ok()?;
+        self.egress.hold(due.service, &resolved.origins, at)
     }
 
     pub fn in_flight(&self) -> usize {
@@ -128,10 +282,15 @@ impl Rotation {
     /// Where the database refused the report.
     pub async fn run(&self, claim: Claim) -> Result<Report, WriteError> {
         let (id, service) = (claim.token.credential_id.clone(), claim.service.clone());
-        self.hold().insert(id.clone(), (service, claim.token.clone()));
+        self.hold().insert(id.clone(), (service.clone(), claim.token.clone()));
         let held = InFlight { engine: self, id: &id };
         let result = attempt::run(self, claim).await;
         drop(held);
+        if let (Some(rate), Ok(report)) = (self.rates().get_mut(&service), &result) {
+            // The first was booked with the claim.
+            let requests = report.meta.get("requests").and_then(serde_json::Value::as_u64).unwrap_or(0);
+            rate.take(usize::try_from(requests.saturating_sub(1)).unwrap_or(0), now());
+        }
         if let Err(error) = &result {
             // The journal row stays; the lease runs out and the attempt is recovered.
             tracing::error!(credential = id, %error, "an attempt could not be written down");
@@ -219,35 +378,55 @@ impl Rotation {
 
     /// Claims what is due within the free capacity. Returns how long nothing will be.
     async fn claim_due(self: &Arc<Self>, running: &mut JoinSet<()>) -> Result<Duration, WriteError> {
-        let (total, per_service) = {
-            let in_flight = self.hold();
-            let mut per_service: HashMap<String, usize> = HashMap::new();
-            for (service, _) in in_flight.values() {
-                *per_service.entry(service.clone()).or_default() += 1;
-            }
-            (in_flight.len(), per_service)
-        };
+        let per_service = self.used_by_service();
+        let total: usize = per_service.values().sum();
         let free = limits::IN_FLIGHT.saturating_sub(total);
         let at = now();
+        let looked = self.looked.swap(at, Ordering::Relaxed);
+        if looked != 0 && at.saturating_sub(looked) > DOWNTIME {
+            self.catch_up(&self.providers.services()).await?;
+        }
+        let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let room: Vec<_> = {
+            let mut rates = self.rates();
             let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
             let room = |service: String| {
-                let used = per_service.get(&service).copied().unwrap_or(0);
+                let used = used_of(&per_service, &service);
                 let ahead = paces.get_mut(&service).map_or(0, |pace| pace.ahead(at));
-                ((PER_SERVICE + ahead).saturating_sub(used), service)
+                let most = self.rules.get(&service).and_then(|rules| rules.concurrency);
+                // Nothing is claimed ahead of what the operator allows.
+                let most = most.map_or(PER_SERVICE + ahead, |most| most as usize);
+                let mut room = most.saturating_sub(used);
+                if let Some(rate) = rates.get_mut(&service) {
+                    room = room.min(rate.free(at));
+                }
+                (room, service)
             };
-            self.providers.services().into_iter().map(room).collect()
+            let services = self.providers.services().into_iter();
+            services.filter(|service| !paused.contains(service)).map(room).collect()
         };
         let quotas = quotas(room, free, self.turn.fetch_add(1, Ordering::Relaxed));
         if quotas.is_empty() {
-            return Ok(LONGEST_SLEEP);
+            return Ok(self.until_a_rate_allows(at));
         }
         let at_most = u32::try_from(free).unwrap_or(u32::MAX);
+        let engine = Arc::clone(self);
+        let gate = Gate::new(move |due| engine.judge(due, at));
         let claims = self
             .writer
-            .claim_due(ClaimDue { owner: self.owner.clone(), now: at, lease_until: lease(), quotas, at_most })
+            .claim_due(ClaimDue {
+                owner: self.owner.clone(),
+                now: at,
+                lease_until: lease(),
+                quotas,
+                at_most,
+                gate,
+            })
             .await?;
         for claim in claims.claims {
+            if let Some(rate) = self.rates().get_mut(&claim.service) {
+                rate.take(1, at);
+            }
             self.start(running, claim);
         }
         if !claims.overdue.is_empty() {
@@ -259,7 +438,24 @@ impl Rotation {
             claims.next_due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(now())));
         // A quota that was cut short is claimed again when an attempt ends and wakes us.
         let busy = claims.next_due.is_some_and(|due| due <= at);
-        Ok(if busy { UNWRITABLE } else { until.min(LONGEST_SLEEP) })
+        Ok(if busy { UNWRITABLE } else { until }.min(self.until_a_rate_allows(at)))
+    }
+
+    /// At most `LONGEST_SLEEP`. A used up rate is looked at once more, when it lets one through.
+    fn until_a_rate_allows(&self, at: Millis) -> Duration {
+        let rates = self.rates();
+        let ready = rates.values().filter(|rate| rate.free(at) == 0).map(rate::Rate::ready).min();
+        ready.map_or(LONGEST_SLEEP, |ready| {
+            Duration::from_millis(ready.saturating_sub(at).max(1)).min(LONGEST_SLEEP)
+        })
+    }
+
+    fn used_by_service(&self) -> HashMap<String, usize> {
+        let mut used: HashMap<String, usize> = HashMap::new();
+        for (service, _) in self.hold().values() {
+            *used.entry(service.clone()).or_default() += 1;
+        }
+        used
     }
 
     /// Leases of our own that ran out, which happens where the process was stopped or the clock
@@ -322,6 +518,8 @@ impl Rotation {
                         // Looked at again with the next round: it must not be forgotten.
                         self.clock.lock().unwrap_or_else(PoisonError::into_inner).undo(by);
                     })?;
+                self.rates().values_mut().for_each(|rate| rate.set_back(millis));
+                self.egress.set_back(millis);
                 tracing::warn!(seconds = by.as_secs(), credentials = moved, "the clock was set back");
             }
         }
@@ -360,7 +558,8 @@ struct InFlight<'a> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        if let Some((service, _)) = self.engine.hold().remove(self.id) {
+        let removed = self.engine.hold().remove(self.id);
+        if let Some((service, _)) = removed {
             let mut paces = self.engine.paces.lock().unwrap_or_else(PoisonError::into_inner);
             paces.entry(service).or_default().ended(now());
         }
@@ -387,6 +586,10 @@ impl Drop for Asked<'_> {
             asked.swap_remove(place);
         }
     }
+}
+
+fn used_of(used: &HashMap<String, usize>, service: &str) -> usize {
+    used.get(service).copied().unwrap_or(0)
 }
 
 /// How many of each service may be claimed. Every service with room is asked for each time, or

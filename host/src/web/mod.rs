@@ -5,7 +5,7 @@
 
 mod answer;
 mod gate;
-mod intake;
+pub mod intake;
 mod server;
 mod workers;
 

@@ -59,7 +59,7 @@ pub fn run(input: &[u8]) {
     let resolved = resolved();
     let mut jar = Jar::default();
     for line in &lines {
-        let Ok(received) = cookies::receive(line, &from, now) else { continue };
+        let Ok(received) = cookies::receive(line, &from, now, None) else { continue };
         let cookie = &received.attributes;
         assert!(is_own(host, &cookie.domain), "{host} set a cookie for {}", cookie.domain);
         if cookie.host_only {

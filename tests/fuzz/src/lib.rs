@@ -13,6 +13,7 @@ mod control;
 mod cookies;
 mod formats;
 mod frames;
+mod intake;
 mod link;
 mod manifest;
 mod redact;
@@ -38,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "cookies", run: cookies::run, seeds: cookies::seeds },
     Target { name: "formats", run: formats::run, seeds: formats::seeds },
     Target { name: "frames", run: frames::run, seeds: frames::seeds },
+    Target { name: "intake", run: intake::run, seeds: intake::seeds },
     Target { name: "link", run: link::run, seeds: link::seeds },
     Target { name: "manifest", run: manifest::run, seeds: manifest::seeds },
     Target { name: "redact", run: redact::run, seeds: redact::seeds },

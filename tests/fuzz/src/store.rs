@@ -67,6 +67,8 @@ fn credential(input: Input) -> NewCredential {
         method,
         validate_interval: None,
         max_age: None,
+        idle_limit: None,
+        quiet: Vec::new(),
         identity,
         keys: keys
             .into_iter()
@@ -147,6 +149,8 @@ async fn goes_in_and_comes_out(database: &Database, input: Input) {
             expires_at: None,
             next_due_at: Some(NOW),
             next_action: Action::Validate,
+            next_reason: String::new(),
+            asked_until: None,
         },
         generations: GenerationChange::Promote(2),
         expiry_updates: vec![],

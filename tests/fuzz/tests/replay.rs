@@ -101,6 +101,7 @@ targets! {
     no_cookie_leaves_its_own_domain_or_blocks_its_credential: "cookies",
     imports_come_back_from_every_export_and_belong_to_the_service: "formats",
     any_frame_is_a_message_or_a_typed_error: "frames",
+    an_external_report_is_refused_in_harmless_words_or_taken_without_its_values: "intake",
     any_worker_is_ended_in_words_and_holds_no_more_than_it_may: "link",
     an_accepted_manifest_allows_only_what_can_be_shown: "manifest",
     no_spelling_of_a_secret_survives_redaction: "redact",

@@ -1,0 +1,107 @@
+//! The queue of what is due, at size: what a claim's statements cost when hardly anything is due,
+//! and how many bytes one scheduled credential takes.
+
+use std::fmt::Write;
+
+use rusqlite::{Connection, StatementStatus, params};
+use tempfile::TempDir;
+
+use super::super::open_for_writing;
+use super::{DUE, NEXT_DUE};
+use crate::credential::Millis;
+
+const T0: Millis = 1_700_000_000_000;
+const SERVICES: u32 = 100;
+
+/// As many as `KEYWHEEL_SCHEDULED` says: a million take a minute, and change no number here.
+fn scheduled() -> u32 {
+    std::env::var("KEYWHEEL_SCHEDULED").ok().and_then(|count| count.parse().ok()).unwrap_or(20_000)
+}
+
+/// A database with as many credentials over a hundred services, due within the coming day; every
+/// tenth is paused. Names arrive in no order, as people's do.
+fn queue(count: u32) -> (TempDir, Connection) {
+    let folder = TempDir::new().unwrap();
+    let db = open_for_writing(&folder.path().join("keywheel.db"), None).unwrap();
+    db.execute_batch("BEGIN").unwrap();
+    for number in 0..count {
+        let id = format!("account-{:08x}", number.wrapping_mul(0x9E37_79B1));
+        let service = format!("service-{:02}", number % SERVICES);
+        db.prepare_cached(
+            "INSERT INTO credentials (credential_id, service, settings_json, private_hosts_json,
+                 current_generation, last_generation, rotated_at, created_at)
+             VALUES (?1, ?2, '[[\"base_url\",\"https://site.example\"]]', '[]', 1, 1, ?3, ?3)",
+        )
+        .unwrap()
+        .execute(params![id, service, T0 as i64])
+        .unwrap();
+        let due = (number % 10 != 0).then_some((T0 + 60_000 + u64::from(number) % 86_400_000) as i64);
+        db.prepare_cached(
+            "INSERT INTO cookie_rotation_monitor (cookie_id, service, last_status, last_verdict,
+                 last_attempt_at, last_success_at, expires_at, next_due_at, next_action,
+                 last_report_id, next_reason)
+             VALUES (?1, ?2, 'success', 'valid', ?3, ?3, ?3, ?4, 'validate', 1000000, ?5)",
+        )
+        .unwrap()
+        .execute(params![id, service, T0 as i64, due, "to rotate 30 min before expiry"])
+        .unwrap();
+    }
+    db.execute_batch("COMMIT").unwrap();
+    (folder, db)
+}
+
+fn plan(db: &Connection, sql: &str, count: usize) -> String {
+    let mut explain = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let values: Vec<Option<i64>> = vec![None; count];
+    let mut rows = explain.query(rusqlite::params_from_iter(values)).unwrap();
+    let mut text = String::new();
+    while let Some(row) = rows.next().unwrap() {
+        writeln!(text, "{}", row.get_ref(3).unwrap().as_str().unwrap()).unwrap();
+    }
+    text
+}
+
+#[test]
+fn a_claim_finds_what_is_due_by_index_probes_alone() {
+    let (_folder, db) = queue(1_000);
+    for (sql, count) in [(DUE, 3), (NEXT_DUE, 1)] {
+        let plan = plan(&db, sql, count);
+        assert!(plan.lines().all(|line| line.starts_with("SEARCH")), "{plan}");
+        assert!(plan.contains("monitor_by_due (service=?"), "{plan}");
+    }
+}
+
+#[test]
+fn a_claim_of_nothing_costs_the_same_however_many_wait() {
+    let steps = |count| {
+        let (_folder, db) = queue(count);
+        let mut due = db.prepare(DUE).unwrap();
+        let mut next = db.prepare(NEXT_DUE).unwrap();
+        let mut rows = due.query(params!["service-07", T0 as i64, 64]).unwrap();
+        assert!(rows.next().unwrap().is_none());
+        drop(rows);
+        // The paused ones have no due time and come first in the index.
+        let earliest: i64 = next.query_row(["service-07"], |row| row.get(0)).unwrap();
+        assert!(earliest > T0 as i64);
+        (due.get_status(StatementStatus::VmStep), next.get_status(StatementStatus::VmStep))
+    };
+    let (few, many) = (steps(1_000), steps(20_000));
+    assert_eq!(few, many);
+    assert!(many.0 < 100 && many.1 < 100, "{many:?}");
+}
+
+#[test]
+fn a_scheduled_credential_takes_less_than_three_hundred_bytes_of_the_queue() {
+    let count = scheduled();
+    let (_folder, db) = queue(count);
+    let bytes: i64 = db
+        .query_row(
+            "SELECT sum(pgsize) FROM dbstat WHERE name IN ('cookie_rotation_monitor', 'monitor_by_due')",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    let each = bytes / i64::from(count);
+    println!("{each} bytes each for {count}");
+    assert!(each < 300, "{each} bytes each");
+}
