@@ -5,12 +5,15 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plugins peers build demo test fuzz bench lint clean
+.PHONY: help setup plugins peers build demo test soak fuzz bench lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := wasm32-wasip2
 # The packages whose tests run natively; the guests are only built, as plugins for the tests.
 TESTED := -p keywheel -p keywheel-sdk -p http-session -p oauth2-refresh -p keywheel-fuzz
+
+# A long soak: seconds, and SOAK_SEED to repeat the kills of an earlier one.
+SOAK_SECONDS ?= 600
 
 # Long fuzzing: seconds for each target, and which.
 FUZZ_SECONDS ?= 600
@@ -20,7 +23,8 @@ help:
 	@printf '%s\n' \
 	  'make demo     build everything and watch Keywheel keep sessions alive' \
 	  'make test     all tests, against a real Django site and a real OpenID provider' \
-	  'make fuzz     libFuzzer on each target of tests/fuzz, $(FUZZ_SECONDS) seconds each' \
+	  'make soak     random kills under full load, for $(SOAK_SECONDS) seconds' \
+  'make fuzz     libFuzzer on each target of tests/fuzz, $(FUZZ_SECONDS) seconds each' \
 	  'make bench    the numbers, into $(TARGET)/bench/summary.json' \
 	  'make lint     formatting, clippy and documentation, warnings denied' \
 	  'make build    the release binary and the plugins' \
@@ -60,6 +64,10 @@ demo: build
 
 test: plugins peers
 	cargo test --locked $(TESTED)
+
+# The test that every run has for some seconds, here for long; its last line is the figures.
+soak: plugins
+	SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked -p keywheel --test integration -- soak:: --nocapture
 
 # One process for each target, so that a finding in one doesn't end the others; all are listed at
 # the end. Databases and files of a target go to memory, where there is such a place.

@@ -150,6 +150,21 @@ fn quiet_time_holds_rotations_back_and_nothing_else() {
 }
 
 #[test]
+fn a_rotation_that_was_planned_before_it_became_quiet_waits_as_well() {
+    let (home, service) = (home(), Service::start(OldSession::Stays));
+    home.add_session("ann", "well-behaved", &service, &["--every", "9h", "--rotate-every", "1s"]);
+    home.run(&["credential", "validate", "ann"]).ok();
+    assert_eq!(monitor(&home, "ann")["nextAction"], "rotate");
+    configure(&home, &format!("[services.well-behaved]\nquiet = [\"{}\"]\n", around_now(1, 2)));
+    let _daemon = home.serve();
+    // It is asked how it is instead, and its rotation planned anew.
+    let reports = home.wait_for_reports("ann", 2);
+    assert_eq!(reports[1]["meta"]["action"], "validate", "{}", reports[1]);
+    assert!(reason(&home, "ann").starts_with("quiet until "), "{}", monitor(&home, "ann"));
+    assert_eq!(service.count("/rotate"), 0);
+}
+
+#[test]
 fn a_session_that_would_end_in_quiet_time_is_rotated_all_the_same() {
     let (home, service) = (home(), Service::start(OldSession::Stays));
     configure(&home, &format!("[services.well-behaved]\nquiet = [\"{}\"]\n", around_now(2, 3)));
@@ -285,7 +300,7 @@ fn a_paused_service_does_nothing_by_itself_also_after_a_restart() {
 fn the_cadence_of_a_service_can_be_changed_while_it_runs() {
     let (home, service) = (home(), Service::start(OldSession::Stays));
     let _daemon = home.serve();
-    // Without a cadence of their own they follow the plugin's, an hour.
+    // Without a cadence of their own they follow the plugin's, a quarter of an hour.
     home.add_session("ann", "well-behaved", &service, &[]);
     home.add_session("own", "well-behaved", &service, &["--every", "9h"]);
     home.wait_for_reports("ann", 1);
@@ -293,6 +308,8 @@ fn the_cadence_of_a_service_can_be_changed_while_it_runs() {
     home.run(&["plugin", "every", "well-behaved", "1s"]).ok();
     home.wait_for_reports("ann", 3);
     assert_eq!(home.reports("own").len(), 1);
+    let shown = home.run(&["plugin", "show", "well-behaved"]).ok().stdout;
+    assert!(shown.contains("checked every 1 s, as you said"), "{shown}");
     home.run(&["plugin", "every", "well-behaved", "default"]).ok();
 }
 

@@ -555,14 +555,12 @@ pub async fn serve(
     let interrupted = host.rotation.reclaim().await?;
     // And what fell due while nobody ran is put in line.
     host.rotation.catch_up(&host.rotation.providers.services()).await?;
-    let with_credentials: Vec<String> = host
-        .reader()?
-        .due(now())?
-        .into_iter()
-        .filter(|count| count.credentials > 0)
-        .map(|count| count.service)
-        .collect();
-    for service in with_credentials {
+    let reader = host.reader()?;
+    for service in host.rotation.providers.services() {
+        // An index probe each: counting a million credentials would hold the start up.
+        if !reader.has_credentials(&service)? {
+            continue;
+        }
         let supervisor = host.supervisor.clone();
         // Every service with credentials gets its worker at once, so that each announces
         // itself after a restart whether or not something is due.
@@ -572,6 +570,7 @@ pub async fn serve(
             }
         });
     }
+    drop(reader);
     let scheduler = tokio::spawn(Arc::clone(&host.rotation).serve(interrupted, stop.clone()));
     let watcher = tokio::spawn({
         let (host, stop) = (Arc::clone(&host), stop.clone());

@@ -179,3 +179,35 @@ pub struct ResolvedMethod {
     pub name: String,
     pub commit_class: CommitClass,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_limit_is_a_number_of_seconds_and_anything_else_says_nothing() {
+        for (value, want) in [
+            ("1200", Some(1_200)),
+            ("0", None),
+            ("-1", None),
+            ("20m", None),
+            ("99999999999", None),
+            ("", None),
+        ] {
+            let manifest = Manifest {
+                service: String::new(),
+                title: String::new(),
+                version: String::new(),
+                validate_url: String::new(),
+                keys: vec![],
+                origins: vec![],
+                settings: vec![],
+                methods: vec![],
+                validate_interval: 1,
+                max_age: None,
+                extras: vec![("other".into(), "7".into()), ("idle-limit-seconds".into(), value.into())],
+            };
+            assert_eq!(manifest.idle_limit(), want, "{value:?}");
+        }
+    }
+}

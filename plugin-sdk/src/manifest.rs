@@ -1,7 +1,7 @@
 //! Builders for what a provider says of itself. Plain values of the contract; nothing is checked
 //! here, the host does that (and [`crate::testing`] in your tests).
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::bindings::keywheel::provider::types;
@@ -70,6 +70,12 @@ impl Manifest {
     /// Rotate a generation that gets this old, whether or not it says when it expires.
     pub fn max_age(mut self, seconds: types::Seconds) -> Self {
         self.max_age = Some(seconds);
+        self
+    }
+
+    /// The service ends a session that nobody used for this long, so it is used before.
+    pub fn idle_limit(mut self, seconds: types::Seconds) -> Self {
+        self.extras.push(("idle-limit-seconds".into(), seconds.to_string()));
         self
     }
 }

@@ -15,6 +15,7 @@ use crate::config::Home;
 use crate::control::{Operation, Outcome};
 use crate::db::queries::{AuditRow, Reader};
 use crate::registry::{InUse, PluginStatus, Wish};
+use crate::rotation::schedule::span;
 
 /// What `--digest` must give at least: fewer digits, and another plugin can be made to begin
 /// with them.
@@ -192,8 +193,20 @@ async fn show(home: &Home, service: &str, output: Output) -> Result<(), Failure>
         return Err(Failure::NotFound(why));
     }
     let in_use = files.iter().find_map(|file| file.in_use.as_ref());
-    output.value(&json!({ "service": service, "inUse": in_use, "files": files }), || {
+    let row = Reader::open(&home.database())?.provider(service)?;
+    let paused = row.as_ref().is_some_and(|row| row.paused);
+    let every = row.as_ref().and_then(|row| row.operator_validate_interval_seconds);
+    let shown = json!({
+        "service": service, "inUse": in_use, "files": files, "paused": paused, "everySeconds": every,
+    });
+    output.value(&shown, || {
         let mut text = in_use.map_or_else(|| "nothing is in use".into(), in_use_words);
+        if let Some(seconds) = every {
+            text.push_str(&format!("\nchecked every {}, as you said", span(u64::from(seconds) * 1_000)));
+        }
+        if paused {
+            text.push_str("\npaused: nothing of it is done by itself");
+        }
         for file in &files {
             text.push_str("\n\n");
             text.push_str(&words(file));

@@ -617,9 +617,9 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
             for found in due {
                 match found {
                     // Only the owner knows whether it still works on it.
-                    Found::Own(token) => overdue.push(token),
-                    Found::Abandoned(credential) => {
-                        claims.push(take_over(db, credential, &claim.owner, claim.lease_until)?);
+                    Found::Open(token, true) => overdue.push(token),
+                    Found::Open(token, false) => {
+                        claims.push(take_over(db, token.credential_row, &claim.owner, claim.lease_until)?);
                     }
                     Found::Due(credential, Passage::Go(action)) => claims.push(open_attempt(
                         db,
@@ -683,8 +683,7 @@ pub(super) fn set_back(db: &Connection, owner: &str, now: Millis, by: Option<Mil
              SET next_due_at = CASE
                  WHEN last_attempt_at IS NULL OR last_verdict IN ('invalid', 'needs-human') THEN ?1
                  WHEN ?2 IS NULL THEN max(?1, ?1 + next_due_at - last_attempt_at)
-                 ELSE max(?1, next_due_at - ?2) END,
-                 asked_until = asked_until - coalesce(?2, last_attempt_at - ?1)
+                 ELSE max(?1, next_due_at - ?2) END
              WHERE next_due_at > ?1 AND (last_attempt_at IS NULL OR last_attempt_at > ?1)
                AND NOT EXISTS (SELECT 1 FROM journal j JOIN credentials c ON c.id = j.credential
                                WHERE c.credential_id = cookie_id)",
@@ -704,17 +703,15 @@ const GATE_ROUNDS: usize = 16;
 
 enum Found {
     Due(i64, Passage),
-    /// Its owner let the lease run out.
-    Abandoned(i64),
-    /// So did the one who asks.
-    Own(ClaimToken),
+    /// Its lease ran out, and whether it is the claimant's own.
+    Open(ClaimToken, bool),
 }
 
 /// Rows of open attempts have their lease's end as due time, so one that is due here with a
 /// journal row lost its owner, or its owner is the one who asks.
 const DUE: &str = "
     SELECT c.id, j.fence, m.next_action, m.cookie_id, m.expires_at, c.quiet_json,
-           c.settings_json, c.private_hosts_json, j.owner
+           c.settings_json, c.private_hosts_json, j.owner = ?4
     FROM cookie_rotation_monitor m
     JOIN credentials c ON c.credential_id = m.cookie_id
     LEFT JOIN journal j ON j.credential = c.id
@@ -732,14 +729,11 @@ fn due_of(
     claim: &ClaimDue,
 ) -> rusqlite::Result<Vec<Found>> {
     db.prepare_cached(DUE)?
-        .query_map(params![service, now, at_most], |row| {
+        .query_map(params![service, now, at_most, claim.owner], |row| {
             let credential = row.get(0)?;
             if let Some(fence) = row.get(1)? {
-                return Ok(if row.get_ref(8)?.as_str_or_null()? == Some(&claim.owner) {
-                    Found::Own(ClaimToken { credential_row: credential, credential_id: row.get(3)?, fence })
-                } else {
-                    Found::Abandoned(credential)
-                });
+                let token = ClaimToken { credential_row: credential, credential_id: row.get(3)?, fence };
+                return Ok(Found::Open(token, row.get::<_, Option<bool>>(8)?.unwrap_or(false)));
             }
             let passage = claim.gate.judge(Due {
                 service,

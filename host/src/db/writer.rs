@@ -6,6 +6,7 @@
 //! The futures here need no particular runtime: a bounded channel and a one-shot answer.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -197,11 +198,13 @@ pub enum Passage {
 /// Asked about each due credential before it is claimed. It runs in the writer's transaction, so
 /// it must be quick, and may be asked twice.
 #[derive(Clone, Default)]
-pub struct Gate(Option<std::sync::Arc<dyn Fn(Due<'_>) -> Passage + Send + Sync>>);
+pub struct Gate(Option<Arc<Judge>>);
+
+type Judge = dyn Fn(Due<'_>) -> Passage + Send + Sync;
 
 impl Gate {
     pub fn new(judge: impl Fn(Due<'_>) -> Passage + Send + Sync + 'static) -> Self {
-        Self(Some(std::sync::Arc::new(judge)))
+        Self(Some(Arc::new(judge)))
     }
 
     pub(super) fn judge(&self, due: Due<'_>) -> Passage {

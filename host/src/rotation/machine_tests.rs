@@ -196,6 +196,7 @@ struct World<'d> {
     time: Millis,
     jumped: i64,
     runs: [Option<Run>; 2],
+    incarnation: u32,
     /// The newest secret whose answer a plugin was given.
     delivered: Option<Value>,
     /// Secrets that were given up for a reason.
@@ -293,6 +294,7 @@ impl<'d> World<'d> {
             time: T0,
             jumped: 0,
             runs: [None, None],
+            incarnation: 0,
             delivered: None,
             given_up: BTreeSet::new(),
             issued_unseen: false,
@@ -352,7 +354,9 @@ impl<'d> World<'d> {
     }
 
     fn claim(&mut self, host: usize) {
-        let (owner, now) = (format!("host-{host}"), self.wall());
+        // A host that died and came back is another owner.
+        self.incarnation += 1;
+        let (owner, now) = (format!("host-{host}:{}", self.incarnation), self.wall());
         let mut claims = if self.history.hosts == 1 { self.db.reclaim(&owner, now + LEASE) } else { vec![] };
         if claims.is_empty() {
             claims = self.db.claim_due(&ClaimDue {

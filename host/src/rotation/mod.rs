@@ -282,11 +282,13 @@ impl Rotation {
     /// Where the database refused the report.
     pub async fn run(&self, claim: Claim) -> Result<Report, WriteError> {
         let (id, service) = (claim.token.credential_id.clone(), claim.service.clone());
-        self.hold().insert(id.clone(), (service.clone(), claim.token.clone()));
+        self.hold().insert(id.clone(), (service, claim.token.clone()));
         let held = InFlight { engine: self, id: &id };
         let result = attempt::run(self, claim).await;
         drop(held);
-        if let (Some(rate), Ok(report)) = (self.rates().get_mut(&service), &result) {
+        if let Ok(report) = &result
+            && let Some(rate) = self.rates().get_mut(&report.service)
+        {
             // The first was booked with the claim.
             let requests = report.meta.get("requests").and_then(serde_json::Value::as_u64).unwrap_or(0);
             rate.take(usize::try_from(requests.saturating_sub(1)).unwrap_or(0), now());
@@ -518,8 +520,6 @@ impl Rotation {
                         // Looked at again with the next round: it must not be forgotten.
                         self.clock.lock().unwrap_or_else(PoisonError::into_inner).undo(by);
                     })?;
-                self.rates().values_mut().for_each(|rate| rate.set_back(millis));
-                self.egress.set_back(millis);
                 tracing::warn!(seconds = by.as_secs(), credentials = moved, "the clock was set back");
             }
         }
@@ -547,6 +547,10 @@ impl Rotation {
             }
         }
     }
+}
+
+fn used_of(used: &HashMap<String, usize>, service: &str) -> usize {
+    used.get(service).copied().unwrap_or(0)
 }
 
 /// An attempt is in flight as long as this lives: also one whose task panics ends so, and its
@@ -586,10 +590,6 @@ impl Drop for Asked<'_> {
             asked.swap_remove(place);
         }
     }
-}
-
-fn used_of(used: &HashMap<String, usize>, service: &str) -> usize {
-    used.get(service).copied().unwrap_or(0)
 }
 
 /// How many of each service may be claimed. Every service with room is asked for each time, or
