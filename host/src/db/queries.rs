@@ -661,6 +661,7 @@ impl Reader {
                 "{CREDENTIAL_COLUMNS} {from}
                  CROSS JOIN credentials c ON c.credential_id = m.cookie_id
                  LEFT JOIN journal j ON j.credential = c.id
+                 LEFT JOIN cookie_rotation_providers p ON p.service = c.service
                  {filter} ORDER BY m.last_success_at LIMIT ?2"
             ),
             params![service, limit],
