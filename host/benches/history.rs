@@ -336,6 +336,7 @@ fn end_of(claim: keywheel::db::writer::Claim) -> Finish {
         report,
         verdict: "valid".into(),
         monitor: MonitorUpdate {
+            next_reason: String::from("after its interval"),
             consecutive_failures: 0,
             expires_at: None,
             next_due_at: Some(now() + 3_600_000),
