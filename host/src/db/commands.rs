@@ -683,7 +683,8 @@ pub(super) fn set_back(db: &Connection, owner: &str, now: Millis, by: Option<Mil
              SET next_due_at = CASE
                  WHEN last_attempt_at IS NULL OR last_verdict IN ('invalid', 'needs-human') THEN ?1
                  WHEN ?2 IS NULL THEN max(?1, ?1 + next_due_at - last_attempt_at)
-                 ELSE max(?1, next_due_at - ?2) END
+                 ELSE max(?1, next_due_at - ?2) END,
+                 asked_until = asked_until - coalesce(?2, last_attempt_at - ?1)
              WHERE next_due_at > ?1 AND (last_attempt_at IS NULL OR last_attempt_at > ?1)
                AND NOT EXISTS (SELECT 1 FROM journal j JOIN credentials c ON c.id = j.credential
                                WHERE c.credential_id = cookie_id)",

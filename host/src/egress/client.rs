@@ -366,6 +366,11 @@ impl Egress {
         self.restraints().heard_since(service, &texts(origins), since)
     }
 
+    /// The clock was set back by so much.
+    pub fn set_back(&self, by: Millis) {
+        self.restraints().set_back(by);
+    }
+
     /// Service, origin and until when, for people.
     pub fn left_alone(&self) -> Vec<(String, String, Millis)> {
         self.restraints().standing(credential::now())

@@ -87,6 +87,14 @@ impl Restraints {
         known.filter(|known| known.heard >= since).map(|known| known.asked).max()
     }
 
+    /// The clock was set back by so much: nobody is left alone for longer than was asked.
+    pub fn set_back(&mut self, by: Millis) {
+        for known in self.0.values_mut() {
+            known.heard = known.heard.saturating_sub(by);
+            known.until = known.until.saturating_sub(by);
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -138,6 +146,16 @@ mod tests {
         assert_eq!(held.hold("shop", &origins(&["https://login.example"]), NOW + 1), None);
         assert_eq!(held.hold("bank", &api, NOW + 1), None);
         assert_eq!(held.hold("shop", &api, NOW + 60_000), None);
+    }
+
+    #[test]
+    fn a_clock_set_back_leaves_nobody_alone_for_longer() {
+        const HOUR: Millis = 3_600_000;
+        let mut held = Restraints::default();
+        held.hear("shop", "o", 429, Some(60_000), NOW + HOUR);
+        held.set_back(HOUR);
+        assert_eq!(held.hold("shop", &origins(&["o"]), NOW + 1), Some(("o".into(), NOW + 60_000)));
+        assert_eq!(held.hold("shop", &origins(&["o"]), NOW + 60_000), None);
     }
 
     #[test]

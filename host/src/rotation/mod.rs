@@ -551,6 +551,8 @@ impl Rotation {
                         // Looked at again with the next round: it must not be forgotten.
                         self.clock.lock().unwrap_or_else(PoisonError::into_inner).undo(by);
                     })?;
+                self.rates().values_mut().for_each(|rate| rate.set_back(millis));
+                self.egress.set_back(millis);
                 tracing::warn!(seconds = by.as_secs(), credentials = moved, "the clock was set back");
             }
         }

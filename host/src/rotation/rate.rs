@@ -43,6 +43,11 @@ impl Rate {
         self.next = self.next.max(now) + self.distance * count as u64;
     }
 
+    /// The clock was set back by so much: what was booked by it comes nearer.
+    pub fn set_back(&mut self, by: Millis) {
+        self.next = self.next.saturating_sub(by.saturating_mul(1_000));
+    }
+
     /// When at least one may begin.
     pub fn ready(&self) -> Millis {
         self.next.saturating_sub(self.slack).div_ceil(1_000)
@@ -53,6 +58,16 @@ impl Rate {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_clock_set_back_holds_nothing_up() {
+        const HOUR: Millis = 3_600_000;
+        let mut rate = Rate::new(60);
+        rate.take(5, 2 * HOUR);
+        assert_eq!(rate.free(HOUR), 0);
+        rate.set_back(HOUR);
+        assert_eq!((rate.free(HOUR), rate.ready()), (0, HOUR + 1_000));
+    }
 
     #[test]
     fn a_burst_is_free_and_then_one_at_a_time() {
