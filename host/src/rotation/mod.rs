@@ -247,11 +247,11 @@ impl Rotation {
                 why: format!("{origin} answered 429 to another of its credentials"),
             };
         }
-        if due.action == Action::Rotate {
-            if self.quiet_until(due.service, &windows(&due), due.expires, at).is_some() {
-                // It may still be asked how it is, and that look plans its rotation anew.
-                return Passage::Go(Action::Validate);
-            }
+        if due.action == Action::Rotate
+            && self.quiet_until(due.service, &windows(&due), due.expires, at).is_some()
+        {
+            // It may still be asked how it is, and that look plans its rotation anew.
+            return Passage::Go(Action::Validate);
         }
         Passage::Go(due.action)
     }
