@@ -342,7 +342,6 @@ fn end_of(claim: keywheel::db::writer::Claim) -> Finish {
             next_due_at: Some(now() + 3_600_000),
             next_action: Action::Validate,
             asked_until: None,
-            next_reason: String::new(),
         },
         generations: GenerationChange::None,
         expiry_updates: Vec::new(),
