@@ -4,7 +4,8 @@
 
 use keywheel_sdk::prelude::*;
 
-fn returns(_cx: &Cx) -> Result<Verdict> {
+fn returns(cx: &Cx) -> Result<Verdict> {
+    keywheel_guests::check(cx)?;
     let evidence = Evidence::new().note("n".repeat(1 << 20)).next(u32::MAX).expires(u64::MAX);
     Ok(Verdict::Valid(evidence))
 }

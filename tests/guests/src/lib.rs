@@ -91,9 +91,9 @@ impl Told {
         }
     }
 
-    /// Ends a call that tried things.
+    /// Ends a call that tried things, with the one request that a verdict can rest on.
     pub fn finish(self, cx: &Cx) -> Result<Verdict> {
-        cx.post("{base_url}/told").body(self.0).send()?;
+        cx.post("{base_url}/told").cookies().body(self.0).send()?;
         Ok(Verdict::valid())
     }
 }
