@@ -368,3 +368,40 @@ fn the_failing_list_holds_what_fails_and_nothing_else() {
     assert!(some.stderr.contains("1 of 2 that fail"), "{some:?}");
     assert_eq!(home.json(&["credential", "list", "--failing", "--service", "other"]), json!([]));
 }
+
+#[test]
+fn a_made_up_secret_must_not_be_called_valid_and_a_provider_that_does_is_found_out() {
+    let service = Service::start(OldSession::Stays);
+    let (home, _daemon) = home_with(&service, &[]);
+    let passed = home.json(&["credential", "self-test", "ann"]);
+    assert_eq!(
+        (&passed["claimed"], &passed["verdict"], &passed["answer"]),
+        (&json!("invalid"), &json!("invalid"), &json!("401"))
+    );
+    home.drop_plugin(&guest("believes_every_answer"));
+    home.wait_for_plugin("believes_every_answer.wasm", "active");
+    let held = home.add_session("bob", "believes-every-answer", &service, &["--every", "12h"]);
+    home.wait_for_reports("bob", 1);
+    let asked = service.count("/check");
+    let found_out = home.run(&["credential", "self-test", "bob"]);
+    assert_eq!(found_out.code(), 65, "{found_out:?}");
+    assert!(found_out.stderr.contains("a made-up secret is called valid"), "{found_out:?}");
+    assert_eq!(service.count("/check"), asked + 1);
+    // It wrote nothing, and the real session is where it was.
+    assert_eq!((home.reports("ann").len(), home.reports("bob").len()), (1, 1));
+    assert!(service.is_alive(&held));
+    let unheard = home.run(&["credential", "self-test", "nobody"]);
+    assert_eq!(unheard.code(), 3, "{unheard:?}");
+}
+
+#[test]
+fn a_service_that_does_not_answer_leaves_the_self_test_inconclusive() {
+    let home = TestHome::new();
+    home.drop_plugin(&guest("well_behaved"));
+    let _daemon = home.serve();
+    let nobody = ["--set", "base_url=http://127.0.0.1:9", "--every", "12h"];
+    home.add("ann", "well-behaved", &format!("session={}", random_secret()), &nobody);
+    let unclear = home.run(&["credential", "self-test", "ann"]);
+    assert_eq!(unclear.code(), 1, "{unclear:?}");
+    assert!(unclear.stderr.contains("inconclusive"), "{unclear:?}");
+}

@@ -22,6 +22,7 @@ use crate::registry::{PluginStatus, RegistryError, Wish};
 use crate::report::Report;
 use crate::retention::{Position, Pruned, RetentionError, Rules};
 use crate::rotation::plan::{PlanError, Preview};
+use crate::rotation::self_test::SelfTest;
 use crate::supervisor::WorkerStatus;
 use crate::web::HttpStatus;
 
@@ -105,6 +106,10 @@ pub enum Operation {
     },
     /// What rotating would send; sends nothing.
     CredentialPlan {
+        credential_id: String,
+    },
+    /// Asks about a made-up secret in the credential's place.
+    CredentialSelfTest {
         credential_id: String,
     },
     /// Deletes what ends, for a moment; the answer says from where to go on.
@@ -209,6 +214,7 @@ pub enum Outcome {
     /// The generation that is current now.
     Restored(u32),
     Planned(Box<Preview>),
+    SelfTested(SelfTest),
     Pruned(Pruned),
     Status {
         workers: Vec<WorkerStatus>,

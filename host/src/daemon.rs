@@ -289,6 +289,10 @@ impl Host {
                 self.writer.revoke_worker_token(&token_id).await?;
                 Ok(Outcome::Done)
             }
+            Operation::CredentialSelfTest { credential_id } => {
+                let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
+                Ok(Outcome::SelfTested(self.rotation.self_test(reader, &credential_id).await?))
+            }
             Operation::CredentialPlan { credential_id } => {
                 let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
                 let planned = self.rotation.preview(reader, &credential_id).await?;

@@ -92,6 +92,8 @@ pub enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Ask the service about a made-up secret in its place, which must not be called valid
+    SelfTest { id: String },
     /// Stop what it does by itself
     Pause { id: String },
     /// Go on after a pause
@@ -204,6 +206,7 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
         Command::Rotate { id, plan: true, .. } => operator::plan(&home, id, output).await,
         Command::Rotate { id, now, .. } => run_now(&home, id, Action::Rotate, now, output).await,
         Command::Rollback { id, to, yes } => operator::roll_back(&home, &id, to, yes, output).await,
+        Command::SelfTest { id } => operator::self_test(&home, id, output).await,
         Command::Pause { id } => pause(&home, id, true, output).await,
         Command::Resume { id } => pause(&home, id, false, output).await,
         Command::Export { id, format, url, output: file } => {

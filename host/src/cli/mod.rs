@@ -65,7 +65,7 @@ enum Command {
     /// Provider plugins: list, show, check, install, approve, unpark, pause, resume, every, remove, history, trust, distrust, keys
     #[command(subcommand)]
     Plugin(plugin::Command),
-    /// Credentials: add, set, import, list, show, history, validate, rotate, rollback, pause, resume, export, remove
+    /// Credentials: add, set, import, list, show, history, validate, self-test, rotate, rollback, pause, resume, export, remove
     #[command(subcommand)]
     Credential(credential::Command),
     /// Reports of attempts: list, show, tail, prune

@@ -227,6 +227,31 @@ pub async fn plan(home: &Home, id: String, output: Output) -> Result<(), Failure
     Ok(())
 }
 
+/// Fails where a made-up secret passes for valid, and where nothing could be learnt.
+pub async fn self_test(home: &Home, id: String, output: Output) -> Result<(), Failure> {
+    let Outcome::SelfTested(test) =
+        Connection::once(home, Operation::CredentialSelfTest { credential_id: id }).await?
+    else {
+        return Err(unexpected());
+    };
+    let answered =
+        format!("{} of {} requests; the last answer: {}", test.service, test.requests, test.answer);
+    let why = test.message.clone().unwrap_or_default();
+    output.value(&test, || match test.verdict.as_str() {
+        "invalid" => format!("passed: a made-up secret is called invalid ({why})"),
+        _ => String::new(),
+    });
+    match test.verdict.as_str() {
+        "invalid" => Ok(()),
+        "valid" => Err(Failure::BadInput(format!(
+            "failed: a made-up secret is called valid ({answered}); hint: this plugin's `validate` would call a dead session valid too; look at its settings, or use another plugin"
+        ))),
+        verdict => Err(Failure::Other(format!(
+            "inconclusive: a made-up secret is called {verdict} ({answered}): {why}; hint: try again when the service answers"
+        ))),
+    }
+}
+
 fn plan_words(plan: &Preview) -> String {
     let mut text = format!("Nothing is sent. Rotating `{}` ({}) now", plan.credential_id, plan.service);
     let mut line = |line: String| {

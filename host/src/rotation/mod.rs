@@ -12,6 +12,7 @@ pub mod plan;
 mod rate;
 mod resolved;
 pub mod schedule;
+pub mod self_test;
 pub mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -243,7 +243,7 @@ fn past_keeping(current: Option<u32>, generations: &[GenerationRow]) -> Vec<u32>
     current.into_iter().chain(previous).skip(PREVIOUS_KEPT as usize).collect()
 }
 
-fn context(
+pub(super) fn context(
     row: &CredentialRow,
     generations: &[GenerationRow],
     settings: &[(String, String)],
