@@ -458,6 +458,34 @@ fn a_refresh_token_that_may_be_spent_is_never_sent_again_by_itself() {
     victim.assert_nothing_was_spent_twice();
 }
 
+#[test]
+fn a_person_may_send_a_refresh_token_in_doubt_again_and_only_by_saying_so() {
+    let victim = Victim::of(Class::BurnPair);
+    // Cut before the request leaves: nothing is spent, and nobody can know.
+    let mut daemon = victim.serve("request.sending");
+    let keys = victim.services.open(ID, victim.class);
+    add(&victim.home, &victim.services, ID, victim.class, &keys, &["--every", "12h"]);
+    victim.home.wait_for_reports(ID, 1);
+    std::fs::write(&victim.fuse, "").expect("the fuse is lit");
+    let cut_off = victim.home.run(&["credential", "rotate", ID]);
+    assert_ne!(cut_off.code(), 0, "{cut_off:?}");
+    assert_eq!(daemon.ended().signal(), Some(9));
+    std::fs::remove_file(&victim.fuse).expect("the fuse was lit");
+    let _daemon = victim.serve("");
+    let reports = victim.home.wait_for_reports(ID, 2);
+    assert_eq!(reports[1]["meta"]["verdict"], "needs-human", "{}", reports[1]);
+    assert_eq!(reports[1]["meta"]["inDoubt"], true, "{}", reports[1]);
+    let asked = victim.home.run(&["credential", "rotate", ID]);
+    assert_eq!(asked.code(), 1, "{asked:?}");
+    assert!(format!("{asked:?}").contains("--now"), "{asked:?}");
+    assert_eq!(victim.standing().rotations, 0);
+    victim.home.run(&["credential", "rotate", ID, "--now"]).ok();
+    assert_eq!(victim.standing().rotations, 1);
+    let last = victim.home.reports(ID).pop().expect("a report");
+    assert_eq!(last["meta"]["inDoubt"], Value::Null, "{last}");
+    victim.assert_nothing_was_spent_twice();
+}
+
 /// The database is written alike for every class, so between them these come by every write.
 #[test]
 fn the_other_classes_survive_a_power_cut_at_their_writes() {

@@ -671,7 +671,11 @@ impl Machine {
         // Within this very attempt the time that a service grants can't be over yet.
         let just_now = self.start.interrupted.is_none() && !self.start.in_doubt;
         match verdict {
-            Verdict::Valid(_) if self.class() == CommitClass::Grace && (proven || just_now) && self.repeated_on.is_none() => {
+            Verdict::Valid(_)
+                if self.class() == CommitClass::Grace
+                    && (proven || just_now)
+                    && self.repeated_on.is_none() =>
+            {
                 self.repeated_on = Some(clock.elapsed);
                 self.repeat()
             }

@@ -14,7 +14,7 @@ use crate::limits;
 use crate::protocol::{Answer, Call, Context, KeyState, Outcome};
 use crate::provider::{CommitClass, ResolvedMethod};
 use crate::report::iso8601;
-use crate::supervisor::CallEvent;
+use crate::supervisor::{CallEvent, RunningCall};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -178,27 +178,16 @@ impl Rotation {
         reveal: &[String],
         held: &[Held],
     ) -> Result<crate::protocol::HttpRequest, String> {
-        let until = Instant::now() + limits::CALL_WALL;
-        let started = tokio::time::timeout_at(until, self.supervisor.call(service, call)).await;
-        let mut running = match started {
-            Ok(Ok(running)) => running,
-            Ok(Err(error)) => return Err(format!("the plugin can't be asked: {error}")),
-            Err(_) => return Err("the plugin's worker has no room for another call".into()),
-        };
+        let mut asked = Asking::begin(self, service, call).await?;
         loop {
-            let event = match tokio::time::timeout_at(until, running.next()).await {
-                Ok(Ok(event)) => event,
-                Ok(Err(error)) => return Err(format!("the plugin was lost: {error}")),
-                Err(_) => return Err(format!("the plugin took over {} s", limits::CALL_WALL.as_secs())),
-            };
-            match event {
+            match asked.next().await? {
                 // Dropping the call cancels it in the worker: no answer ever comes.
                 CallEvent::Http(request) => return Ok(request),
                 // Its name stands for the value here as well, so that nothing the plugin makes
                 // of it can hold a byte of a secret.
                 CallEvent::Reveal(key) => {
                     let granted = reveal.contains(&key) && held.iter().any(|held| held.name == key);
-                    running.reveal_done(match granted {
+                    asked.running.reveal_done(match granted {
                         true => Ok(preview::reference(&key).into_bytes()),
                         false => Err(format!("key `{key}` is not revealed to this plugin")),
                     });
@@ -207,6 +196,31 @@ impl Rotation {
                 CallEvent::Finished(Ok(answer)) => return Err(in_words(answer)),
                 CallEvent::Finished(Err(fault)) => return Err(fault.to_string()),
             }
+        }
+    }
+}
+
+/// A call outside of any attempt, with a deadline of its own.
+pub(super) struct Asking {
+    pub running: RunningCall,
+    until: Instant,
+}
+
+impl Asking {
+    pub async fn begin(engine: &Rotation, service: &str, call: Call) -> Result<Self, String> {
+        let until = Instant::now() + limits::CALL_WALL;
+        match tokio::time::timeout_at(until, engine.supervisor.call(service, call)).await {
+            Ok(Ok(running)) => Ok(Self { running, until }),
+            Ok(Err(error)) => Err(format!("the plugin can't be asked: {error}")),
+            Err(_) => Err("the plugin's worker has no room for another call".into()),
+        }
+    }
+
+    pub async fn next(&mut self) -> Result<CallEvent, String> {
+        match tokio::time::timeout_at(self.until, self.running.next()).await {
+            Ok(Ok(event)) => Ok(event),
+            Ok(Err(error)) => Err(format!("the plugin was lost: {error}")),
+            Err(_) => Err(format!("the plugin took over {} s", limits::CALL_WALL.as_secs())),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::Rotation;
-use super::plan::{PlanError, context};
+use super::plan::{Asking, PlanError, context};
 use super::verdict::{self, Grounds};
 use crate::credential::{Jar, Key, Secret, now};
 use crate::db::queries::{GenerationRow, Reader};
@@ -118,25 +118,14 @@ impl Rotation {
         exchange: &mut Exchange,
         reveal: &[String],
     ) -> Result<Verdict, String> {
-        let until = Instant::now() + limits::CALL_WALL;
-        let started = tokio::time::timeout_at(until, self.supervisor.call(service, call)).await;
-        let mut running = match started {
-            Ok(Ok(running)) => running,
-            Ok(Err(error)) => return Err(format!("the plugin can't be asked: {error}")),
-            Err(_) => return Err("the plugin's worker has no room for another call".into()),
-        };
+        let mut asked = Asking::begin(self, service, call).await?;
         loop {
-            let event = match tokio::time::timeout_at(until, running.next()).await {
-                Ok(Ok(event)) => event,
-                Ok(Err(error)) => return Err(format!("the plugin was lost: {error}")),
-                Err(_) => return Err(format!("the plugin took over {} s", limits::CALL_WALL.as_secs())),
-            };
-            match event {
+            match asked.next().await? {
                 CallEvent::Http(request) => {
                     // What a stranger is issued is worth nothing.
                     let drop_it = |_| std::future::ready(Ok(()));
                     let result = self.egress.send_keeping(exchange, request, drop_it).await;
-                    running.http_done(result.map(|exchanged| exchanged.response));
+                    asked.running.http_done(result.map(|exchanged| exchanged.response));
                 }
                 CallEvent::Reveal(key) => {
                     let value = exchange.jar.get(&key).map(|key| key.secret.expose().to_vec());
@@ -144,7 +133,7 @@ impl Rotation {
                     if granted.is_some() {
                         exchange.seen.used.insert(key.clone());
                     }
-                    running.reveal_done(
+                    asked.running.reveal_done(
                         granted.ok_or_else(|| format!("key `{key}` is not revealed to this plugin")),
                     );
                 }
