@@ -346,7 +346,7 @@ fn end_of(claim: keywheel::db::writer::Claim) -> Finish {
         generations: GenerationChange::None,
         expiry_updates: Vec::new(),
         identity: None,
-        in_doubt: false,
+        in_doubt: None,
     }
 }
 

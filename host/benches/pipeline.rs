@@ -407,7 +407,7 @@ async fn reports(host: &Host) -> f64 {
                         generations: GenerationChange::None,
                         expiry_updates: Vec::new(),
                         identity: None,
-                        in_doubt: false,
+                        in_doubt: None,
                     };
                     writer.finish(end).await.expect("a report");
                 }

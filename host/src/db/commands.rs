@@ -1050,7 +1050,7 @@ pub(super) struct FinishRow {
     pub generations: GenerationChange,
     pub expiry_updates: Vec<(String, Option<Millis>)>,
     pub identity: Option<String>,
-    pub in_doubt: bool,
+    pub in_doubt: Option<bool>,
 }
 
 pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
@@ -1077,14 +1077,13 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
             .execute(params![credential, identity])?;
     }
 
-    // Most attempts change nothing here.
-    db.prepare_cached(
-        "UPDATE credentials
-         SET doubtful_generation = CASE WHEN ?2 THEN current_generation END
-         WHERE id = ?1
-           AND doubtful_generation IS NOT CASE WHEN ?2 THEN current_generation END",
-    )?
-    .execute(params![credential, end.in_doubt])?;
+    if let Some(in_doubt) = end.in_doubt {
+        db.prepare_cached(
+            "UPDATE credentials
+             SET doubtful_generation = CASE WHEN ?2 THEN current_generation END WHERE id = ?1",
+        )?
+        .execute(params![credential, in_doubt])?;
+    }
 
     let mut insert = db.prepare_cached(
         "INSERT INTO cookie_rotation_reports (cookie_id, profile_id, service, validate_url,

@@ -343,8 +343,9 @@ pub struct Finish {
     pub expiry_updates: Vec<(String, Option<Millis>)>,
     /// Pinned where no account is pinned yet.
     pub identity: Option<String>,
-    /// The generation that is current afterwards may have been spent.
-    pub in_doubt: bool,
+    /// Whether the generation that is current afterwards may have been spent; None: as before,
+    /// which was no. It spares nearly every attempt a statement.
+    pub in_doubt: Option<bool>,
 }
 
 #[derive(Debug, Clone)]

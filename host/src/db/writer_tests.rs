@@ -166,7 +166,7 @@ fn end_of(claim: &Claim) -> Finish {
         generations: GenerationChange::None,
         expiry_updates: Vec::new(),
         identity: None,
-        in_doubt: false,
+        in_doubt: None,
     }
 }
 

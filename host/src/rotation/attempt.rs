@@ -490,7 +490,7 @@ async fn finish(
         generations: change,
         expiry_updates: touched,
         identity,
-        in_doubt,
+        in_doubt: (in_doubt || claim.doubtful_generation.is_some()).then_some(in_doubt),
     };
     engine.writer.finish(end).await?;
     crash::point("attempt.finished");

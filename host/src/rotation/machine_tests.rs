@@ -645,7 +645,8 @@ impl<'d> World<'d> {
                 Verdict::Valid(evidence) => evidence.identity.clone(),
                 _ => None,
             },
-            in_doubt: conclusion.in_doubt,
+            in_doubt: (conclusion.in_doubt || run.claim.doubtful_generation.is_some())
+                .then_some(conclusion.in_doubt),
         };
         self.write(run, |db| db.finish(end, finished));
     }

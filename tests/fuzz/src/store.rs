@@ -155,7 +155,7 @@ async fn goes_in_and_comes_out(database: &Database, input: Input) {
         generations: GenerationChange::Promote(2),
         expiry_updates: vec![],
         identity: message.clone(),
-        in_doubt: false,
+        in_doubt: None,
     };
     let number = writer.finish(end).await.expect("the claim holds");
     let filter = ReportFilter {
