@@ -10,7 +10,9 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := wasm32-wasip2
 # The packages whose tests run natively; the guests are only built, as plugins for the tests.
-TESTED := -p keywheel -p keywheel-sdk -p http-session -p oauth2-refresh -p keywheel-fuzz
+# Each provider is a crate.
+PROVIDERS := $(patsubst plugins/%/Cargo.toml,-p %,$(wildcard plugins/*/Cargo.toml))
+TESTED := -p keywheel -p keywheel-sdk $(PROVIDERS) -p keywheel-fuzz
 
 # A long soak: seconds, and SOAK_SEED to repeat the kills of an earlier one.
 SOAK_SECONDS ?= 600
@@ -28,7 +30,7 @@ help:
 	  'make bench    the numbers, into $(TARGET)/bench/summary.json' \
 	  'make lint     formatting, clippy and documentation, warnings denied' \
 	  'make build    the release binary and the plugins' \
-	  'make plugins  the plugins alone, into $(TARGET)/$(WASM)/plugin/' \
+	  'make plugins  the plugins alone, into $(TARGET)/providers/' \
 	  'make clean    remove what was built'
 
 # The compiler for the host, one for SQLite's C, and the target of the plugins.
@@ -48,7 +50,7 @@ setup:
 	    'hint: rustup target add $(WASM), in this folder, shows why' >&2; exit 1; }
 
 plugins: setup
-	cargo build --locked --target $(WASM) --profile plugin -p http-session -p oauth2-refresh --lib
+	CARGO_TARGET_DIR=$(abspath $(TARGET)) plugins/build.sh
 	cargo build --locked --target $(WASM) --profile plugin -p keywheel-guests --examples
 
 peers:
@@ -95,7 +97,7 @@ bench: plugins
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --target $(WASM) -p http-session -p oauth2-refresh --lib -- -D warnings
+	cargo clippy --locked --target $(WASM) $(PROVIDERS) --lib -- -D warnings
 	cargo clippy --locked --target $(WASM) -p keywheel-guests --examples -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps -p keywheel-sdk
 

@@ -16,6 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "catalogue",
             "config",
             "control",
             "credential",
@@ -119,6 +120,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("report", &["credential"]),
     ("external", &["credential"]),
     ("credential", &[]),
+    ("catalogue", &[]),
     ("crash", &[]),
     ("lib", &[]),
 ];

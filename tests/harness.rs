@@ -693,35 +693,39 @@ pub fn run_browser_worker(folder: &Path, environment: &[(&str, &str)]) -> Output
     Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// A built plugin of plugins/, by its service.
+/// A provider that comes with Keywheel, by its service.
 pub fn plugin(service: &str) -> PathBuf {
-    built_plugins().join(format!("{}.wasm", service.replace('-', "_")))
+    providers().join(format!("{service}.wasm"))
 }
 
 /// A built guest of tests/guests, by its name.
 pub fn guest(name: &str) -> PathBuf {
-    built_plugins().join("examples").join(format!("{name}.wasm"))
+    providers();
+    target().join("wasm32-wasip2/plugin/examples").join(format!("{name}.wasm"))
 }
 
-/// `make plugins` builds them beforehand and keeps them fresh; this is for a plain `cargo test`
-/// in a new clone.
-fn built_plugins() -> PathBuf {
+/// The folder of the providers that come with Keywheel. `make plugins` builds them beforehand and
+/// keeps them fresh; this is for a plain `cargo test` in a new clone.
+pub fn providers() -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
-    let folder = target().join("wasm32-wasip2/plugin");
+    let folder = target().join("providers");
     BUILT.get_or_init(|| {
-        let wanted = ["http_session", "oauth2_refresh", "examples/well_behaved", "examples/uses_std"];
-        if wanted.iter().all(|name| folder.join(name).with_extension("wasm").exists()) {
+        let guests = target().join("wasm32-wasip2/plugin/examples");
+        if folder.join("template-provider.wasm").exists() && guests.join("uses_std.wasm").exists() {
             return;
         }
-        let mut build = command(env!("CARGO"));
-        build.current_dir(source("")).env("CARGO_TARGET_DIR", target());
-        build.args(["build", "--quiet", "--locked", "--target", "wasm32-wasip2", "--profile", "plugin"]);
-        build.args(["-p", "http-session", "-p", "oauth2-refresh", "-p", "keywheel-guests"]);
-        build.args(["--lib", "--examples"]);
-        assert!(
-            build.status().expect("cargo starts").success(),
-            "the plugins can't be built; hint: rustup target add wasm32-wasip2"
-        );
+        let mut build = command(source("plugins/build.sh"));
+        build.env("CARGO_TARGET_DIR", target());
+        let mut guests = command(env!("CARGO"));
+        guests.current_dir(source("")).env("CARGO_TARGET_DIR", target());
+        guests.args(["build", "--quiet", "--locked", "--target", "wasm32-wasip2", "--profile", "plugin"]);
+        guests.args(["-p", "keywheel-guests", "--examples"]);
+        for mut step in [build, guests] {
+            assert!(
+                step.status().expect("it starts").success(),
+                "the plugins can't be built; hint: rustup target add wasm32-wasip2"
+            );
+        }
     });
     folder
 }

@@ -179,7 +179,7 @@ fn a_plan_shows_what_would_be_sent_masked_and_changes_nothing_with_and_without_a
         );
         assert_eq!(
             (&request["headers"], &request["refused"]),
-            (&json!([["cookie", "session=‹session›"]]), &Value::Null)
+            (&json!([["cookie", "session={session}"]]), &Value::Null)
         );
         assert_eq!(request["captures"], json!(["session"]));
         assert_eq!((&plan["fromGeneration"], &plan["nextGeneration"]), (&json!(1), &json!(2)));
@@ -187,7 +187,7 @@ fn a_plan_shows_what_would_be_sent_masked_and_changes_nothing_with_and_without_a
         let words = home.run(&["credential", "rotate", "ann", "--plan"]).ok().stdout;
         for said in [
             "Nothing is sent",
-            "cookie: session=‹session›",
+            "cookie: session={session}",
             "permissions     allow it",
             "costs the credential",
         ] {
@@ -219,7 +219,7 @@ fn a_plan_of_a_token_shows_the_form_and_where_it_may_not_go() {
     let request = &plan["request"];
     assert_eq!(request["url"], "https://id.example/token", "{plan}");
     let body = request["body"].as_str().expect("a body");
-    assert!(body.contains("grant_type=refresh_token&refresh_token=‹refresh_token as form›"), "{body}");
+    assert!(body.contains("grant_type=refresh_token&refresh_token={refresh_token|form}"), "{body}");
     assert_eq!(request["captures"], json!(["access_token", "refresh_token"]));
     assert_eq!(request["refused"], Value::Null);
     // What the plugin says instead of asking is told, and a secret that is missing as well.

@@ -129,11 +129,28 @@ pub struct Manifest {
 /// How long a session may go unused before the service ends it, in seconds. Optional.
 const IDLE_LIMIT: &str = "idle-limit-seconds";
 
+/// Where the service documents what the provider relies on. Optional.
+const SOURCE: &str = "source";
+
+/// Before a method's name: where the service documents what the method does to the old secret.
+const CLASS_SOURCE: &str = "class-source:";
+
 impl Manifest {
     /// What isn't a number of seconds says nothing, as the contract wants it of its extras.
     pub fn idle_limit(&self) -> Option<u32> {
-        let (_, value) = self.extras.iter().find(|(name, _)| name == IDLE_LIMIT)?;
-        value.parse().ok().filter(|&seconds| seconds > 0)
+        self.extra(IDLE_LIMIT)?.parse().ok().filter(|&seconds| seconds > 0)
+    }
+
+    pub fn source(&self) -> Option<&str> {
+        self.extra(SOURCE)
+    }
+
+    pub fn class_source(&self, method: &str) -> Option<&str> {
+        self.extra(&format!("{CLASS_SOURCE}{method}"))
+    }
+
+    fn extra(&self, wanted: &str) -> Option<&str> {
+        self.extras.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
     }
 }
 

@@ -1,37 +1,44 @@
-//! Reads HTTP dates. Pure.
+//! Reads the dates that services write. Pure.
+//!
+//! ```
+//! use keywheel_sdk::date;
+//!
+//! assert_eq!(date::parse("2026-01-01T01:00:00+01:00"), Some(1_767_225_600_000));
+//! assert_eq!(date::parse("2026-01-01"), Some(1_767_225_600_000));
+//! assert_eq!(date::parse("soon"), None);
+//! ```
 
-const MONTHS: [&str; 12] =
-    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+use time::format_description::BorrowedFormatItem;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime, PrimitiveDateTime};
 
-/// Seconds since 1970 of an IMF-fixdate (RFC 9110 section 5.6.7), the one form in use:
-/// `Sun, 06 Nov 1994 08:49:37 GMT`.
-pub(crate) fn parse_http(text: &str) -> Option<u64> {
-    let (_, date) = text.split_once(", ")?;
-    let mut fields = date.split(' ');
-    let day: u64 = fields.next()?.parse().ok()?;
-    let month_name = fields.next()?;
-    let month = 1 + MONTHS.iter().position(|month| *month == month_name)? as u64;
-    let year: u64 = fields.next()?.parse().ok()?;
-    let mut time = fields.next()?.splitn(3, ':');
-    let hour: u64 = time.next()?.parse().ok()?;
-    let minute: u64 = time.next()?.parse().ok()?;
-    let second: u64 = time.next()?.parse().ok()?;
-    let in_range =
-        (1970..=9999).contains(&year) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second < 61;
-    if !in_range || fields.next() != Some("GMT") {
-        return None;
-    }
-    Some(((days_since_1970(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
+/// IMF-fixdate (RFC 9110 section 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
+const HTTP: &[BorrowedFormatItem<'_>] = format_description!(
+    version = 2,
+    "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+);
+/// Without the `T`, in UTC.
+const SPACED: &[BorrowedFormatItem<'_>] =
+    format_description!(version = 2, "[year]-[month]-[day] [hour]:[minute]:[second] UTC");
+const DAY: &[BorrowedFormatItem<'_>] = format_description!(version = 2, "[year]-[month]-[day]");
+
+/// Milliseconds since 1970 of a date as RFC 3339 has it (`2026-01-01T00:00:00Z`), as HTTP has it
+/// (`Thu, 01 Jan 2026 00:00:00 GMT`), as `2026-01-01 00:00:00 UTC`, or of a day's beginning in UTC
+/// (`2026-01-01`). None for anything else, and for dates before 1970.
+pub fn parse(text: &str) -> Option<u64> {
+    let at = OffsetDateTime::parse(text, &Rfc3339)
+        .or_else(|_| PrimitiveDateTime::parse(text, HTTP).map(PrimitiveDateTime::assume_utc))
+        .or_else(|_| PrimitiveDateTime::parse(text, SPACED).map(PrimitiveDateTime::assume_utc))
+        .or_else(|_| Date::parse(text, DAY).map(|day| day.midnight().assume_utc()))
+        .ok()?;
+    u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()
 }
 
-/// Counts with years that begin in March, so that a leap day comes last.
-fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let leap_days = year / 4 - year / 100 + year / 400;
-    let before_month = (153 * month + 2) / 5;
-    // From 1 March of year 0 to 1970-01-01.
-    const EPOCH: u64 = 719_468;
-    year * 365 + leap_days + before_month + day - 1 - EPOCH
+/// Seconds since 1970 of a date in an HTTP header.
+pub(crate) fn parse_http(text: &str) -> Option<u64> {
+    let at = PrimitiveDateTime::parse(text, HTTP).ok()?.assume_utc();
+    u64::try_from(at.unix_timestamp()).ok()
 }
 
 #[cfg(test)]
@@ -53,6 +60,27 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(parse_http(text), expected, "for {text:?}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_one_moment_is_the_same_and_what_is_no_date_is_none() {
+        let new_year = Some(1_767_225_600_000);
+        let forms = [
+            "2026-01-01T00:00:00Z",
+            "2026-01-01T00:00:00.000Z",
+            "2026-01-01T01:00:00+01:00",
+            "2025-12-31T19:00:00-05:00",
+            "Thu, 01 Jan 2026 00:00:00 GMT",
+            "2026-01-01 00:00:00 UTC",
+            "2026-01-01",
+        ];
+        for form in forms {
+            assert_eq!(parse(form), new_year, "for {form:?}");
+        }
+        assert_eq!(parse("2026-01-01T00:00:00.250Z"), Some(1_767_225_600_250));
+        for no_date in ["", "soon", "2026-02-30", "2026-01-01T00:00:00", "1969-12-31", "1767225600"] {
+            assert_eq!(parse(no_date), None, "for {no_date:?}");
         }
     }
 }

@@ -87,7 +87,7 @@ pub mod bindings {
 }
 
 pub mod cx;
-mod date;
+pub mod date;
 pub mod encode;
 #[doc(hidden)]
 pub mod guest;

@@ -78,6 +78,19 @@ impl Manifest {
         self.extras.push(("idle-limit-seconds".into(), seconds.to_string()));
         self
     }
+
+    /// Where the service documents what this provider relies on.
+    pub fn source(mut self, url: &str) -> Self {
+        self.extras.push(("source".into(), url.into()));
+        self
+    }
+
+    /// Where the service documents what a method does to the old secret, which is what its commit
+    /// class says.
+    pub fn class_source(mut self, method: &str, url: &str) -> Self {
+        self.extras.push((alloc::format!("class-source:{method}"), url.into()));
+        self
+    }
 }
 
 impl Key {

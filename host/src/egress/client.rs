@@ -88,6 +88,35 @@ type Looked = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 type Lookup = dyn Fn(String) -> Looked + Send + Sync;
 type AskSystem = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
+type Exchanging = Pin<Box<dyn Future<Output = Result<http::Response<Bytes>, HttpError>> + Send>>;
+
+/// Stands between the egress and the network, for the tools of plugin authors: it answers a
+/// request that was composed, judged and filled with secrets like any other, or has it sent with
+/// `over_network` and looks on. A daemon has none.
+pub type Between = dyn Fn(reqwest::Request, reqwest::Client) -> Exchanging + Send + Sync;
+
+/// Sends what came to a `Between`, and reads the answer whole, up to the cap of any answer.
+///
+/// # Errors
+/// As for any request.
+pub async fn over_network(
+    request: reqwest::Request,
+    client: reqwest::Client,
+) -> Result<http::Response<Bytes>, HttpError> {
+    let mut answer = client.execute(request).await.map_err(classify)?;
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(classify)? {
+        if body.len() + chunk.len() > limits::RESPONSE_BYTES {
+            return Err(HttpError::TooLarge(limits::RESPONSE_BYTES as u64));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let mut whole = http::Response::new(Bytes::from(body));
+    *whole.status_mut() = answer.status();
+    *whole.headers_mut() = answer.headers().clone();
+    Ok(whole)
+}
+
 /// The HTTP broker of a host; share it in an `Arc`.
 pub struct Egress {
     clients: [reqwest::Client; Reach::ALL.len()],
@@ -95,6 +124,7 @@ pub struct Egress {
     fingerprint: Arc<Fingerprint>,
     clocks: Mutex<Clocks>,
     restraints: Mutex<Restraints>,
+    between: Option<Arc<Between>>,
 }
 
 impl Egress {
@@ -133,7 +163,15 @@ impl Egress {
             fingerprint,
             clocks: Mutex::default(),
             restraints: Mutex::default(),
+            between: None,
         })
+    }
+
+    /// Puts something between this egress and the network.
+    #[must_use]
+    pub fn with_between(mut self, between: Arc<Between>) -> Self {
+        self.between = Some(between);
+        self
     }
 
     /// One request of one call, with nothing kept on the way: for tests of what it captures. When this returns, with an answer or
@@ -292,7 +330,10 @@ impl Egress {
         let answered = by(deadline, async move {
             let permit =
                 gate.acquire_owned().await.map_err(|_| HttpError::Other("shutting down".to_owned()))?;
-            let response = client.execute(request).await.map_err(classify)?;
+            let response = match &self.between {
+                None => client.execute(request).await.map_err(classify)?,
+                Some(between) => between(request, client.clone()).await?.into(),
+            };
             Ok((response, permit))
         });
         answered.await.ok_or(HttpError::Timeout)?

@@ -31,7 +31,7 @@ use crate::limits;
 use crate::protocol::{Captured, HttpResponse};
 use crate::provider::Resolved;
 
-pub use client::Egress;
+pub use client::{Between, Egress, over_network};
 use redact::Redactor;
 pub use seen::Seen;
 

@@ -70,7 +70,7 @@ pub fn masked(
 
 /// How a key is named where its value would stand.
 pub fn reference(key: &str) -> String {
-    format!("‹{key}›")
+    format!("{{{key}}}")
 }
 
 fn jar(held: &[Held], value: impl Fn(&str) -> String) -> Jar {
@@ -181,16 +181,16 @@ mod tests {
         assert_eq!(masked.refused, None);
         assert_eq!(
             (masked.method.as_str(), masked.url.as_str()),
-            ("POST", "https://shop.example/renew?t=‹token as percent›")
+            ("POST", "https://shop.example/renew?t={token|percent}")
         );
         assert_eq!(
             masked.headers,
             [
-                ("authorization".to_owned(), "Basic ‹base64 of me:‹token››".to_owned()),
-                ("cookie".to_owned(), "sid=‹session›".to_owned()),
+                ("authorization".to_owned(), "Basic {me:{token}|base64}".to_owned()),
+                ("cookie".to_owned(), "sid={session}".to_owned()),
             ]
         );
-        assert_eq!(masked.body.as_deref(), Some("t=‹token›"));
+        assert_eq!(masked.body.as_deref(), Some("t={token}"));
         assert_eq!(masked.captures, ["token", "session"]);
     }
 

@@ -210,12 +210,13 @@ impl<'a> Filler<'a> {
     }
 }
 
-/// A template to be shown: each secret's name in place of its value, with how it would be
-/// written unless as it is. It is given no values.
+/// A template to be shown, as the SDK's tests and fixtures write it: `{key}` in place of a
+/// value, `{key|form}` where it would be encoded, `{me:{key}|base64}` for what is computed over
+/// it. It is given no values.
 pub fn masked(template: &[Part]) -> String {
     let named = |key: &str, encoding: Encoding| match encoding {
-        Encoding::Raw => format!("‹{key}›"),
-        other => format!("‹{key} as {}›", word(other)),
+        Encoding::Raw => format!("{{{key}}}"),
+        other => format!("{{{key}|{}}}", word(other)),
     };
     let part = |part: &Part| match part {
         Part::Text(text) => text.clone(),
@@ -228,7 +229,7 @@ pub fn masked(template: &[Part]) -> String {
                     Leaf::Secret { key, encoding } => named(key, *encoding),
                 })
                 .collect();
-            format!("‹{} of {inner}›", word(*encoding))
+            format!("{{{inner}|{}}}", word(*encoding))
         }
     };
     template.iter().map(part).collect()

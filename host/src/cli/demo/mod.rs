@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 use super::output::Output;
+use crate::catalogue;
 use crate::config::{Home, write_atomically};
 use crate::control::{self, Operation, Outcome};
 use crate::credential::now;
@@ -50,17 +51,16 @@ const SHOP: usize = 0;
 const CALENDAR: usize = 1;
 const SERVICES: [&str; 2] = ["http-session", "oauth2-refresh"];
 const CREDENTIALS: [&str; 2] = ["shop", "calendar"];
-/// As cargo names them.
-const FILES: [&str; 2] = ["http_session.wasm", "oauth2_refresh.wasm"];
+const FILES: [&str; 2] = ["http-session.wasm", "oauth2-refresh.wasm"];
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// End after the first full round; exit code 0 only if every step held
     #[arg(long)]
     once: bool,
-    /// Where http_session.wasm and oauth2_refresh.wasm are [default: beside this program, or
-    /// where `make plugins` puts them]
-    #[arg(long, env = "KEYWHEEL_PLUGINS", value_name = "DIR")]
+    /// Where http-session.wasm and oauth2-refresh.wasm are [default: with the providers that come
+    /// with Keywheel]
+    #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
 }
 
@@ -175,27 +175,22 @@ impl StopSignals {
     }
 }
 
-/// The plugins' files: where the caller says, or where a build puts them.
+/// The plugins' files: where the caller says, or where those are that come with Keywheel.
 fn find_plugins(named: Option<&Path>) -> Result<[PathBuf; 2], Failure> {
-    let folders = match named {
-        Some(folder) => vec![folder.to_owned()],
-        None => {
-            let program = std::env::current_exe().map_err(Failure::io("this program's place is unknown"))?;
-            let beside = program.parent().unwrap_or(Path::new("/"));
-            vec![beside.join("plugins"), beside.join("../wasm32-wasip2/plugin")]
-        }
+    let folder = match named {
+        Some(folder) => folder.to_owned(),
+        None => catalogue::folder().map_err(|error| Failure::NotFound(error.to_string()))?,
     };
-    let found = folders.iter().map(|folder| FILES.map(|file| folder.join(file)));
-    let mut found = found.filter(|files| files.iter().all(|file| file.is_file()));
-    found.next().ok_or_else(|| {
-        let looked: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        Failure::NotFound(format!(
+    let files = FILES.map(|file| folder.join(file));
+    match files.iter().all(|file| file.is_file()) {
+        true => Ok(files),
+        false => Err(Failure::NotFound(format!(
             "no plugins for the demo: {} are not in {}; hint: in the source folder, `make plugins` \
-             builds them and `make demo` does it all; or name their folder with --plugins",
+             builds them and `make demo` does it all",
             FILES.join(" and "),
-            looked.join(" or ")
-        ))
-    })
+            folder.display()
+        ))),
+    }
 }
 
 impl Demo {
@@ -856,7 +851,7 @@ mod tests {
         std::fs::write(folder.path().join(FILES[SHOP]), b"")?;
         let error =
             find_plugins(Some(folder.path())).err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(error.contains("oauth2_refresh.wasm") && error.contains("make plugins"), "{error}");
+        assert!(error.contains("oauth2-refresh.wasm") && error.contains("make plugins"), "{error}");
         std::fs::write(folder.path().join(FILES[CALENDAR]), b"")?;
         assert!(find_plugins(Some(folder.path())).is_ok());
         Ok(())
