@@ -2,6 +2,17 @@
 //! this plugin and the TOML file into one plugin; alone it is no provider.
 #![cfg_attr(target_family = "wasm", no_std)]
 
+extern crate alloc;
+
+pub mod fault;
+pub mod notation;
+pub mod place;
+#[cfg(not(target_family = "wasm"))]
+pub mod schema;
+pub mod template;
+#[cfg(test)]
+mod tests;
+
 use keywheel_sdk::prelude::*;
 
 struct TemplateProvider;
