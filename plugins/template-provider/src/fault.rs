@@ -20,11 +20,13 @@ const SHOWN: usize = 3;
 pub struct Fault {
     pub span: Span,
     pub what: String,
+    /// Another rule that has to do with it, and how.
+    pub other: Option<(Span, String)>,
 }
 
 impl Fault {
     pub fn new(span: &Span, what: impl Into<String>) -> Self {
-        Self { span: span.clone(), what: what.into() }
+        Self { span: span.clone(), what: what.into(), other: None }
     }
 }
 
@@ -36,14 +38,13 @@ pub fn read(text: &str) -> Result<Template, Fault> {
     let deserializer = Deserializer::parse(text).map_err(|error| syntax(text, &error))?;
     Template::deserialize(deserializer).map_err(|error| {
         let span = error.span().unwrap_or_default();
-        let what = reworded(error.message());
-        Fault { span, what }
+        Fault::new(&span, reworded(error.message()))
     })
 }
 
 fn syntax(text: &str, error: &toml::de::Error) -> Fault {
     let span = error.span().unwrap_or(text.len()..text.len());
-    Fault { span, what: format!("this is not TOML: {}", first_line(error.message())) }
+    Fault::new(&span, format!("this is not TOML: {}", first_line(error.message())))
 }
 
 fn first_line(message: &str) -> &str {
@@ -173,7 +174,10 @@ pub fn told(text: &str, faults: &[Fault]) -> String {
         .take(SHOWN)
         .map(|fault| {
             let (line, column) = line_and_column(text, fault.span.start);
-            format!("line {line}, column {column}: {}", fault.what)
+            let other = fault.other.as_ref().map_or_else(String::new, |(span, how)| {
+                format!(": the rule in line {} {how}", line_and_column(text, span.start).0)
+            });
+            format!("line {line}, column {column}: {}{other}", fault.what)
         })
         .collect::<Vec<_>>()
         .join("; ");
