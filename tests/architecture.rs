@@ -61,6 +61,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "catalogue",
             "config",
             "control",
             "credential",

@@ -151,6 +151,10 @@ fn a_provider_is_installed_by_its_name_and_a_mistyped_name_is_told_the_nearest()
     let services: Vec<_> =
         available.as_array().expect("a list").iter().filter_map(|entry| entry["service"].as_str()).collect();
     assert_eq!(services, files().keys().collect::<Vec<_>>());
+    let add = ["credential", "add", "ann", "--service", "oauth2-refresh"];
+    let refused = home.run_with_input(&add, "refresh_token=made-up");
+    assert_eq!(refused.code(), 3);
+    assert!(refused.stderr.contains("`keywheel plugin install oauth2-refresh`"), "{}", refused.stderr);
     assert_eq!(home.json(&["plugin", "install", "oauth2-refresh"])["state"], "active");
     let listed = home.run(&["plugin", "list", "--available"]).ok().stdout;
     let line = listed.lines().find(|line| line.contains("oauth2-refresh")).expect("its line");

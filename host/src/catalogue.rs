@@ -250,6 +250,14 @@ fn found(places: Vec<PathBuf>) -> Result<PathBuf, CatalogueError> {
     })
 }
 
+/// What to do where no plugin serves a service.
+pub fn next_step(service: &str) -> String {
+    match file(service) {
+        Ok(_) => format!("`keywheel plugin install {service}` installs the one that comes with Keywheel"),
+        Err(_) => "`keywheel plugin list` shows what there is".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ use super::formats;
 use super::operator;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
+use crate::catalogue;
 use crate::config::{Home, write_atomically};
 use crate::control::{AddCredential, KeyInput, Operation, Outcome, SecretInput, SetCredential};
 use crate::credential::{ID_RULE, is_id, now};
@@ -504,7 +505,8 @@ pub fn refuse_external(row: &CredentialRow) -> Result<(), Failure> {
 pub fn manifest_of(home: &Home, service: &str) -> Result<Manifest, Failure> {
     let row = Reader::open(&home.database())?.provider(service)?;
     row.map(|row| row.manifest).ok_or_else(|| {
-        Failure::NotFound(format!("no plugin serves `{service}`; hint: `keywheel plugin list`"))
+        let next = catalogue::next_step(service);
+        Failure::NotFound(format!("no plugin serves `{service}`; hint: {next}"))
     })
 }
 
