@@ -101,6 +101,13 @@ impl Manifest {
         self
     }
 
+    /// The url setting `name` is the address of a host: a value with a path is refused, for it
+    /// would be in the way of the provider's own.
+    pub fn without_path(mut self, name: &str) -> Self {
+        self.extras.push(("without-path".into(), name.into()));
+        self
+    }
+
     /// Where the service documents what this provider relies on.
     pub fn source(mut self, url: &str) -> Self {
         self.extras.push(("source".into(), url.into()));
