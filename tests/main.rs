@@ -5,6 +5,7 @@
 mod architecture;
 mod catalogue;
 mod compatibility;
+mod conformance;
 mod credentials;
 mod docs;
 mod egress;
