@@ -27,3 +27,4 @@ mod secrets;
 mod services;
 mod soak;
 mod threat_model;
+mod token_services;
