@@ -29,3 +29,4 @@ mod secrets;
 mod services;
 mod soak;
 mod threat_model;
+mod token_services;
