@@ -26,6 +26,7 @@ mod reload;
 mod retention;
 mod schedule;
 mod secrets;
+mod servers;
 mod services;
 mod soak;
 mod threat_model;

@@ -41,6 +41,7 @@ pub struct Request {
     capture: Vec<http::Capture>,
     redirects: u8,
     timeout: Option<types::Seconds>,
+    extras: types::Extras,
     now: types::Timestamp,
 }
 
@@ -49,16 +50,17 @@ pub struct Request {
 pub struct Source {
     from: http::Source,
     expires_in: Option<http::Source>,
+    in_ms: bool,
 }
 
 /// A place in a JSON answer, by RFC 6901: `json("/access_token")`.
 pub fn json(pointer: &str) -> Source {
-    Source { from: http::Source::JsonPointer(pointer.into()), expires_in: None }
+    Source { from: http::Source::JsonPointer(pointer.into()), expires_in: None, in_ms: false }
 }
 
 /// The value of a response header.
 pub fn header(name: &str) -> Source {
-    Source { from: http::Source::Header(name.into()), expires_in: None }
+    Source { from: http::Source::Header(name.into()), expires_in: None, in_ms: false }
 }
 
 impl Source {
@@ -66,6 +68,12 @@ impl Source {
     pub fn expires_in(mut self, seconds: Source) -> Self {
         self.expires_in = Some(seconds.from);
         self
+    }
+
+    /// The same for a service that counts in milliseconds.
+    pub fn expires_in_ms(mut self, milliseconds: Source) -> Self {
+        self.in_ms = true;
+        self.expires_in(milliseconds)
     }
 }
 
@@ -80,6 +88,7 @@ impl Request {
             capture: Vec::new(),
             redirects: 0,
             timeout: None,
+            extras: Vec::new(),
             now,
         }
     }
@@ -129,6 +138,9 @@ impl Request {
     /// Keep what a 2xx answer has at `source` as the new value of `key`. The plugin sees that it
     /// changed, never what it is. A mapped cookie needs no rule.
     pub fn capture(mut self, key: &str, source: Source) -> Self {
+        if source.in_ms {
+            self.extras.push((["expires-in-unit:", key].concat(), "ms".into()));
+        }
         self.capture.push(http::Capture {
             key: key.into(),
             from: source.from,
@@ -173,7 +185,7 @@ impl Request {
             capture: self.capture,
             redirects: self.redirects,
             timeout: self.timeout,
-            extras: Vec::new(),
+            extras: self.extras,
         };
         match host::send(&request) {
             Ok(response) => Ok(Response::new(self.method, response, self.now)),

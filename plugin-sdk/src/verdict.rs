@@ -165,4 +165,11 @@ impl Reason {
         self.retry_after = seconds.into();
         self
     }
+
+    /// Nothing more can be learnt by asking, only by a rotation: an access token has run out and
+    /// its refresh token may live. Keywheel then rotates instead of asking again.
+    pub fn rotate_next(mut self) -> Self {
+        self.extras.push(("next".into(), "rotate".into()));
+        self
+    }
 }
