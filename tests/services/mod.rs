@@ -4,6 +4,9 @@
 //! effect, never before, and an effect stays whether or not its answer is heard.
 
 mod accounts;
+pub mod atlassian;
+pub mod fake;
+pub mod slack;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
