@@ -61,6 +61,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "catalogue",
             "config",
             "control",
             "credential",
@@ -103,7 +104,10 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // `worker::engine` names the engine that native code is for.
-    ("registry", &["config", "db", "limits", "protocol", "provider", "supervisor", "vault", "worker"]),
+    (
+        "registry",
+        &["catalogue", "config", "db", "limits", "protocol", "provider", "supervisor", "vault", "worker"],
+    ),
     // `worker` only for the numbers of a child's descriptors, and the list of a probe's attempts.
     ("supervisor", &["credential", "limits", "protocol", "provider", "worker"]),
     ("worker", &["limits", "protocol", "provider"]),
@@ -120,7 +124,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("report", &["credential"]),
     ("external", &["credential"]),
     ("credential", &[]),
-    ("catalogue", &[]),
+    ("catalogue", &["provider"]),
     ("crash", &[]),
     ("lib", &[]),
 ];

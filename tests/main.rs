@@ -3,6 +3,7 @@
 //! whole can show. Each test has a home of its own, so all of them run at once.
 
 mod architecture;
+mod catalogue;
 mod compatibility;
 mod credentials;
 mod docs;

@@ -277,3 +277,63 @@ fn a_wrong_client_is_the_operators_to_mend_and_no_dead_token() {
     let report = refused(&home, &["credential", "rotate", "ann"]);
     assert_says(&report, "needs-human", &["bad_client_secret", "Basic Information"]);
 }
+
+#[test]
+fn tokens_of_another_account_are_never_taken_over_and_both_accounts_are_named() {
+    let home = TestHome::new();
+    let (service, _) = slack(&home, Kind::User, &[]);
+    home.json(&["credential", "rotate", "ann"]);
+    let (other, secret) = service
+        .with(|slack, now| (slack.install(Kind::User, "T02", "U09", now), slack.client_secret.clone()));
+    let file = home.outside().join("tokens");
+    let keys = format!("access_token={}\nrefresh_token={}\nclient_secret={secret}\n", other.0, other.1);
+    std::fs::write(&file, keys).expect("a file");
+    let import = ["credential", "import", "ann", file.to_str().expect("UTF-8")];
+    home.run(&import).ok();
+    let report = refused(&home, &["credential", "validate", "ann"]);
+    assert_says(
+        &report,
+        "needs-human",
+        &["account T02/U09", "pinned to T01/U01", "hint: import the right account"],
+    );
+    assert_eq!(service.with(|slack, _| slack.rotations), 1, "its refresh token isn't spent either");
+    // Whoever means it says so.
+    home.run(&[&import[..], &["--other-account"]].concat()).ok();
+    home.json(&["credential", "validate", "ann"]);
+    assert_eq!(home.json(&["credential", "show", "ann"])["credential"]["identity"], "T02/U09");
+}
+
+#[test]
+fn addresses_with_a_path_or_a_password_are_refused_before_a_secret_is_asked_for() {
+    let home = TestHome::new();
+    for service in ["slack", "atlassian"] {
+        home.drop_plugin(&plugin(service));
+        for (value, said) in [
+            ("https://slack.com/api", "a url with the path \"/api\""),
+            ("https://ann:made-up@slack.com", "a user name or password"),
+            ("slack.com", "is not an absolute url"),
+        ] {
+            let setting = format!("api_url={value}");
+            let add = [
+                "credential",
+                "add",
+                "ann",
+                "--service",
+                service,
+                "--set",
+                "client_id=1.2",
+                "--set",
+                &setting,
+            ];
+            let refused = home.run_with_input(&add, "");
+            assert_eq!(refused.code(), 65, "{}", refused.stderr);
+            assert!(
+                refused.stderr.contains("setting \"api_url\"") && refused.stderr.contains(said),
+                "{}",
+                refused.stderr
+            );
+            assert!(!refused.stderr.contains("made-up"), "{}", refused.stderr);
+        }
+    }
+    assert_eq!(home.json(&["credential", "list"]), serde_json::json!([]));
+}

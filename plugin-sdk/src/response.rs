@@ -1,4 +1,23 @@
 //! An answer as the plugin may see it: captured and known secrets are gone from it.
+//!
+//! ```
+//! use keywheel_sdk::prelude::*;
+//!
+//! fn judge(answer: Response) -> Result<Verdict> {
+//!     match answer.status() {
+//!         // `pick` stops as unknown where a page or garbage came instead of JSON.
+//!         200 => match answer.pick("/user/id")? {
+//!             Some(account) => Ok(Verdict::Valid(Evidence::new().identity(account))),
+//!             None => Err(answer.unexpected()),
+//!         },
+//!         401 if answer.pick("/error")?.as_deref() == Some("token_revoked") => {
+//!             Ok(Verdict::invalid("the token was revoked: make a new one"))
+//!         }
+//!         // Unknown, with what was answered and when to come back.
+//!         _ => Err(answer.unexpected()),
+//!     }
+//! }
+//! ```
 
 use alloc::borrow::Cow;
 use alloc::format;

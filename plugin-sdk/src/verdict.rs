@@ -1,5 +1,20 @@
 //! What validate and rotate may say, and why they may stop early. A verdict is evidence, not a
 //! guess: everything that taught nothing ends as `unknown`.
+//!
+//! ```
+//! use keywheel_sdk::prelude::*;
+//!
+//! // Valid, with what the service said: whose it is, when it ends, when to look again.
+//! let alive = Evidence::new().identity(String::from("42")).expires(1_767_225_600_000).next(600);
+//! assert_ne!(Verdict::Valid(alive), Verdict::valid());
+//!
+//! // `?` carries what stops an attempt; the SDK says the same as a verdict or an outcome.
+//! let stopped = Stop::needs_human("the account wants a second factor: sign in once by hand");
+//! assert_eq!(
+//!     stopped.into_verdict(),
+//!     Ok(Verdict::needs_human("the account wants a second factor: sign in once by hand")),
+//! );
+//! ```
 
 use alloc::string::String;
 use alloc::vec::Vec;

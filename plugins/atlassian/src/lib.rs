@@ -32,6 +32,8 @@ impl Provider for Atlassian {
                     .required()
                     .help("The app's client ID, from its page Settings in the developer console"),
             )
+            .without_path("auth_url")
+            .without_path("api_url")
             .origin("{auth_url.origin}")
             .origin("{api_url.origin}")
             .validate_url("{api_url}/oauth/token/accessible-resources")

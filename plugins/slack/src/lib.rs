@@ -28,6 +28,7 @@ impl Provider for Slack {
             .setting(Setting::text("client_id").help(
                 "The app's client ID, from its page Basic Information; app configuration tokens need none",
             ))
+            .without_path("api_url")
             .origin("{api_url.origin}")
             .validate_url("{api_url}/api/auth.test")
             .key(Key::token("refresh_token").help("The refresh token that came with the token"))
