@@ -1,5 +1,24 @@
 //! What one attempt knows: settings, the state of each key, the time. Never a secret's bytes,
 //! unless the operator granted them to [`Cx::reveal`].
+//!
+//! ```
+//! use keywheel_sdk::prelude::*;
+//!
+//! /// Deletes the session that was in force before, as its id was told in a setting.
+//! fn clean_up(cx: &Cx) -> Result<()> {
+//!     // The state of a key is known, its value isn't.
+//!     let Some(token) = cx.key("token").filter(|token| token.present) else {
+//!         return Err(Stop::needs_human("there is no token: add one"));
+//!     };
+//!     let ends_within_an_hour = token.expires.is_some_and(|at| at < cx.now() + 3_600_000);
+//!     if ends_within_an_hour && cx.setting_as::<bool>("clean_up")? {
+//!         let session = cx.setting("session_id");
+//!         let deleted = cx.request("DELETE", "{base_url}/sessions").segment(session);
+//!         deleted.header("authorization", bearer("token")).send()?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
 
 use alloc::format;
 use alloc::string::String;
