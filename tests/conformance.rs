@@ -1,12 +1,14 @@
 //! The conformance kit: single calls of real plugins in real workers, against services played
 //! here, and what it says of providers that are deliberately wrong.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use keywheel::kit::fixture::{Given, Which};
+use keywheel::kit::checks::{self, Report, Weight};
+use keywheel::kit::fixture::{self, Given, Which};
 use keywheel::kit::{Case, Kit, KitError, Options, Run, Service};
 
 use crate::harness::*;
@@ -80,4 +82,155 @@ fn a_case_that_does_not_fit_the_provider_is_refused_with_what_would() {
         assert!(said.ends_with("known: refresh; hint: did you mean `refresh`?"), "{said}");
         kit.close().await;
     });
+}
+
+/// What the kit says of one of the guests, with the fixtures of that name.
+fn report(name: &str, fixtures: &str) -> Report {
+    let fixtures = source("tests/guests/fixtures").join(fixtures);
+    let fixtures = fixture::read_folder(&fixtures).unwrap_or_else(|errors| panic!("{errors:?}"));
+    run(async {
+        let kit = open(&guest(name)).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let report = checks::check(&kit, &fixtures).await.expect("the kit goes on");
+        kit.close().await;
+        report
+    })
+}
+
+/// Every fault and warning, one a line.
+fn lines(report: &Report) -> String {
+    let line = |weight: Weight| {
+        report.findings(weight).map(move |(check, found)| {
+            let fixture = found.fixture.as_deref().unwrap_or("-");
+            format!("{weight:?} {check} {fixture} {}: {}", found.exchange.unwrap_or(0), found.text)
+        })
+    };
+    line(Weight::Fault).chain(line(Weight::Warning)).collect::<Vec<_>>().join("\n")
+}
+
+/// A guest with one fault is told that one: these checks fail, and each of these words is said.
+#[track_caller]
+fn assert_named(name: &str, fixtures: &str, failing: &[&str], words: &[&str]) {
+    let report = report(name, fixtures);
+    let lines = lines(&report);
+    let failed: BTreeSet<&str> = report.faults().map(|(check, _)| check).collect();
+    assert_eq!(failed, failing.iter().copied().collect(), "{name}:\n{lines}");
+    for word in words {
+        assert!(lines.contains(word), "{name}: `{word}` is not in\n{lines}");
+    }
+}
+
+#[test]
+fn a_provider_that_does_everything_right_has_no_fault_and_no_warning() {
+    let report = report("judges_with_care", "careful");
+    assert_eq!(lines(&report), "");
+    assert!(report.held() && report.checks.iter().all(|check| check.made && check.held()));
+    assert_eq!(report.fixtures, 6);
+    // Six as they are written, and each answer of theirs with each trouble.
+    assert!(report.calls > 6 * 10, "{}", report.calls);
+}
+
+#[test]
+fn a_provider_that_calls_everything_valid_is_named() {
+    let words = [
+        "Fault made-up made-up 0: says `valid` of a secret that was made up",
+        "Fault calls ended 0: says `valid`, the fixture has `invalid`",
+        "Fault trouble alive 1: where the answer is an HTML page (200), an HTML page (403)",
+        "it says `valid`; it should say `unknown`",
+    ];
+    assert_named("calls_everything_valid", "careful", &["calls", "made-up", "trouble"], &words);
+}
+
+#[test]
+fn a_provider_that_believes_a_firewall_page_is_named() {
+    let words = [
+        "Fault trouble alive 1: where the answer is an HTML page (200), it says `valid`",
+        "Fault trouble alive 1: where the answer is an HTML page (403), it says `invalid`",
+    ];
+    assert_named("believes_a_firewall_page", "careful", &["trouble"], &words);
+}
+
+#[test]
+fn a_provider_that_calls_a_429_dead_is_named() {
+    let words = [
+        "Fault calls limited 0: says `invalid` (it is refused), the fixture has `unknown`",
+        "Fault trouble alive 1: where the answer is 429, it says `invalid`; it should say `unknown`",
+    ];
+    assert_named("calls_a_429_dead", "careful", &["calls", "trouble"], &words);
+}
+
+#[test]
+fn a_provider_that_repeats_a_burn_after_a_lost_answer_is_named() {
+    let words = [
+        "Fault lost-answer renewed 1: ",
+        "a time-out or a connection that breaks in the middle",
+        "it sends key `token` again, which method `renew` (burn-on-issue) may have spent",
+    ];
+    assert_named("repeats_a_burn", "careful", &["lost-answer"], &words);
+}
+
+#[test]
+fn a_provider_that_throws_away_what_was_issued_is_named() {
+    let words = ["Fault lost-answer renewed 2: ", "says `invalid`, though key `token` was just issued"];
+    assert_named("throws_away_what_was_issued", "confirmed", &["lost-answer", "trouble"], &words);
+}
+
+#[test]
+fn a_provider_that_says_rotated_without_a_capture_is_named() {
+    let words = ["Fault calls renewed 0: says `rotated`, and no answer brought a new value of a key"];
+    assert_named("rotates_without_a_capture", "careful", &["calls"], &words);
+}
+
+#[test]
+fn a_provider_that_writes_a_revealed_secret_into_a_log_line_is_named() {
+    let words = ["Fault leaks alive 0: log line 1 holds the value of key `token`"];
+    assert_named("logs_a_secret", "careful", &["leaks"], &words);
+}
+
+#[test]
+fn a_provider_that_writes_a_fingerprint_into_a_log_line_is_named() {
+    let words = ["Fault leaks alive 0: log line 1 holds the fingerprint of key `token`"];
+    assert_named("logs_a_fingerprint", "careful", &["leaks"], &words);
+}
+
+#[test]
+fn a_provider_whose_identity_is_a_secret_is_named() {
+    let words = ["Fault leaks alive 0: the identity holds the value of key `token`"];
+    assert_named("names_its_account_by_a_secret", "careful", &["leaks"], &words);
+}
+
+#[test]
+fn a_provider_that_asks_for_every_origin_is_named() {
+    let refused = run(open(&guest("star_origin"))).expect_err("it isn't taken").to_string();
+    let report = Report::refused(&refused);
+    assert!(
+        lines(&report).starts_with("Fault manifest - 0: origin \"https://*\": a wildcard"),
+        "{}",
+        lines(&report)
+    );
+    assert!(report.checks.iter().skip(1).all(|check| !check.made && !check.held()));
+}
+
+#[test]
+fn a_provider_that_would_describe_itself_by_time_and_chance_describes_itself_the_same_twice() {
+    run(async {
+        let kit = open(&guest("describe_differs")).await.expect("it is taken");
+        assert_eq!(kit.describe().await.expect("it describes itself"), *kit.manifest());
+        kit.close().await;
+    });
+}
+
+#[test]
+fn a_secret_that_was_made_up_must_have_a_fixture() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fixtures = source("tests/guests/fixtures/careful");
+    for name in ["alive", "renewed"] {
+        let name = format!("{name}.toml");
+        std::fs::copy(fixtures.join(&name), folder.path().join(&name)).expect("it can be copied");
+    }
+    let report = report("judges_with_care", folder.path().to_str().expect("UTF-8"));
+    let faults: Vec<_> = report.faults().map(|(check, found)| format!("{check}: {}", found.text)).collect();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].starts_with("made-up: no fixture shows what the service answers"), "{faults:?}");
+    let warned: Vec<_> = report.findings(Weight::Warning).map(|(check, _)| check).collect();
+    assert_eq!(warned, ["fixtures", "fixtures", "fixtures"]);
 }

@@ -55,6 +55,8 @@ impl Provider for OAuth2Refresh {
                     .commit_class_from("commit_class")
                     .help("The refresh token grant of RFC 6749 section 6"),
             )
+            .source("https://www.rfc-editor.org/rfc/rfc6749#section-6")
+            .class_source("refresh", "https://www.rfc-editor.org/rfc/rfc9700#section-4.14.2")
     }
 
     fn validate(cx: &Cx) -> Result<Verdict> {
