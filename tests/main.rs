@@ -3,6 +3,7 @@
 //! whole can show. Each test has a home of its own, so all of them run at once.
 
 mod architecture;
+mod catalogue;
 mod compatibility;
 mod conformance;
 mod credentials;
@@ -25,6 +26,8 @@ mod reload;
 mod retention;
 mod schedule;
 mod secrets;
+mod servers;
 mod services;
 mod soak;
 mod threat_model;
+mod token_services;
