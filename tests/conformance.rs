@@ -2,10 +2,11 @@
 //! here, and what it says of providers that are deliberately wrong.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{Request, Response};
 use keywheel::kit::checks::{self, Report, Weight};
 use keywheel::kit::fixture::{self, Given, Which};
@@ -233,4 +234,58 @@ fn a_secret_that_was_made_up_must_have_a_fixture() {
     assert!(faults[0].starts_with("made-up: no fixture shows what the service answers"), "{faults:?}");
     let warned: Vec<_> = report.findings(Weight::Warning).map(|(check, _)| check).collect();
     assert_eq!(warned, ["fixtures", "fixtures", "fixtures"]);
+}
+
+/// Where the fixtures of a provider lie that comes with Keywheel.
+fn fixtures_of(service: &str) -> PathBuf {
+    let own = source(&format!("plugins/{service}/fixtures"));
+    let of_template = source(&format!("plugins/template-provider/fixtures/{service}"));
+    if own.is_dir() { own } else { of_template }
+}
+
+/// What is wrong with a provider that comes with Keywheel, one a line; it may be lenient in none
+/// of what a stranger's provider is only warned of.
+async fn wrong_with(service: &str, file: &Path) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let page = source(&format!("docs/providers/{service}.md"));
+    if !page.is_file() {
+        wrong.push(format!("it has no page: {} is not there", page.display()));
+    }
+    let fixtures = match fixture::read_folder(&fixtures_of(service)) {
+        Ok(fixtures) => fixtures,
+        Err(errors) => {
+            wrong.extend(errors.iter().map(ToString::to_string));
+            return wrong;
+        }
+    };
+    let kit = match open(file).await {
+        Ok(kit) => kit,
+        Err(error) => {
+            wrong.push(error.to_string());
+            return wrong;
+        }
+    };
+    match checks::check(&kit, &fixtures).await {
+        Ok(report) => wrong.extend(lines(&report).lines().map(str::to_owned)),
+        Err(error) => wrong.push(error.to_string()),
+    }
+    kit.close().await;
+    wrong
+}
+
+#[test]
+fn every_provider_that_comes_along_holds_against_all_that_the_kit_demands() {
+    let files = crate::catalogue::files();
+    assert!(files.len() > 1, "only {files:?}");
+    let wrong = run(async {
+        let looked = stream::iter(&files)
+            .map(|(service, file)| async move { (service, wrong_with(service, file).await) });
+        looked.buffered(2).collect::<Vec<_>>().await
+    });
+    let told: Vec<String> = wrong
+        .into_iter()
+        .filter(|(_, wrong)| !wrong.is_empty())
+        .map(|(service, wrong)| format!("{service}:\n  {}", wrong.join("\n  ")))
+        .collect();
+    assert!(told.is_empty(), "\n{}", told.join("\n"));
 }
