@@ -221,6 +221,115 @@ fn a_provider_that_would_describe_itself_by_time_and_chance_describes_itself_the
 }
 
 #[test]
+fn a_provider_that_comes_near_its_limits_is_warned() {
+    let report = report("comes_near_its_limits", "careful");
+    let lines = lines(&report);
+    assert!(report.held(), "{lines}");
+    for word in [
+        "Warning limits alive 0: uses 4",
+        "bytes of memory, 67108864 are allowed",
+        "Warning limits alive 0: uses 36000 bytes of log, 65536 are allowed",
+    ] {
+        assert!(lines.contains(word), "`{word}` is not in\n{lines}");
+    }
+}
+
+#[test]
+fn what_a_provider_asks_for_is_shown_in_words() {
+    let notes = |name| {
+        let report = report(name, "careful");
+        let notes = report.findings(Weight::Note).map(|(check, found)| format!("{check}: {}", found.text));
+        notes.collect::<Vec<_>>().join("\n")
+    };
+    let careful = notes("judges_with_care");
+    assert!(careful.contains("permissions: may reach the address in setting \"base_url\""), "{careful}");
+    assert!(careful.contains("permissions: imports nothing but Keywheel's contract"), "{careful}");
+    let revealing = notes("logs_a_secret");
+    assert!(revealing.contains("asks to see the bytes of key \"token\""), "{revealing}");
+    assert!(notes("uses_std").contains("permissions: imports of WASI: wasi:"), "{}", notes("uses_std"));
+}
+
+/// The command as an author runs it who has no home and no daemon, and whose home folder stays
+/// as it is.
+fn plugin_test(folder: &TestHome, arguments: &[&str]) -> Output {
+    let mut command = folder.command(&[&["plugin", "test"], arguments].concat());
+    command.env_remove("KEYWHEEL_HOME").env("TMPDIR", std::env::temp_dir());
+    let output = command.output().expect("the command ends");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+#[test]
+fn the_command_works_without_a_home_and_tells_by_table_and_by_exit_code() {
+    let folder = TestHome::without_init();
+    let fixtures = source("tests/guests/fixtures/careful");
+    let fixtures = fixtures.to_str().expect("UTF-8");
+    let test = |guest_name: &str, more: &[&str]| {
+        let file = guest(guest_name);
+        let file = file.to_str().expect("UTF-8");
+        plugin_test(&folder, &[&[file, "--fixtures", fixtures], more].concat())
+    };
+    let good = test("judges_with_care", &[]).ok();
+    assert!(good.stdout.contains(" ✓  made-up "), "{}", good.stdout);
+    assert!(!good.stdout.contains('✗') && !good.stdout.contains('\u{1b}'), "{}", good.stdout);
+    assert!(good.stdout.contains("`judges-with-care` 0.1.0 holds in "), "{}", good.stdout);
+
+    let bad = test("calls_everything_valid", &[]);
+    assert_eq!(bad.code(), 1, "{}", bad.stderr);
+    let first = bad.stdout.lines().next().unwrap_or_default();
+    assert!(first.starts_with("✗ calls: ended.toml: says `valid`"), "faults come first: {first}");
+    assert!(bad.stdout.contains(" ✗  made-up ") && bad.stdout.contains(" ✓  leaks "), "{}", bad.stdout);
+
+    let json = test("calls_everything_valid", &["--json"]);
+    assert_eq!(json.code(), 1);
+    let check = json.json()["checks"]
+        .as_array()
+        .expect("checks")
+        .iter()
+        .find(|check| check["name"] == "made-up")
+        .cloned();
+    assert_eq!(check.expect("it is there")["findings"][0]["fixture"], "made-up");
+
+    let star = test("star_origin", &[]);
+    assert_eq!(star.code(), 1);
+    assert!(star.stdout.starts_with("✗ manifest: origin \"https://*\""), "{}", star.stdout);
+    let left: Vec<_> = std::fs::read_dir(folder.outside()).expect("a folder").collect();
+    assert!(left.is_empty(), "the home folder has {left:?}");
+}
+
+#[test]
+fn fixtures_that_cannot_be_read_are_told_all_at_once_before_anything_runs() {
+    let folder = TestHome::without_init();
+    let at = |name: &str| folder.outside().join(name);
+    std::fs::create_dir(at("fixtures")).expect("a folder");
+    std::fs::write(at("fixtures/one.toml"), "call = \"validat\"\n[expect]\nverdict = \"valid\"\n")
+        .expect("a file");
+    std::fs::write(at("fixtures/two.toml"), "call = \"validate\"\nexpcet = 1\n").expect("a file");
+    std::fs::copy(guest("judges_with_care"), at("mine.wasm")).expect("a copy");
+    let file = at("mine.wasm");
+    let said = plugin_test(&folder, &[file.to_str().expect("UTF-8")]);
+    assert_eq!(said.code(), 65, "{}", said.stderr);
+    assert!(said.stderr.contains("one.toml: `call` is `validat`"), "{}", said.stderr);
+    assert!(said.stderr.contains("two.toml, line 2, column 1: unknown field `expcet`"), "{}", said.stderr);
+
+    let missing = plugin_test(&folder, &["nowhere.wasm"]);
+    assert_eq!(
+        (missing.code(), missing.stderr.contains("build the plugin first")),
+        (3, true),
+        "{}",
+        missing.stderr
+    );
+    std::fs::remove_dir_all(at("fixtures")).expect("it goes");
+    let none = plugin_test(&folder, &[file.to_str().expect("UTF-8")]);
+    assert_eq!(none.code(), 1);
+    assert!(
+        none.stdout.contains("✗ fixtures: there is no folder `fixtures` in its project or beside"),
+        "{}",
+        none.stdout
+    );
+}
+
+#[test]
 fn a_secret_that_was_made_up_must_have_a_fixture() {
     let folder = tempfile::tempdir().expect("a folder");
     let fixtures = source("tests/guests/fixtures/careful");
