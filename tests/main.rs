@@ -16,6 +16,7 @@ mod home;
 mod hostile;
 mod isolation;
 mod lifecycle;
+mod oauth_services;
 mod operator;
 mod peers;
 mod permissions;
