@@ -227,5 +227,5 @@ fn engine_name() -> String {
 /// Whether a path names a plugin file that may be looked at.
 pub fn is_plugin_name(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    name.ends_with(".wasm") && !name.starts_with('.')
+    [".wasm", ".toml"].iter().any(|kind| name.ends_with(kind)) && !name.starts_with('.')
 }
