@@ -50,12 +50,10 @@ const modules = join(toolchain, 'node_modules');
 
 /** @param {string} path Inside node_modules. */
 async function tool(path) {
-  try {
-    return await import(pathToFileURL(join(modules, path)).href);
-  } catch (error) {
-    if (/** @type {any} */ (error).code !== 'ERR_MODULE_NOT_FOUND') throw error;
-    return fail(`the toolchain is not in ${modules}; hint: npm ci, in ${toolchain}`);
+  if (!existsSync(join(modules, path))) {
+    fail(`the toolchain is not in ${modules}; hint: npm ci --ignore-scripts, in ${toolchain}`);
   }
+  return import(pathToFileURL(join(modules, path)).href);
 }
 
 const { componentize } = await tool('@bytecodealliance/componentize-js/src/componentize.js');
