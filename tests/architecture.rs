@@ -24,6 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             // Which tokens are over.
             "external",
+            "kit",
             "limits",
             // `doctor` shows the layers of the sandbox as the processes tell them.
             "protocol",
@@ -39,6 +40,23 @@ const EDGES: &[(&str, &[&str])] = &[
             "vault",
             // What `status` shows of the port.
             "web",
+        ],
+    ),
+    // Runs a plugin as a daemon would, in a home that is gone afterwards.
+    (
+        "kit",
+        &[
+            "config",
+            "credential",
+            "daemon",
+            "egress",
+            "limits",
+            "protocol",
+            "provider",
+            "registry",
+            "report",
+            "rotation",
+            "supervisor",
         ],
     ),
     // `control` carries operations to the host; `daemon` runs its server.
@@ -61,6 +79,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "catalogue",
             "config",
             "control",
             "credential",
@@ -103,7 +122,10 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // `worker::engine` names the engine that native code is for.
-    ("registry", &["config", "db", "limits", "protocol", "provider", "supervisor", "vault", "worker"]),
+    (
+        "registry",
+        &["catalogue", "config", "db", "limits", "protocol", "provider", "supervisor", "vault", "worker"],
+    ),
     // `worker` only for the numbers of a child's descriptors, and the list of a probe's attempts.
     ("supervisor", &["credential", "limits", "protocol", "provider", "worker"]),
     ("worker", &["limits", "protocol", "provider"]),
@@ -119,8 +141,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("quiet", &["credential"]),
     ("report", &["credential"]),
     ("external", &["credential"]),
-    ("credential", &[]),
-    ("catalogue", &[]),
+    // Where a cookie goes follows from what a provider says of it.
+    ("credential", &["provider"]),
+    ("catalogue", &["provider"]),
     ("crash", &[]),
     ("lib", &[]),
 ];

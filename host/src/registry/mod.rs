@@ -22,6 +22,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::catalogue::Entry;
 use crate::config::{Home, PluginPolicy};
 use crate::db::queries::{ProviderRow, ReadError, Reader};
 use crate::db::writer::{PendingProvider, ProviderUpdate, WriteError, Writer};
@@ -940,9 +941,24 @@ impl Registry {
             }
             lines.extend(changes.into_iter().map(|line| format!("  {line}")));
         }
+        let provider = Some(Box::new(Entry::of(&candidate.manifest)));
         let found = Found { path: path.to_owned(), candidate, fresh: false };
         let in_use = self.in_use(&service, &known, &self.reader()?)?;
-        Ok(PluginStatus { permissions: lines, in_use, ..self.described(&found, &known) })
+        Ok(PluginStatus { permissions: lines, in_use, provider, ..self.described(&found, &known) })
+    }
+
+    /// How a plugin file describes itself now: in a new process, each time it is asked.
+    ///
+    /// # Errors
+    /// Why it is no usable plugin.
+    pub async fn describe(&self, path: &Path) -> Result<Manifest, RegistryError> {
+        let stamp =
+            stamp_of(path).map_err(|source| RegistryError::Folder { path: path.to_owned(), source })?;
+        let _no_scan = self.seen.lock().await;
+        let known = self.known()?;
+        let candidate =
+            self.look(path, &stamp, &known).await.map_err(|unfit| RegistryError::Refused(unfit.why))?;
+        Ok(candidate.manifest)
     }
 
     /// What approving a service's plugin would change, by a look at the folder as it is now.
