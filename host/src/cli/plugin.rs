@@ -8,6 +8,7 @@ use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::Failure;
+use super::author;
 use super::connection::Connection;
 use super::credential::seconds;
 use super::output::{Output, coloured, relative};
@@ -26,6 +27,8 @@ const KEY_FILE_BYTES: u64 = 4 << 10;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// A new provider: a project that builds, with a passing test
+    New(author::new::Arguments),
     /// Every plugin file and where it stands
     List,
     /// What serves a service, what it may do, and what waits to replace it
@@ -93,6 +96,7 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
         std::path::absolute(&file).map_err(Failure::io(format!("{} can't be found", file.display())))
     };
     match command {
+        Command::New(arguments) => author::new::run(arguments, output).await,
         Command::List => list(&home, output).await,
         Command::Show { service } => show(&home, &service, output).await,
         Command::Check { file } => {
