@@ -4,6 +4,7 @@
 
 mod architecture;
 mod compatibility;
+mod conformance;
 mod credentials;
 mod docs;
 mod egress;

@@ -139,6 +139,7 @@ impl Failure {
                 OpenError::Db(error) => db_code(error),
                 OpenError::Vault(_) => 77,
                 OpenError::Write(_) => 75,
+                OpenError::NotNew(_) => 65,
                 _ => 1,
             },
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 3,
