@@ -5,7 +5,9 @@
 //! **Invariant:** it never touches the operator's home, and no check of it goes to the network.
 
 pub mod fixture;
+pub mod record;
 mod scene;
+pub mod scrub;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -138,6 +140,8 @@ pub struct Run {
     pub leaks: Vec<Leak>,
     pub seen: Seen,
     pub used: Used,
+    /// Knows every secret of the call, for whoever shows anything of it.
+    pub redactor: Redactor,
 }
 
 impl Kit {
@@ -297,8 +301,8 @@ impl Kit {
                 .unwrap_or(0),
             wall,
         };
-        let Exchange { jar, seen, .. } = exchange;
-        Ok(Run { said, judged, asked, captured, jar, log, revealed, leaks, seen, used })
+        let (jar, seen, redactor) = exchange.end();
+        Ok(Run { said, judged, asked, captured, jar, log, revealed, leaks, seen, used, redactor })
     }
 
     /// The keys of a case, with values that no other run has where none is given.
