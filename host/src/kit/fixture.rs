@@ -671,7 +671,7 @@ body = '{"id":42}'
     #[test]
     fn an_unknown_field_names_its_place_and_the_nearest_known_one() {
         let said = refused(&WHOLE.replace("verdict =", "verdit ="));
-        assert!(said.starts_with("alive.toml, line 12, column 1: unknown field `verdit`"), "{said}");
+        assert!(said.starts_with("alive.toml, line 11, column 1: unknown field `verdit`"), "{said}");
         assert!(said.ends_with("hint: did you mean `verdict`?"), "{said}");
         let said = refused(&WHOLE.replace("[exchange.answer]\nstatus", "[exchange.answer]\nstatsu"));
         assert!(said.contains("line 20") && said.ends_with("did you mean `status`?"), "{said}");

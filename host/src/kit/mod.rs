@@ -4,10 +4,13 @@
 //!
 //! **Invariant:** it never touches the operator's home, and no check of it goes to the network.
 
+pub mod checks;
 pub mod fixture;
 pub mod record;
 mod scene;
+mod script;
 pub mod scrub;
+mod trouble;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -201,6 +204,15 @@ impl Kit {
 
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// How the file describes itself when it is asked once more.
+    ///
+    /// # Errors
+    /// Where it doesn't any more.
+    pub async fn describe(&self) -> Result<Manifest, KitError> {
+        let described = self.host.registry.describe(&self.file).await;
+        described.map_err(|error| KitError::Refused(error.to_string()))
     }
 
     pub async fn close(self) {
