@@ -30,6 +30,12 @@ const KEY_FILE_BYTES: u64 = 4 << 10;
 pub enum Command {
     /// A new provider: a project that builds, with a passing test
     New(author::new::Arguments),
+    /// Build a project whenever it changes, and show what its fixtures make of it
+    Dev(author::dev::Arguments),
+    /// Ask the real service once, and write its answer into a fixture without your secrets
+    Record(Box<author::record::Arguments>),
+    /// Put together what is handed on: the plugin, its digest, what it may do
+    Pack(author::pack::Arguments),
     /// Every plugin file and where it stands
     List,
     /// What serves a service, what it may do, and what waits to replace it
@@ -106,6 +112,9 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
     };
     match command {
         Command::New(arguments) => author::new::run(arguments, output).await,
+        Command::Dev(arguments) => author::dev::run(home, arguments, output).await,
+        Command::Record(arguments) => author::record::run(*arguments, output).await,
+        Command::Pack(arguments) => author::pack::run(arguments, output).await,
         Command::List => list(&home, output).await,
         Command::Show { service } => show(&home, &service, output).await,
         Command::Check { file } => {

@@ -104,7 +104,13 @@ pub fn recording(case: &Case, run: Run, wanted: &Wanted) -> Result<Recording, Re
         Which::Rotate(method) => ("rotate", method.clone(), None, Some(word)),
     };
     let captured = matches!(said, Said::Outcome(_)).then(|| {
-        let mut names: Vec<String> = run.captured.iter().map(|fresh| fresh.key.clone()).collect();
+        let mut names: Vec<String> = run
+            .captured
+            .iter()
+            .map(|fresh| fresh.key.clone())
+            // A cookie that no key names.
+            .filter(|name| !name.starts_with("cookie:"))
+            .collect();
         names.sort();
         names
     });

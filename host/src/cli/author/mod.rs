@@ -2,9 +2,15 @@
 //! answers, and what is handed on. They work on a folder of the author's and leave the home alone,
 //! but for `dev --install`.
 
+mod build;
+pub mod dev;
+mod folder;
 pub mod new;
+pub mod pack;
+pub mod record;
 mod scaffold;
 mod tools;
+mod trace;
 
 use std::path::Path;
 
@@ -40,5 +46,9 @@ impl Language {
 /// A path as a person would type it: from here where it is below.
 fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(&here).unwrap_or(path).display().to_string()
+    match path.strip_prefix(&here) {
+        Ok(below) if below.as_os_str().is_empty() => ".".to_owned(),
+        Ok(below) => below.display().to_string(),
+        Err(_) => path.display().to_string(),
+    }
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::Language;
+use super::folder::File;
 
 static SCAFFOLD: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../plugin-sdk/scaffold");
 static SDK_SOURCE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../plugin-sdk/src");
@@ -63,14 +64,6 @@ pub enum ScaffoldError {
     NoScaffold(&'static str),
     #[error("what this program carries of the SDK can't be used: {0}")]
     Sdk(String),
-}
-
-/// One file of a project, below its folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
-    pub path: String,
-    pub bytes: Vec<u8>,
-    pub executable: bool,
 }
 
 /// What a service is called in each place.

@@ -21,8 +21,17 @@ const RUST: (u32, u32) = (1, 95);
 #[derive(Debug)]
 pub struct Ran {
     pub ok: bool,
-    /// Both of its outputs, in clear, colours included where they were asked for.
-    pub said: String,
+    /// Its standard output.
+    pub data: String,
+    /// Its standard error.
+    pub talk: String,
+}
+
+impl Ran {
+    /// Both, for tools that don't keep to one.
+    pub fn all(&self) -> String {
+        format!("{}{}", self.data, self.talk)
+    }
 }
 
 /// Runs a tool to its end. Dropped before, it is killed.
@@ -34,9 +43,8 @@ pub async fn run(program: &str, arguments: &[&str], folder: &Path, more: &[(&str
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder).envs(more.iter().copied()).kill_on_drop(true);
     let output = command.stdin(Stdio::null()).output().await?;
-    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
-    said.push_str(&String::from_utf8_lossy(&output.stderr));
-    Ok(Ran { ok: output.status.success(), said })
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Ran { ok: output.status.success(), data: text(&output.stdout), talk: text(&output.stderr) })
 }
 
 /// Whether a project of this language could be built here.
@@ -62,9 +70,9 @@ async fn require_program(program: &str, whence: &str, folder: &Path) -> Result<(
 
 async fn version(program: &str, whence: &str, folder: &Path) -> Result<String, Failure> {
     match run(program, &["--version"], folder, &[]).await {
-        Ok(ran) if ran.ok => Ok(ran.said.trim().to_owned()),
+        Ok(ran) if ran.ok => Ok(ran.data.trim().to_owned()),
         Ok(ran) => {
-            Err(Failure::Other(format!("`{program} --version` fails: {}; hint: {whence}", ran.said.trim())))
+            Err(Failure::Other(format!("`{program} --version` fails: {}; hint: {whence}", ran.all().trim())))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::NotFound(format!(
             "there is no `{program}` on the PATH, and the provider is built with it; hint: {whence}"
@@ -86,7 +94,7 @@ async fn require_rust(folder: &Path) -> Result<(), Failure> {
     let sysroot = run("rustc", &["--print", "sysroot"], folder, &[])
         .await
         .map_err(Failure::io("`rustc` can't be started"))?;
-    let libraries = Path::new(sysroot.said.trim()).join("lib/rustlib").join(TARGET);
+    let libraries = Path::new(sysroot.data.trim()).join("lib/rustlib").join(TARGET);
     if !libraries.exists() {
         return Err(Failure::NotFound(format!(
             "{said} can't compile for {TARGET}, which plugins are; hint: `rustup target add {TARGET}`"
