@@ -30,3 +30,4 @@ done
 for template in "$here"/template-provider/providers/*.toml; do
     [ ! -e "$template" ] || put "$template" "$providers/$(basename "$template")"
 done
+put "$here/catalogue.json" "$providers/catalogue.json"

@@ -79,6 +79,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "catalogue",
             "config",
             "control",
             "credential",
@@ -121,7 +122,10 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // `worker::engine` names the engine that native code is for.
-    ("registry", &["config", "db", "limits", "protocol", "provider", "supervisor", "vault", "worker"]),
+    (
+        "registry",
+        &["catalogue", "config", "db", "limits", "protocol", "provider", "supervisor", "vault", "worker"],
+    ),
     // `worker` only for the numbers of a child's descriptors, and the list of a probe's attempts.
     ("supervisor", &["credential", "limits", "protocol", "provider", "worker"]),
     ("worker", &["limits", "protocol", "provider"]),
@@ -139,7 +143,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("external", &["credential"]),
     // Where a cookie goes follows from what a provider says of it.
     ("credential", &["provider"]),
-    ("catalogue", &[]),
+    ("catalogue", &["provider"]),
     ("crash", &[]),
     ("lib", &[]),
 ];

@@ -616,3 +616,29 @@ fn milliseconds(text: &str) -> i128 {
     let moment = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
     moment.expect("ISO 8601").unix_timestamp_nanos() / 1_000_000
 }
+
+#[test]
+fn a_token_pasted_with_something_around_it_is_refused_before_anything_is_stored() {
+    let home = TestHome::new();
+    home.drop_plugin(&plugin("oauth2-refresh"));
+    let secret = random_secret();
+    let add = ["credential", "add", "ann", "--service", "oauth2-refresh", "--set", "client_id=desktop"];
+    let add = [&add[..], &["--set", "token_url=https://id.example/token"]].concat();
+    let cases = [
+        (format!("refresh_token={secret} \n"), "white space"),
+        (format!("refresh_token=\"{secret}\"\n"), "in quotes"),
+        (format!("refresh_token=Bearer {secret}\n"), "the word of a header"),
+    ];
+    for (pairs, found) in cases {
+        let refused = home.run_with_input(&add, &pairs);
+        assert_eq!(refused.code(), 65, "{}", refused.stderr);
+        assert!(refused.stderr.contains("key \"refresh_token\" (pair 1)"), "{}", refused.stderr);
+        assert!(refused.stderr.contains(found) && refused.stderr.contains("hint: "), "{}", refused.stderr);
+        assert!(!refused.stderr.contains(&secret), "the value is shown");
+    }
+    assert_eq!(home.json(&["credential", "list"]), serde_json::json!([]));
+    // Whoever means it says so, and a line's own end is no part of a value.
+    home.run_with_input(&[&add[..], &["--exact"]].concat(), &format!("refresh_token={secret} \r\n")).ok();
+    let exported = home.run(&["credential", "export", "ann", "--format", "json"]).ok().json();
+    assert_eq!(exported["refresh_token"]["value"], format!("{secret} "));
+}

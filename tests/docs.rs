@@ -11,10 +11,11 @@ use std::process::Command;
 use crate::architecture::without_what_is_not_built;
 use crate::harness::*;
 
-/// README.md and every page in docs/.
+/// README.md, every page in docs/ and those of the providers.
 fn pages() -> Vec<PathBuf> {
-    let mut pages: Vec<PathBuf> = fs::read_dir(source("docs"))
-        .expect("docs/")
+    let mut pages: Vec<PathBuf> = ["docs", "docs/providers"]
+        .iter()
+        .flat_map(|folder| fs::read_dir(source(folder)).expect("a folder of pages"))
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect();

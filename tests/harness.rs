@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -586,14 +586,24 @@ impl Answer {
 /// One HTTP/1.0 exchange; `headers` are whole lines such as `Cookie: a=b`.
 #[track_caller]
 pub fn http(method: &str, url: &str, headers: &[&str]) -> Answer {
+    http_with(method, url, headers, "")
+}
+
+/// The same with a body.
+#[track_caller]
+pub fn http_with(method: &str, url: &str, headers: &[&str], body: &str) -> Answer {
     let rest = url.strip_prefix("http://").expect("peers speak plain HTTP");
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let mut stream = TcpStream::connect(host).expect("the peer listens");
     stream.set_read_timeout(Some(SOON)).expect("a timeout can be set");
     let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     // Version 1.0, for then no answer is chunked.
-    write!(stream, "{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: 0\r\n{lines}\r\n")
-        .expect("the peer reads");
+    let length = body.len();
+    write!(
+        stream,
+        "{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {length}\r\n{lines}\r\n{body}"
+    )
+    .expect("the peer reads");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("the peer answers");
     let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
@@ -628,6 +638,24 @@ impl Peer {
         Self::start(command.args(["--port", "0", "--access-ttl", &access_ttl.to_string()]), folder)
     }
 
+    /// The Matrix homeserver, its access tokens living this many seconds.
+    pub fn synapse(access_ttl: u32) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = command(installed_peers().join("synapse-venv/bin/python"));
+        command.arg(source("tests/peers/matrix-synapse/homeserver.py"));
+        command.arg("--folder").arg(folder.path().join("files"));
+        Self::start(command.args(["--port", "0", "--access-ttl", &access_ttl.to_string()]), folder)
+    }
+
+    /// The JupyterHub, below a prefix.
+    pub fn hub() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = command(installed_peers().join("jupyterhub-venv/bin/python"));
+        command.arg(source("tests/peers/jupyterhub/hub.py"));
+        command.arg("--folder").arg(folder.path().join("files"));
+        Self::start(command.args(["--port", "0"]), folder)
+    }
+
     fn start(command: &mut Command, folder: tempfile::TempDir) -> Self {
         let log = folder.path().join("stderr.log");
         let mut child = command
@@ -649,6 +677,112 @@ impl Peer {
 
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.ready["url"].as_str().expect("the peer says its URL"))
+    }
+}
+
+/// Stands between Keywheel and a peer, and passes everything on, one exchange for each connection.
+/// While it cuts, the answers to the requests it was told of reach the peer's effect and never
+/// Keywheel: what a network does that fails at the wrong moment.
+pub struct Cut {
+    pub url: String,
+    state: Arc<CutState>,
+}
+
+struct CutState {
+    peer: String,
+    /// The beginning of the request lines whose answers are kept back; none: nothing is.
+    request: Mutex<Option<String>>,
+    /// Answers that the peer gave and that were kept back.
+    kept: AtomicU32,
+    /// Whether a connection whose answer was kept back stays open, as where the network hangs.
+    hangs: AtomicBool,
+}
+
+impl Cut {
+    /// Before a peer, whose URL may have a path.
+    pub fn before(peer: &str) -> Self {
+        let rest = peer.strip_prefix("http://").expect("peers speak plain HTTP");
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let url = format!("http://{}{path}", listener.local_addr().expect("an address"));
+        let state = Arc::new(CutState {
+            peer: host.to_owned(),
+            request: Mutex::default(),
+            kept: AtomicU32::new(0),
+            hangs: AtomicBool::new(false),
+        });
+        let of_thread = Arc::clone(&state);
+        // Ends with the test process, like the listener.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = Arc::clone(&of_thread);
+                // A client that was killed is no error of what stands between.
+                std::thread::spawn(move || drop(state.pass_on(stream)));
+            }
+        });
+        Self { url, state }
+    }
+
+    /// Loses the answers to requests that begin so, such as `POST /token`, by closing the
+    /// connection.
+    pub fn lose(&self, request: &str) {
+        self.state.hangs.store(false, Ordering::Relaxed);
+        *hold(&self.state.request) = Some(request.to_owned());
+    }
+
+    /// The same, and the connection stays open without an answer.
+    pub fn hang(&self, request: &str) {
+        self.state.hangs.store(true, Ordering::Relaxed);
+        *hold(&self.state.request) = Some(request.to_owned());
+    }
+
+    /// Passes everything on again.
+    pub fn heal(&self) {
+        *hold(&self.state.request) = None;
+    }
+
+    /// Answers kept back until now.
+    pub fn kept(&self) -> u32 {
+        self.state.kept.load(Ordering::Relaxed)
+    }
+}
+
+impl CutState {
+    fn pass_on(&self, mut client: TcpStream) -> std::io::Result<()> {
+        client.set_read_timeout(Some(SOON))?;
+        let mut reader = BufReader::new(client.try_clone()?);
+        let mut first = String::new();
+        reader.read_line(&mut first)?;
+        let (mut head, mut length) = (first.clone(), 0);
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header)?;
+            let Some((name, value)) = header.trim_end().split_once(':') else { break };
+            match name.to_ascii_lowercase().as_str() {
+                "connection" => continue,
+                "content-length" => length = value.trim().parse().unwrap_or(0),
+                _ => {}
+            }
+            head.push_str(&header);
+        }
+        let mut body = Vec::new();
+        reader.take(length).read_to_end(&mut body)?;
+        let mut peer = TcpStream::connect(&self.peer)?;
+        peer.set_read_timeout(Some(SOON))?;
+        write!(peer, "{head}Connection: close\r\n\r\n")?;
+        peer.write_all(&body)?;
+        let mut answer = Vec::new();
+        peer.read_to_end(&mut answer)?;
+        let cut = hold(&self.request).as_ref().is_some_and(|request| first.starts_with(request.as_str()));
+        if !cut {
+            return client.write_all(&answer);
+        }
+        self.kept.fetch_add(1, Ordering::Relaxed);
+        if self.hangs.load(Ordering::Relaxed) {
+            // Until the client gives up or is gone.
+            let _ = client.read(&mut [0]);
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 //! whole can show. Each test has a home of its own, so all of them run at once.
 
 mod architecture;
+mod catalogue;
 mod compatibility;
 mod conformance;
 mod credentials;
@@ -15,6 +16,7 @@ mod home;
 mod hostile;
 mod isolation;
 mod lifecycle;
+mod oauth_services;
 mod operator;
 mod peers;
 mod permissions;
@@ -25,6 +27,8 @@ mod reload;
 mod retention;
 mod schedule;
 mod secrets;
+mod servers;
 mod services;
 mod soak;
 mod threat_model;
+mod token_services;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::catalogue;
 use crate::config::{self, Config, ConfigError, Home, Isolation};
 use crate::control::{self, Operation, Outcome, Refusal, SecretInput, WorkerToken};
 use crate::credential::{Jar, Key, Millis, Secret, now};
@@ -383,10 +384,8 @@ impl Host {
 
     async fn add(&self, new: control::AddCredential) -> Result<(), Refusal> {
         let provider = self.rotation.providers.get(&new.service).ok_or_else(|| {
-            Refusal::not_found(format!(
-                "no plugin serves `{}`; hint: `keywheel plugin list` shows what there is",
-                new.service
-            ))
+            let next = catalogue::next_step(&new.service);
+            Refusal::not_found(format!("no plugin serves `{}`; hint: {next}", new.service))
         })?;
         let resolved = registry::manifest::resolve(&provider.manifest, &new.settings, &new.private_hosts)
             .map_err(|error| Refusal::bad_input(error.to_string()))?;

@@ -129,6 +129,9 @@ pub struct Manifest {
 /// How long a session may go unused before the service ends it, in seconds. Optional.
 const IDLE_LIMIT: &str = "idle-limit-seconds";
 
+/// A url setting whose value may have no path, for the provider adds its own. Once for each.
+const WITHOUT_PATH: &str = "without-path";
+
 /// Where the service documents what the provider relies on. Optional.
 const SOURCE: &str = "source";
 
@@ -139,6 +142,11 @@ impl Manifest {
     /// What isn't a number of seconds says nothing, as the contract wants it of its extras.
     pub fn idle_limit(&self) -> Option<u32> {
         self.extra(IDLE_LIMIT)?.parse().ok().filter(|&seconds| seconds > 0)
+    }
+
+    /// Whether a setting is the address of a host and no path of it.
+    pub fn is_without_path(&self, setting: &str) -> bool {
+        self.extras.iter().any(|(name, value)| name == WITHOUT_PATH && value == setting)
     }
 
     pub fn source(&self) -> Option<&str> {

@@ -1,5 +1,24 @@
 //! What one attempt knows: settings, the state of each key, the time. Never a secret's bytes,
 //! unless the operator granted them to [`Cx::reveal`].
+//!
+//! ```
+//! use keywheel_sdk::prelude::*;
+//!
+//! /// Deletes the session that was in force before, as its id was told in a setting.
+//! fn clean_up(cx: &Cx) -> Result<()> {
+//!     // The state of a key is known, its value isn't.
+//!     let Some(token) = cx.key("token").filter(|token| token.present) else {
+//!         return Err(Stop::needs_human("there is no token: add one"));
+//!     };
+//!     let ends_within_an_hour = token.expires.is_some_and(|at| at < cx.now() + 3_600_000);
+//!     if ends_within_an_hour && cx.setting_as::<bool>("clean_up")? {
+//!         let session = cx.setting("session_id");
+//!         let deleted = cx.request("DELETE", "{base_url}/sessions").segment(session);
+//!         deleted.header("authorization", bearer("token")).send()?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
 
 use alloc::format;
 use alloc::string::String;
@@ -11,6 +30,7 @@ use crate::host;
 use crate::manifest::Manifest;
 use crate::placeholders;
 use crate::request::Request;
+use crate::template::Template;
 use crate::verdict::Stop;
 
 pub use types::{Context, KeyState};
@@ -40,7 +60,14 @@ impl Cx {
     /// settings and `{validate_url}` for the manifest's. A name that is no setting makes
     /// [`Request::send`] fail.
     pub fn request(&self, method: &str, url: &str) -> Request {
-        Request::new(method, self.filled(url), self.context.now)
+        Request::new(method, self.filled(url).map(Template::from), self.context.now)
+    }
+
+    /// A request to a URL made of pieces, for services that want a key in its middle:
+    /// `text("https://api.example/bot") + secret("token") + text("/me")`. Nothing is filled in, and
+    /// scheme, host and port are text.
+    pub fn request_to(&self, method: &str, url: impl Into<Template>) -> Request {
+        Request::new(method, Ok(url.into()), self.context.now)
     }
 
     /// `pattern` with its settings filled in.

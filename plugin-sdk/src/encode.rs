@@ -1,5 +1,13 @@
 //! Encodings of text the plugin knows, the same as the host applies to secrets. Pure; it never
 //! sees a secret, those are encoded by the host.
+//!
+//! ```
+//! use keywheel_sdk::encode;
+//!
+//! assert_eq!(encode::percent("a b/c"), "a%20b%2Fc");
+//! assert_eq!(encode::form("a b&c"), "a+b%26c");
+//! assert_eq!(encode::base64("user:"), "dXNlcjo=");
+//! ```
 
 use alloc::string::String;
 

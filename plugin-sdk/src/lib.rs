@@ -125,15 +125,23 @@ pub mod prelude {
     pub use crate::manifest::{CommitClass, Key, Manifest, Method, Setting};
     pub use crate::request::{Request, SendError, header, json};
     pub use crate::response::Response;
-    pub use crate::template::{Leaf, Leaves, Template, basic, bearer, secret, text};
+    pub use crate::template::{
+        IntoLeaves, IntoTemplate, Leaf, Leaves, Template, basic, bearer, secret, text,
+    };
     pub use crate::template::{form, json_object};
     pub use crate::verdict::{Evidence, Outcome, Reason, Stop, Verdict};
     pub use crate::{Cx, Provider, Result, log};
     pub use serde_json::Value;
 }
 
-/// One service's knowledge. Every call runs in a fresh instance, so nothing may be kept between
+/// One service's knowledge. Implement `describe` and `validate`, and `rotate` where the service
+/// issues fresh secrets; then [`export!`] it. Every call runs in a fresh instance, so nothing may be kept between
 /// calls.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no provider",
+    label = "not a provider",
+    note = "write `impl Provider for {Self}` with `describe` and `validate`, and `rotate` if the service issues fresh secrets"
+)]
 pub trait Provider {
     /// Says what the plugin is. Runs without the host API and always answers the same.
     fn describe() -> Manifest;

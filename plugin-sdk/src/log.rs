@@ -1,4 +1,13 @@
-//! Lines in the host's log, attributed to the plugin. Secrets are redacted there.
+//! Lines in the host's log, attributed to the plugin. Secrets are redacted there; all the same,
+//! say what happened and not what was answered.
+//!
+//! ```
+//! use keywheel_sdk::prelude::*;
+//!
+//! fn note(answer: &Response) {
+//!     log::info(&format!("the session page answered {}", answer.status()));
+//! }
+//! ```
 
 use crate::bindings::keywheel::provider::log::Level;
 use crate::host;

@@ -1,5 +1,27 @@
 //! Builders for what a provider says of itself. Plain values of the contract; nothing is checked
 //! here, the host does that (and [`crate::testing`] in your tests).
+//!
+//! ```
+//! use keywheel_sdk::prelude::*;
+//! use keywheel_sdk::testing::faults;
+//!
+//! let manifest = Manifest::new("forum", "The forum", "1.2.0")
+//!     .source("https://forum.example/docs/api")
+//!     // What the operator says for each credential, and what becomes of it.
+//!     .setting(Setting::url("base_url").required().help("The forum, such as https://forum.example"))
+//!     .setting(Setting::duration("session_life").default("12h"))
+//!     .origin("{base_url.origin}")
+//!     .validate_url("{base_url}/api/me")
+//!     // The key mapping: what the host attaches by itself, and what templates place.
+//!     .key(Key::cookie("session", "forum_session", "{base_url.host}").help("The session cookie"))
+//!     .key(Key::token("api_key").optional().help("From the forum's page Settings, API"))
+//!     // How to rotate, and what that does to the old secret.
+//!     .method(Method::new("renew", CommitClass::Grace).help("Swap the session for a fresh one"))
+//!     .class_source("renew", "https://forum.example/docs/api/sessions")
+//!     .validate_every(15 * 60)
+//!     .idle_limit(30 * 60);
+//! assert_eq!(faults(&manifest), [] as [String; 0]);
+//! ```
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -76,6 +98,13 @@ impl Manifest {
     /// The service ends a session that nobody used for this long, so it is used before.
     pub fn idle_limit(mut self, seconds: types::Seconds) -> Self {
         self.extras.push(("idle-limit-seconds".into(), seconds.to_string()));
+        self
+    }
+
+    /// The url setting `name` is the address of a host: a value with a path is refused, for it
+    /// would be in the way of the provider's own.
+    pub fn without_path(mut self, name: &str) -> Self {
+        self.extras.push(("without-path".into(), name.into()));
         self
     }
 

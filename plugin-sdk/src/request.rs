@@ -1,5 +1,21 @@
 //! One request, built so that the short way is the safe way: no redirects unless asked, secrets
 //! by reference, encodings chosen by the place a value goes to.
+//!
+//! ```
+//! use keywheel_sdk::prelude::*;
+//!
+//! fn refresh(cx: &Cx) -> Result<Response> {
+//!     cx.post("{base_url}/oauth/token")
+//!         // Where a secret goes is said, and the host encodes it for that place.
+//!         .header("authorization", basic(text(cx.setting("client_id")), secret("client_secret")))
+//!         .form([("grant_type", text("refresh_token")), ("refresh_token", secret("refresh_token"))])
+//!         // What the answer issues is kept before the plugin sees it.
+//!         .capture("access_token", json("/access_token").expires_in(json("/expires_in")))
+//!         .capture("refresh_token", json("/refresh_token"))
+//!         // A time-out, a rate limit or a firewall's page ends the attempt here, as unknown.
+//!         .send()
+//! }
+//! ```
 
 use alloc::format;
 use alloc::string::String;
@@ -9,7 +25,7 @@ use crate::bindings::keywheel::provider::{http, types};
 use crate::encode;
 use crate::host;
 use crate::response::Response;
-use crate::template::{self, Leaves, Template, text};
+use crate::template::{self, IntoLeaves, IntoTemplate, Template, text};
 use crate::verdict::Stop;
 
 /// Made by [`crate::Cx::get`], [`crate::Cx::post`] and [`crate::Cx::request`].
@@ -25,6 +41,7 @@ pub struct Request {
     capture: Vec<http::Capture>,
     redirects: u8,
     timeout: Option<types::Seconds>,
+    extras: types::Extras,
     now: types::Timestamp,
 }
 
@@ -33,16 +50,17 @@ pub struct Request {
 pub struct Source {
     from: http::Source,
     expires_in: Option<http::Source>,
+    in_ms: bool,
 }
 
 /// A place in a JSON answer, by RFC 6901: `json("/access_token")`.
 pub fn json(pointer: &str) -> Source {
-    Source { from: http::Source::JsonPointer(pointer.into()), expires_in: None }
+    Source { from: http::Source::JsonPointer(pointer.into()), expires_in: None, in_ms: false }
 }
 
 /// The value of a response header.
 pub fn header(name: &str) -> Source {
-    Source { from: http::Source::Header(name.into()), expires_in: None }
+    Source { from: http::Source::Header(name.into()), expires_in: None, in_ms: false }
 }
 
 impl Source {
@@ -51,19 +69,26 @@ impl Source {
         self.expires_in = Some(seconds.from);
         self
     }
+
+    /// The same for a service that counts in milliseconds.
+    pub fn expires_in_ms(mut self, milliseconds: Source) -> Self {
+        self.in_ms = true;
+        self.expires_in(milliseconds)
+    }
 }
 
 impl Request {
-    pub(crate) fn new(method: &str, url: Result<String, String>, now: types::Timestamp) -> Self {
+    pub(crate) fn new(method: &str, url: Result<Template, String>, now: types::Timestamp) -> Self {
         Self {
             method: method.into(),
-            url: url.map(Template::from),
+            url,
             headers: Vec::new(),
             body: None,
             cookies: false,
             capture: Vec::new(),
             redirects: 0,
             timeout: None,
+            extras: Vec::new(),
             now,
         }
     }
@@ -74,45 +99,48 @@ impl Request {
         self
     }
 
-    pub fn header(mut self, name: &str, value: impl Into<Template>) -> Self {
-        self.headers.push((name.into(), value.into()));
+    pub fn header(mut self, name: &str, value: impl IntoTemplate) -> Self {
+        self.headers.push((name.into(), value.into_template()));
         self
     }
 
     /// Adds `name=value` to the query, percent-encoded.
-    pub fn query(mut self, name: &str, value: impl Into<Leaves>) -> Self {
+    pub fn query(mut self, name: &str, value: impl IntoLeaves) -> Self {
         self.url = self.url.map(|url| {
             let separator = if url.has_text('?') { "&" } else { "?" };
             url + text([separator, &encode::percent(name), "="].concat())
-                + value.into().within(types::Encoding::Percent)
+                + value.into_leaves().within(types::Encoding::Percent)
         });
         self
     }
 
     /// Adds `/value` to the path, percent-encoded.
-    pub fn segment(mut self, value: impl Into<Leaves>) -> Self {
-        self.url = self.url.map(|url| url + text("/") + value.into().within(types::Encoding::Percent));
+    pub fn segment(mut self, value: impl IntoLeaves) -> Self {
+        self.url = self.url.map(|url| url + text("/") + value.into_leaves().within(types::Encoding::Percent));
         self
     }
 
     /// A form body with its content type; see [`template::form`].
-    pub fn form<'a, V: Into<Leaves>>(self, fields: impl IntoIterator<Item = (&'a str, V)>) -> Self {
+    pub fn form<'a, V: IntoLeaves>(self, fields: impl IntoIterator<Item = (&'a str, V)>) -> Self {
         self.header("content-type", "application/x-www-form-urlencoded").body(template::form(fields))
     }
 
     /// A JSON body with its content type; see [`template::json_object`].
-    pub fn json<'a, V: Into<Leaves>>(self, fields: impl IntoIterator<Item = (&'a str, V)>) -> Self {
+    pub fn json<'a, V: IntoLeaves>(self, fields: impl IntoIterator<Item = (&'a str, V)>) -> Self {
         self.header("content-type", "application/json").body(template::json_object(fields))
     }
 
-    pub fn body(mut self, body: impl Into<Template>) -> Self {
-        self.body = Some(body.into());
+    pub fn body(mut self, body: impl IntoTemplate) -> Self {
+        self.body = Some(body.into_template());
         self
     }
 
     /// Keep what a 2xx answer has at `source` as the new value of `key`. The plugin sees that it
     /// changed, never what it is. A mapped cookie needs no rule.
     pub fn capture(mut self, key: &str, source: Source) -> Self {
+        if source.in_ms {
+            self.extras.push((["expires-in-unit:", key].concat(), "ms".into()));
+        }
         self.capture.push(http::Capture {
             key: key.into(),
             from: source.from,
@@ -157,7 +185,7 @@ impl Request {
             capture: self.capture,
             redirects: self.redirects,
             timeout: self.timeout,
-            extras: Vec::new(),
+            extras: self.extras,
         };
         match host::send(&request) {
             Ok(response) => Ok(Response::new(self.method, response, self.now)),

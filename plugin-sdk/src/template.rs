@@ -24,6 +24,44 @@ pub struct Leaves(Vec<types::Leaf>);
 #[derive(Debug, Clone, Default)]
 pub struct Template(Vec<types::Part>);
 
+/// What may stand in a header, a URL or a body: text, secrets, sums of them, encoded or not.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't stand in a request",
+    label = "not a template",
+    note = "a template is a string, text(…), secret(\"key\"), bearer(\"key\"), basic(…), or a sum of them with `+`",
+    note = "for a number: text(number.to_string())"
+)]
+pub trait IntoTemplate {
+    fn into_template(self) -> Template;
+}
+
+/// What can be one value of a form, of JSON or of a query, or be encoded and hashed: text,
+/// secrets and sums of them. A sum that was encoded as a whole is one no more: the contract has
+/// one level.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be one value of a form, of JSON or of a query",
+    label = "not made of pieces",
+    note = "a value is a string, text(…), secret(\"key\"), or a sum of those with `+`",
+    note = "for a number: text(number.to_string())",
+    note = "what was encoded or hashed as a whole (a `Template`) can't be encoded again: put it into a header, or write the body with text(…) around it"
+)]
+pub trait IntoLeaves {
+    fn into_leaves(self) -> Leaves;
+}
+
+macro_rules! into {
+    ($($kind:ty),* => $made:ident by $trait:ident::$function:ident) => {$(
+        impl $trait for $kind {
+            fn $function(self) -> $made {
+                self.into()
+            }
+        }
+    )*};
+}
+
+into! { &str, &String, String, Leaf, Leaves, Template => Template by IntoTemplate::into_template }
+into! { &str, &String, String, Leaf, Leaves => Leaves by IntoLeaves::into_leaves }
+
 /// Plain text, known to the plugin.
 pub fn text(text: impl Into<String>) -> Leaf {
     Leaf(types::Leaf::Text(text.into()))
@@ -48,8 +86,8 @@ pub fn bearer(key: impl Into<String>) -> Template {
 /// ```
 ///
 /// OAuth 2.0 wants both form-encoded first: `basic(text(id).form(), secret("key").form())`.
-pub fn basic(user: impl Into<Leaves>, password: impl Into<Leaves>) -> Template {
-    text("Basic ") + (user.into() + text(":") + password.into()).base64()
+pub fn basic(user: impl IntoLeaves, password: impl IntoLeaves) -> Template {
+    text("Basic ") + (user.into_leaves() + text(":") + password.into_leaves()).base64()
 }
 
 /// A form body; names and values are form-encoded, secrets by the host.
@@ -59,12 +97,13 @@ pub fn basic(user: impl Into<Leaves>, password: impl Into<Leaves>) -> Template {
 /// let body = form([("grant_type", text("a b")), ("refresh_token", secret("refresh_token"))]);
 /// assert_eq!(body.to_string(), "grant_type=a+b&refresh_token={refresh_token|form}");
 /// ```
-pub fn form<'a, V: Into<Leaves>>(fields: impl IntoIterator<Item = (&'a str, V)>) -> Template {
+pub fn form<'a, V: IntoLeaves>(fields: impl IntoIterator<Item = (&'a str, V)>) -> Template {
     let mut body = Template::default();
     for (index, (name, value)) in fields.into_iter().enumerate() {
         let separator = if index == 0 { "" } else { "&" };
-        body =
-            body + text([separator, &encode::form(name), "="].concat()) + value.into().within(Encoding::Form);
+        body = body
+            + text([separator, &encode::form(name), "="].concat())
+            + value.into_leaves().within(Encoding::Form);
     }
     body
 }
@@ -77,13 +116,13 @@ pub fn form<'a, V: Into<Leaves>>(fields: impl IntoIterator<Item = (&'a str, V)>)
 /// let body = json_object([("user", text("a\"b")), ("token", secret("token"))]);
 /// assert_eq!(body.to_string(), r#"{"user":"a\"b","token":"{token|json}"}"#);
 /// ```
-pub fn json_object<'a, V: Into<Leaves>>(fields: impl IntoIterator<Item = (&'a str, V)>) -> Template {
+pub fn json_object<'a, V: IntoLeaves>(fields: impl IntoIterator<Item = (&'a str, V)>) -> Template {
     let mut body = Template::from("{");
     for (index, (name, value)) in fields.into_iter().enumerate() {
         let separator = if index == 0 { "\"" } else { ",\"" };
         body = body
             + text([separator, &encode::json(name), "\":\""].concat())
-            + value.into().within(Encoding::Json)
+            + value.into_leaves().within(Encoding::Json)
             + text("\"");
     }
     body + text("}")
@@ -268,6 +307,30 @@ impl From<Leaf> for Template {
 impl From<Leaves> for Template {
     fn from(leaves: Leaves) -> Self {
         Self(leaves.0.into_iter().map(part).collect())
+    }
+}
+
+impl From<&str> for Leaves {
+    fn from(plain: &str) -> Self {
+        text(plain).into()
+    }
+}
+
+impl From<&String> for Leaves {
+    fn from(plain: &String) -> Self {
+        text(plain).into()
+    }
+}
+
+impl From<String> for Leaves {
+    fn from(plain: String) -> Self {
+        text(plain).into()
+    }
+}
+
+impl From<&String> for Template {
+    fn from(plain: &String) -> Self {
+        text(plain).into()
     }
 }
 

@@ -653,9 +653,14 @@ pub(crate) mod stage {
                 };
                 for rule in &request.capture {
                     if let Some(value) = at(&rule.from) {
-                        let seconds =
+                        let lifetime =
                             rule.expires_in.as_ref().and_then(at).and_then(|text| text.parse::<u64>().ok());
-                        found.push((rule.key.clone(), Some(value), seconds.map(|s| self.now + s * 1_000)));
+                        let in_ms = ["expires-in-unit:", &rule.key].concat();
+                        let unit = match request.extras.contains(&(in_ms, "ms".into())) {
+                            true => 1,
+                            false => 1_000,
+                        };
+                        found.push((rule.key.clone(), Some(value), lifetime.map(|l| self.now + l * unit)));
                     }
                 }
             }

@@ -1,5 +1,20 @@
 //! What validate and rotate may say, and why they may stop early. A verdict is evidence, not a
 //! guess: everything that taught nothing ends as `unknown`.
+//!
+//! ```
+//! use keywheel_sdk::prelude::*;
+//!
+//! // Valid, with what the service said: whose it is, when it ends, when to look again.
+//! let alive = Evidence::new().identity(String::from("42")).expires(1_767_225_600_000).next(600);
+//! assert_ne!(Verdict::Valid(alive), Verdict::valid());
+//!
+//! // `?` carries what stops an attempt; the SDK says the same as a verdict or an outcome.
+//! let stopped = Stop::needs_human("the account wants a second factor: sign in once by hand");
+//! assert_eq!(
+//!     stopped.into_verdict(),
+//!     Ok(Verdict::needs_human("the account wants a second factor: sign in once by hand")),
+//! );
+//! ```
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -148,6 +163,13 @@ impl Reason {
 
     pub fn retry_after(mut self, seconds: impl Into<Option<types::Seconds>>) -> Self {
         self.retry_after = seconds.into();
+        self
+    }
+
+    /// Nothing more can be learnt by asking, only by a rotation: an access token has run out and
+    /// its refresh token may live. Keywheel then rotates instead of asking again.
+    pub fn rotate_next(mut self) -> Self {
+        self.extras.push(("next".into(), "rotate".into()));
         self
     }
 }

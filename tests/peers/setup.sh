@@ -54,18 +54,21 @@ fresh() {
     [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]
 }
 
-django_site() {
-    local lock=$here/django-site/requirements.txt venv=$target/django-venv want
+# python_peer FOLDER VENV TITLE: an environment of its own, from the folder's lockfile.
+python_peer() {
+    local lock=$here/$1/requirements.txt venv=$target/$2 want
     need "python3" has_python python3
-    # Django 5.2 asks for it.
+    # The lowest that all of them ask for.
     at_least python 3 10 "$("$python" -c 'import platform; print(platform.python_version())')"
     need "the Python module venv with ensurepip" has_venv python3-venv
     want="$(sha256sum <"$lock") $("$python" -c 'import sys; print(sys.version, sys.base_prefix)' | tr '\n' ' ')"
     if fresh "$venv/.stamp" "$want" && [ -x "$venv/bin/python" ]; then return; fi
-    printf 'installing the Django site into %s\n' "$venv" >&2
+    printf 'installing %s into %s\n' "$3" "$venv" >&2
     "$python" -m venv --clear "$venv"
+    # Only wheels: nothing of these is compiled here but Python's own bytecode.
     "$venv/bin/python" -m pip --quiet --disable-pip-version-check install \
-        --require-hashes --only-binary :all: --no-deps --requirement "$lock" >&2
+        --require-hashes --only-binary :all: --no-deps --requirement "$lock" >&2 ||
+        fail "could not install $3; hint: $lock has wheels for Linux on x86_64 and aarch64 with glibc 2.34, and PYTHON names another interpreter"
     # Without this the first start of a test would compile for two seconds.
     "$venv/bin/python" -m compileall -q "$venv/lib" >/dev/null || true
     printf '%s\n' "$want" >"$venv/.stamp"
@@ -121,7 +124,9 @@ exec 9>"$target/.lock"
 flock 9
 case ${1:-peers} in
 peers)
-    django_site
+    python_peer django-site django-venv 'the Django site'
+    python_peer matrix-synapse synapse-venv 'the Matrix homeserver'
+    python_peer jupyterhub jupyterhub-venv JupyterHub
     oidc_provider
     ;;
 browser) playwright_worker ;;

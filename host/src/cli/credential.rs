@@ -14,6 +14,7 @@ use super::formats;
 use super::operator;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
+use crate::catalogue;
 use crate::config::{Home, write_atomically};
 use crate::control::{AddCredential, KeyInput, Operation, Outcome, SecretInput, SetCredential};
 use crate::credential::{ID_RULE, is_id, now};
@@ -46,6 +47,9 @@ pub enum Command {
         /// They may be another account's: forget which one it is pinned to
         #[arg(long)]
         other_account: bool,
+        /// Take values as they are, with white space or quotes around them
+        #[arg(long)]
+        exact: bool,
     },
     /// Every credential and where it stands
     List {
@@ -152,6 +156,9 @@ pub struct Add {
     from: Option<PathBuf>,
     #[arg(long)]
     format: Option<formats::Format>,
+    /// Take values as they are, with white space or quotes around them
+    #[arg(long)]
+    exact: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -195,8 +202,9 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
     match command {
         Command::Add(new) => add(&home, new, output).await,
         Command::Set(set) => change(&home, set, output).await,
-        Command::Import { id, file, format, other_account } => {
-            import(&home, &id, &file, format, other_account, output).await
+        Command::Import { id, file, format, other_account, exact } => {
+            let source = Source { from: Some(&file), format, exact };
+            import(&home, &id, source, other_account, output).await
         }
         Command::List { service, failing: true, limit } => failing(&home, service.as_deref(), limit, output),
         Command::List { service, .. } => list(&home, service.as_deref(), output),
@@ -241,7 +249,8 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
         let manifest = manifest_of(home, &new.service)?;
         let resolved = manifest::resolve(&manifest, &settings, &new.private_hosts)
             .map_err(|error| Failure::BadInput(error.to_string()))?;
-        let keys = read_keys(new.from.as_deref(), new.format, &resolved, output)?;
+        let source = Source { from: new.from.as_deref(), format: new.format, exact: new.exact };
+        let keys = read_keys(source, &resolved, output)?;
         connection
             .ask(Operation::CredentialAdd(Box::new(AddCredential {
                 credential_id: new.id.clone(),
@@ -301,8 +310,7 @@ async fn change(home: &Home, set: Set, output: Output) -> Result<(), Failure> {
 async fn import(
     home: &Home,
     id: &str,
-    file: &Path,
-    format: Option<formats::Format>,
+    source: Source<'_>,
     other_account: bool,
     output: Output,
 ) -> Result<(), Failure> {
@@ -311,7 +319,7 @@ async fn import(
     let settings: Vec<_> = row.settings.into_iter().collect();
     let resolved = manifest::resolve(&manifest_of(home, &row.service)?, &settings, &row.private_hosts)
         .map_err(|error| Failure::BadInput(error.to_string()))?;
-    let keys = read_keys(Some(file), format, &resolved, output)?;
+    let keys = read_keys(source, &resolved, output)?;
     let names: Vec<_> = keys.iter().map(|key| key.name.clone()).collect();
     let operation = Operation::CredentialImport { credential_id: id.to_owned(), keys, other_account };
     Connection::once(home, operation).await?;
@@ -325,15 +333,19 @@ async fn import(
     Ok(())
 }
 
-/// Reads and sorts out secrets for what the provider's key mapping wants.
-fn read_keys(
-    from: Option<&Path>,
+/// Where secrets come from, and how they are to be read.
+#[derive(Debug, Clone, Copy)]
+struct Source<'a> {
+    from: Option<&'a Path>,
     format: Option<formats::Format>,
-    resolved: &Resolved,
-    output: Output,
-) -> Result<Vec<KeyInput>, Failure> {
+    exact: bool,
+}
+
+/// Reads and sorts out secrets for what the provider's key mapping wants.
+fn read_keys(source: Source<'_>, resolved: &Resolved, output: Output) -> Result<Vec<KeyInput>, Failure> {
+    let Source { from, format, exact } = source;
     let format = format.or_else(|| from.is_none().then_some(formats::Format::KeyValue));
-    sorted_out(&read_secrets(from)?, format, resolved, output)
+    sorted_out(&read_secrets(from)?, format, exact, resolved, output)
 }
 
 /// The text of a file with secrets, or what comes on standard input.
@@ -348,14 +360,18 @@ pub fn read_secrets(from: Option<&Path>) -> Result<String, Failure> {
     }
 }
 
-/// What of such a text the provider's key mapping wants.
+/// What of such a text the provider's key mapping wants; `exact`, also where it looks pasted.
 pub fn sorted_out(
     text: &str,
     format: Option<formats::Format>,
+    exact: bool,
     resolved: &Resolved,
     output: Output,
 ) -> Result<Vec<KeyInput>, Failure> {
     let imported = formats::parse(text, format).map_err(|error| Failure::BadInput(error.to_string()))?;
+    if !exact {
+        formats::check_pasted(&imported, resolved).map_err(|error| Failure::BadInput(error.to_string()))?;
+    }
     let selection =
         formats::select(imported, resolved, now()).map_err(|error| Failure::BadInput(error.to_string()))?;
     if !selection.skipped_foreign.is_empty() {
@@ -520,7 +536,8 @@ pub fn refuse_external(row: &CredentialRow) -> Result<(), Failure> {
 pub fn manifest_of(home: &Home, service: &str) -> Result<Manifest, Failure> {
     let row = Reader::open(&home.database())?.provider(service)?;
     row.map(|row| row.manifest).ok_or_else(|| {
-        Failure::NotFound(format!("no plugin serves `{service}`; hint: `keywheel plugin list`"))
+        let next = catalogue::next_step(service);
+        Failure::NotFound(format!("no plugin serves `{service}`; hint: {next}"))
     })
 }
 

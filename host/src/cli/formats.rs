@@ -472,6 +472,8 @@ pub enum SelectError {
     Twice { key: String },
     #[error("key {} has an empty value; hint: leave the line out if there is none", shown(.key))]
     EmptyValue { key: String },
+    #[error("key {} (pair {position}) {found}; hint: {fix}; --exact takes values as they are", shown(.key))]
+    Pasted { key: String, position: usize, found: &'static str, fix: &'static str },
     #[error("key {} has {found} bytes; allowed: at most {allowed}", shown(.key))]
     TooLong { key: String, found: usize, allowed: usize },
     #[error("key {} can't be a cookie: its {what} holds a control character or a separator; allowed: text without line breaks and `;`", shown(.key))]
@@ -632,6 +634,33 @@ fn wanted(spec: &KeySpec) -> String {
         Location::Token => format!("a token; hint: give `{}=…` on standard input", spec.name),
     };
     if spec.help.is_empty() { place } else { format!("{place} ({})", spec.help) }
+}
+
+/// Refuses tokens that were pasted with something around them: no service would take them, and
+/// the first sign of it would be a dead credential.
+pub fn check_pasted(imported: &Imported, resolved: &Resolved) -> Result<(), SelectError> {
+    for (index, (name, secret)) in imported.pairs.iter().enumerate() {
+        let token = resolved.keys.iter().any(|key| key.name == *name && key.location == Location::Token);
+        let value = secret.expose();
+        let quoted =
+            |quote: u8| value.len() > 1 && value.first() == Some(&quote) && value.last() == Some(&quote);
+        let scheme = |name: &str| {
+            value.get(..name.len()).is_some_and(|head| head.eq_ignore_ascii_case(name.as_bytes()))
+        };
+        let (found, fix) = if value.trim_ascii().len() < value.len() {
+            ("begins or ends with white space", "paste it without")
+        } else if quoted(b'"') || quoted(b'\'') {
+            ("is in quotes", "a line is NAME=VALUE, without quotes")
+        } else if scheme("Bearer ") || scheme("Basic ") || scheme("token ") {
+            ("begins with the word of a header", "paste what follows it")
+        } else {
+            continue;
+        };
+        if token {
+            return Err(SelectError::Pasted { key: name.clone(), position: index + 1, found, fix });
+        }
+    }
+    Ok(())
 }
 
 /// What stands before a `=` may be the beginning of a secret that ends in one, as base64 does, so
@@ -1418,6 +1447,34 @@ mod tests {
         let selection = selection.expect("selects");
         assert_eq!(selection.keys[1].cookie, None);
         assert_eq!(selection.keys[1].secret, Secret::new("a=b;c"));
+    }
+
+    #[test]
+    fn a_token_that_was_pasted_with_something_around_it_is_refused_by_its_place() {
+        let said = |pairs: &str| {
+            check_pasted(&import(pairs), &resolved()).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        for (value, found) in [
+            (" made-up", "white space"),
+            ("made-up ", "white space"),
+            ("made-up\t", "white space"),
+            ("\"made-up\"", "is in quotes"),
+            ("'made-up'", "is in quotes"),
+            ("Bearer made-up", "the word of a header"),
+            ("bearer made-up", "the word of a header"),
+        ] {
+            let said = said(&format!("session=x\ncsrf_token={value}"));
+            assert!(
+                said.contains("key \"csrf_token\" (pair 2)") && said.contains(found),
+                "{value:?}: {said}"
+            );
+            assert!(!said.contains("made-up"), "{said}");
+        }
+        for value in ["made-up", "made up", "\"", "made\"up", "Bearer", "bearers"] {
+            assert_eq!(said(&format!("csrf_token={value}")), "", "{value:?}");
+        }
+        // A cookie's value may well be in quotes.
+        assert_eq!(said("session=\"x\""), "");
     }
 
     fn key(name: &str, value: &str, expires: Option<Millis>, cookie: Option<CookieAttributes>) -> Key {

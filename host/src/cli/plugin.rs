@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::credential::seconds;
 use super::output::{Output, coloured, relative};
 use super::plugin_test;
+use crate::catalogue::{self, CatalogueError};
 use crate::config::{ConfigError, Home};
 use crate::control::{Operation, Outcome};
 use crate::db::queries::{AuditRow, Reader};
@@ -37,7 +38,11 @@ pub enum Command {
     /// Put together what is handed on: the plugin, its digest, what it may do
     Pack(author::pack::Arguments),
     /// Every plugin file and where it stands
-    List,
+    List {
+        /// The providers that come with Keywheel, installed or not
+        #[arg(long)]
+        available: bool,
+    },
     /// What serves a service, what it may do, and what waits to replace it
     Show { service: String },
     /// What a plugin file is and would be allowed, without installing it
@@ -45,7 +50,10 @@ pub enum Command {
     /// Run a plugin's fixtures in the sandbox, with every answer gone wrong once, and say what is at fault
     Test(plugin_test::Arguments),
     /// Copy a plugin file into the folder, with the signature beside it
-    Install { file: PathBuf },
+    Install {
+        /// The file, or the name of a provider that comes with Keywheel
+        file: PathBuf,
+    },
     /// Show what a service's plugin asks for beyond what it has, and grant exactly that
     Approve {
         service: String,
@@ -115,13 +123,15 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
         Command::Dev(arguments) => author::dev::run(home, arguments, output).await,
         Command::Record(arguments) => author::record::run(*arguments, output).await,
         Command::Pack(arguments) => author::pack::run(arguments, output).await,
-        Command::List => list(&home, output).await,
+        Command::List { available: false } => list(&home, output).await,
+        Command::List { available: true } => available(&home, output),
         Command::Show { service } => show(&home, &service, output).await,
         Command::Check { file } => {
             describe(&home, Operation::PluginCheck { path: absolute(file)? }, output).await
         }
         Command::Install { file } => {
-            describe(&home, Operation::PluginInstall { path: absolute(file)? }, output).await
+            let file = if is_name(&file) { of_catalogue(&file.to_string_lossy())? } else { absolute(file)? };
+            describe(&home, Operation::PluginInstall { path: file }, output).await
         }
         Command::Approve { service, yes, digest } => {
             approve(&home, &service, yes, digest.as_deref(), output).await
@@ -208,6 +218,50 @@ async fn list(home: &Home, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A word that names no file is a service's name.
+fn is_name(file: &Path) -> bool {
+    file.extension().is_none() && file.components().count() == 1 && !file.exists()
+}
+
+fn of_catalogue(service: &str) -> Result<PathBuf, Failure> {
+    catalogue::file(service).map_err(no_catalogue)
+}
+
+fn no_catalogue(error: CatalogueError) -> Failure {
+    let what = error.to_string();
+    match error {
+        CatalogueError::NoSuchService { .. } | CatalogueError::Missing(_) => Failure::NotFound(what),
+        CatalogueError::Program(source) | CatalogueError::Index { source, .. } => {
+            Failure::Io { what, source }
+        }
+    }
+}
+
+/// What comes with Keywheel. Which of it is installed is read without a daemon.
+fn available(home: &Home, output: Output) -> Result<(), Failure> {
+    let entries = catalogue::entries().map_err(no_catalogue)?;
+    let installed: Vec<String> = match home.database().exists() {
+        true => Reader::open(&home.database())?.providers()?.into_iter().map(|row| row.service).collect(),
+        false => Vec::new(),
+    };
+    output.table(
+        &entries,
+        &["service", "title", "version", "rotation", "installed"],
+        |entry| {
+            vec![
+                Cell::new(&entry.service),
+                Cell::new(&entry.title),
+                Cell::new(&entry.version),
+                Cell::new(entry.rotates()),
+                Cell::new(if installed.contains(&entry.service) { "yes" } else { "" }),
+            ]
+        },
+        "no providers come with this build",
+    );
+    output.say("hint: `keywheel plugin install SERVICE` installs one");
+    Ok(())
+}
+
 async fn show(home: &Home, service: &str, output: Output) -> Result<(), Failure> {
     let mut files = plugins(home, Operation::PluginList).await?;
     files.retain(|file| file.service.as_deref() == Some(service));
@@ -258,7 +312,8 @@ fn words(plugin: &PluginStatus) -> String {
         plugin.digest.as_deref().unwrap_or("?"),
         plugin.signature.as_ref().map_or("unsigned".into(), |signature| signature.words()),
     );
-    for line in plugin.reason.iter().chain(&plugin.permissions) {
+    let said = plugin.provider.as_ref().map(|provider| provider.lines()).unwrap_or_default();
+    for line in plugin.reason.iter().chain(&plugin.permissions).chain(&said) {
         text.push_str("\n  ");
         text.push_str(line);
     }

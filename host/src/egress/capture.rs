@@ -16,7 +16,7 @@ use crate::provider::{Location, Resolved};
 const MAX_RULES: usize = 32;
 
 /// A hundred years: a lifetime past it is a mistake, and adding it can't overflow.
-const MAX_LIFETIME_SECONDS: f64 = 3_155_760_000.0;
+const MAX_LIFETIME_MS: f64 = 3_155_760_000_000.0;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaptureError {
@@ -95,9 +95,11 @@ pub struct Harvest {
 
 /// Applies the rules to a 2xx answer. Places that were captured are blanked in headers and
 /// body; where a body's text can be left as it is, redaction by value does the rest. The plugin
-/// is told when a key ends, so what `known` hides is no lifetime, nor is what was captured.
+/// is told when a key ends, so what `known` hides is no lifetime, nor is what was captured. The
+/// request's `extras` may say in which unit a lifetime is counted.
 pub fn harvest(
     rules: &[Capture],
+    extras: &[(String, String)],
     headers: &mut HeaderMap,
     body: &mut Vec<u8>,
     now: Millis,
@@ -142,18 +144,18 @@ pub fn harvest(
             continue;
         }
         let lifetime = rule.expires_in.as_ref().and_then(|source| read(source, json.as_ref(), headers).ok());
-        lifetimes.push(lifetime.map(|lifetime| lifetime.text));
+        lifetimes.push(lifetime.map(|lifetime| (lifetime.text, unit(extras, &rule.key))));
         harvest.taken.push(Taken { key: rule.key.clone(), secret: Secret::new(value.text), expires: None });
     }
     let captured = Redactor::new(harvest.taken.iter().map(|taken| taken.secret.expose()));
     for (taken, lifetime) in harvest.taken.iter_mut().zip(lifetimes) {
         let hidden = |text: &String| known.hides(text) || captured.hides(text);
         taken.expires = lifetime
-            .filter(|text| !hidden(text))
-            .and_then(|text| text.trim().parse::<f64>().ok())
-            .filter(|seconds| (0.0..=MAX_LIFETIME_SECONDS).contains(seconds))
+            .filter(|(text, _)| !hidden(text))
+            .and_then(|(text, unit)| Some(text.trim().parse::<f64>().ok()? * unit))
+            .filter(|ms| (0.0..=MAX_LIFETIME_MS).contains(ms))
             // In range, so the cast is exact to the millisecond.
-            .map(|seconds| now.saturating_add((seconds * 1000.0) as u64));
+            .map(|ms| now.saturating_add(ms as u64));
     }
     if !blank_pointers.is_empty()
         && let Some(json) = json.as_mut()
@@ -171,6 +173,14 @@ pub fn harvest(
         }
     }
     harvest
+}
+
+/// Milliseconds in the unit of a key's lifetime: a second, unless the request says otherwise.
+fn unit(extras: &[(String, String)], key: &str) -> f64 {
+    let in_ms = |(name, value): &(String, String)| {
+        name.strip_prefix("expires-in-unit:") == Some(key) && value == "ms"
+    };
+    if extras.iter().any(in_ms) { 1.0 } else { 1_000.0 }
 }
 
 struct Read {
@@ -257,7 +267,7 @@ mod tests {
 
     fn harvest_body(rules: &[Capture], body: &str) -> (Harvest, String) {
         let mut bytes = body.as_bytes().to_vec();
-        let harvest = harvest(rules, &mut HeaderMap::new(), &mut bytes, 1_000, &known());
+        let harvest = harvest(rules, &[], &mut HeaderMap::new(), &mut bytes, 1_000, &known());
         (harvest, String::from_utf8(bytes).unwrap())
     }
 
@@ -311,6 +321,22 @@ mod tests {
     }
 
     #[test]
+    fn a_lifetime_is_in_milliseconds_where_the_request_says_so_of_its_key() {
+        for (extra, value, want) in [
+            ("expires-in-unit:access", "ms", 6_000),
+            ("expires-in-unit:access", "s", 5_001_000),
+            ("expires-in-unit:refresh", "ms", 5_001_000),
+            ("expires-in-unit", "ms", 5_001_000),
+        ] {
+            let rules = [rule("access", pointer("/t"), Some(pointer("/e")))];
+            let extras = [(extra.to_owned(), value.to_owned())];
+            let mut body = br#"{"t":"long-enough","e":5000}"#.to_vec();
+            let harvest = harvest(&rules, &extras, &mut HeaderMap::new(), &mut body, 1_000, &known());
+            assert_eq!(harvest.taken[0].expires, Some(want), "{extra}={value}");
+        }
+    }
+
+    #[test]
     fn a_secret_is_no_lifetime() {
         // A key that holds a number, which the service repeats; and the fresh token itself.
         for (body, lifetime) in [
@@ -329,7 +355,7 @@ mod tests {
         headers.append("x-token", "ab".parse().unwrap());
         headers.append("x-token", "cd".parse().unwrap());
         let rules = [rule("access", Source::Header("X-Token".into()), None)];
-        let harvest = harvest(&rules, &mut headers, &mut Vec::new(), 0, &known());
+        let harvest = harvest(&rules, &[], &mut headers, &mut Vec::new(), 0, &known());
         assert_eq!(harvest.taken[0].secret, Secret::new("ab"));
         assert_eq!(headers.get_all("x-token").iter().collect::<Vec<_>>(), [MARKER]);
     }

@@ -493,8 +493,9 @@ impl Egress {
         }
         let mut extras = Vec::new();
         if status.is_success() {
+            let known = exchange.redactor();
             let harvest =
-                capture::harvest(&request.capture, &mut headers, &mut body, now, exchange.redactor());
+                capture::harvest(&request.capture, &request.extras, &mut headers, &mut body, now, known);
             for taken in harvest.taken {
                 let fingerprint = (self.fingerprint)(&taken.secret);
                 captured.push(exchange.set(Key {

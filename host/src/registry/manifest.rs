@@ -214,6 +214,8 @@ pub enum ValueProblem {
     UrlUser,
     #[error("a url with a query or fragment on {}; allowed: scheme, host, port and path", shown(.before))]
     UrlQuery { before: String },
+    #[error("a url with the path {}; allowed: scheme, host and port; hint: the provider adds the paths itself, leave it out", shown(.path))]
+    UrlPath { path: String },
     #[error("{} is not an integer; allowed: decimal digits, from {} to {}", shown(.found), i64::MIN, i64::MAX)]
     Integer { found: String },
     #[error("{} is not a boolean; allowed: `true` or `false`", shown(.found))]
@@ -1188,6 +1190,12 @@ fn values<'a>(
             missing.push(spec);
         }
         let value = Value::new(spec, text, given.is_some())
+            .and_then(|value| match path_of(&value.text) {
+                Some(path) if manifest.is_without_path(&spec.name) => {
+                    Err(ValueProblem::UrlPath { path: path.to_owned() })
+                }
+                _ => Ok(value),
+            })
             .map_err(|problem| SettingsError::Value { setting: spec.name.clone(), problem })?;
         values.push(value);
     }
@@ -1198,6 +1206,12 @@ fn values<'a>(
             names: missing.iter().map(|spec| spec.name.clone()).collect(),
         }),
     }
+}
+
+/// The path of a url as `Value` keeps it, where it has one.
+fn path_of(url: &str) -> Option<&str> {
+    let (_, after_scheme) = url.split_once("://")?;
+    after_scheme.find('/').map(|at| &after_scheme[at..]).filter(|path| *path != "/")
 }
 
 fn private_host(text: &str) -> Result<String, SettingsError> {
@@ -1396,6 +1410,23 @@ mod tests {
         let mut manifest = session();
         change(&mut manifest);
         check(&manifest).expect_err("this manifest is refused")
+    }
+
+    #[test]
+    fn a_path_is_refused_where_the_provider_has_its_own() {
+        let mut manifest = session();
+        let with = |manifest: &Manifest, url: &str| {
+            resolve(manifest, &[("base_url".into(), url.into())], &[])
+                .map(drop)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(with(&manifest, "https://a.example/api/v4"), Ok(()));
+        manifest.extras.push(("without-path".into(), "base_url".into()));
+        for bare in ["https://a.example", "https://a.example/", "https://a.example:8443"] {
+            assert_eq!(with(&manifest, bare), Ok(()), "{bare}");
+        }
+        let said = with(&manifest, "https://a.example/api/v4").unwrap_err();
+        assert!(said.contains(r#"setting "base_url": a url with the path "/api/v4""#), "{said}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::catalogue::Entry;
 use crate::config::{Home, PluginPolicy};
 use crate::db::queries::{ProviderRow, ReadError, Reader};
 use crate::db::writer::{PendingProvider, ProviderUpdate, WriteError, Writer};
@@ -940,9 +941,10 @@ impl Registry {
             }
             lines.extend(changes.into_iter().map(|line| format!("  {line}")));
         }
+        let provider = Some(Box::new(Entry::of(&candidate.manifest)));
         let found = Found { path: path.to_owned(), candidate, fresh: false };
         let in_use = self.in_use(&service, &known, &self.reader()?)?;
-        Ok(PluginStatus { permissions: lines, in_use, ..self.described(&found, &known) })
+        Ok(PluginStatus { permissions: lines, in_use, provider, ..self.described(&found, &known) })
     }
 
     /// How a plugin file describes itself now: in a new process, each time it is asked.

@@ -10,6 +10,7 @@ use super::manifest::inert;
 use super::permissions::{Difference, Permissions, difference};
 use super::signature::{Signed, named};
 use super::{Candidate, Grants, Unfit, grants_of, is_same, state};
+use crate::catalogue::Entry;
 use crate::db::queries::ProviderRow;
 use crate::db::{Actor, AuditEntry, Signer, TrustedKey};
 
@@ -75,6 +76,9 @@ pub struct PluginStatus {
     pub permissions: Vec<String>,
     /// What serves its service now: this file, or what was accepted before it.
     pub in_use: Option<InUse>,
+    /// What it says of itself; only where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Box<Entry>>,
 }
 
 /// What is accepted for a service, and held against any newer version once it is pinned.
@@ -415,6 +419,7 @@ pub(super) fn refused(path: &Path, unfit: &Unfit) -> PluginStatus {
         reason: Some(unfit.why.clone()),
         permissions: Vec::new(),
         in_use: None,
+        provider: None,
     }
 }
 
@@ -430,6 +435,7 @@ pub(super) fn described(path: &Path, candidate: &Candidate, signature: Option<Si
         reason: None,
         permissions: Vec::new(),
         in_use: None,
+        provider: None,
     }
 }
 

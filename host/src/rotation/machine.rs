@@ -644,7 +644,14 @@ impl Machine {
                     ),
                     ..reason
                 }),
-                Verdict::Invalid(_) => Verdict::Invalid(reason),
+                // The service said no to both, each in its own words: nothing is left to try.
+                Verdict::Invalid(_) => Verdict::NeedsHuman(Reason {
+                    message: format!(
+                        "rotation was refused and the present secret is dead: {}; hint: `keywheel credential import` puts fresh secrets in force",
+                        reason.message
+                    ),
+                    ..reason
+                }),
                 other => other,
             }),
             Why::LostAnswer(lost) => self.judged_after_lost_answer(lost, verdict, proven, clock),

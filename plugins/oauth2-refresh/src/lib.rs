@@ -59,7 +59,7 @@ impl Provider for OAuth2Refresh {
 
     fn validate(cx: &Cx) -> Result<Verdict> {
         let Some(token) = cx.key("access_token").filter(|token| token.present) else {
-            return Ok(Verdict::unknown("there is no access token yet; a rotation brings one"));
+            return Ok(wants_rotation("there is no access token yet; a rotation brings one"));
         };
         let expired = token.expires.is_some_and(|expires| expires <= cx.now());
         if cx.setting("validate_url").is_empty() {
@@ -71,7 +71,7 @@ impl Provider for OAuth2Refresh {
             // Only a JSON answer names the account; another one is no less valid.
             200 => Ok(Verdict::Valid(until(cx, token.expires)?.identity(answer.pick("/sub").ok().flatten()))),
             // Its end was known beforehand, and it says nothing of the refresh token.
-            401 if expired => Ok(Verdict::unknown("the access token has expired; a rotation is due")),
+            401 if expired => Ok(wants_rotation("the access token has expired; a rotation is due")),
             401 => Ok(Verdict::invalid("the service answers 401 to the access token")),
             _ => Err(answer.unexpected()),
         }
@@ -102,11 +102,16 @@ impl Provider for OAuth2Refresh {
     }
 }
 
+/// Also where the credential has been rotated before: fresh secrets may come without an access token.
+fn wants_rotation(why: &str) -> Verdict {
+    Verdict::Unknown(Reason::new(why).rotate_next())
+}
+
 /// Without an endpoint to ask, the service's word at issue is the evidence: its end lies ahead.
 /// A token without a known end could be made up, so nothing is claimed of it.
 fn by_expiry(cx: &Cx, expires: Option<u64>, expired: bool) -> Result<Verdict> {
     match expires {
-        Some(_) if expired => Ok(Verdict::unknown("the access token has expired; a rotation is due")),
+        Some(_) if expired => Ok(wants_rotation("the access token has expired; a rotation is due")),
         Some(_) => Ok(Verdict::Valid(until(cx, expires)?.note("by the expiry it was issued with"))),
         None => Ok(Verdict::unknown(
             "the access token says nothing of its expiry; set validate_url to an endpoint that accepts it",

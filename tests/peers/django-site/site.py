@@ -278,6 +278,20 @@ def issue(request):
     return JsonResponse(issued)
 
 
+@never_cache
+@csrf_exempt
+@require_POST
+def end(request):
+    """Delete every session of a user, as "sign out everywhere" does."""
+    user = get_user_model().objects.filter(username=request.GET.get("user", "")).first()
+    if user is None:
+        return JsonResponse({"error": "no such user"}, status=404)
+    rows = [row for row in Session.objects.all() if row.get_decoded().get("_auth_user_id") == str(user.pk)]
+    for row in rows:
+        row.delete()
+    return JsonResponse({"ended": len(rows)})
+
+
 def count_login(request, **_):
     # An issued session logs in too, on a request that never had a path.
     if request.path:
@@ -293,6 +307,7 @@ urlpatterns = [
     path("keepalive/", keepalive),
     path("stats/", stats),
     path("test/issue/", issue),
+    path("test/end/", end),
 ]
 
 

@@ -244,7 +244,7 @@ async fn try_one(kit: &Kit, fixture: &Fixture) -> Result<Tried, Failure> {
 async fn ask(kit: &Kit, live: &Live, output: Output) -> Result<Tried, Failure> {
     let resolved = manifest::resolve(kit.manifest(), &live.settings, &live.private_hosts)
         .map_err(|error| Failure::BadInput(error.to_string()))?;
-    let keys = credential::sorted_out(&live.secrets, live.format, &resolved, output)?;
+    let keys = credential::sorted_out(&live.secrets, live.format, false, &resolved, output)?;
     let case = Case {
         call: Which::Validate,
         settings: live.settings.clone(),

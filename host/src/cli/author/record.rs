@@ -129,7 +129,7 @@ async fn record(kit: &Kit, arguments: &Arguments, output: Output) -> Result<(), 
     } else {
         let from = arguments.from.as_deref();
         let format = arguments.format.or_else(|| from.is_none().then_some(formats::Format::KeyValue));
-        given(credential::sorted_out(&credential::read_secrets(from)?, format, &resolved, output)?)
+        given(credential::sorted_out(&credential::read_secrets(from)?, format, false, &resolved, output)?)
     };
     let at = now();
     let case = Case {
