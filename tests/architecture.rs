@@ -24,6 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             // Which tokens are over.
             "external",
+            "kit",
             "limits",
             // `doctor` shows the layers of the sandbox as the processes tell them.
             "protocol",
@@ -39,6 +40,23 @@ const EDGES: &[(&str, &[&str])] = &[
             "vault",
             // What `status` shows of the port.
             "web",
+        ],
+    ),
+    // Runs a plugin as a daemon would, in a home that is gone afterwards.
+    (
+        "kit",
+        &[
+            "config",
+            "credential",
+            "daemon",
+            "egress",
+            "limits",
+            "protocol",
+            "provider",
+            "registry",
+            "report",
+            "rotation",
+            "supervisor",
         ],
     ),
     // `control` carries operations to the host; `daemon` runs its server.
@@ -123,7 +141,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("quiet", &["credential"]),
     ("report", &["credential"]),
     ("external", &["credential"]),
-    ("credential", &[]),
+    // Where a cookie goes follows from what a provider says of it.
+    ("credential", &["provider"]),
     ("catalogue", &["provider"]),
     ("crash", &[]),
     ("lib", &[]),

@@ -179,7 +179,8 @@ async fn open_with(folder: &Path, config: Config) -> Host {
         thread.join();
         keywheel::vault::Vault::create(&home.master_key()).expect("a key");
     }
-    let options = HostOptions { executable: PathBuf::from(env!("CARGO_BIN_EXE_keywheel")) };
+    let options =
+        HostOptions { executable: PathBuf::from(env!("CARGO_BIN_EXE_keywheel")), ..HostOptions::default() };
     Host::open(home, config, options).await.expect("a host")
 }
 

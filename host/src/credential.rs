@@ -4,7 +4,10 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use url::Host;
 use zeroize::Zeroizing;
+
+use crate::provider::{AllowedOrigin, CookieLocation};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Millis = u64;
@@ -43,6 +46,31 @@ pub struct CookieAttributes {
     pub http_only: bool,
     /// `Strict`, `Lax`, `None` or nothing: kept for exports, not used for sending.
     pub same_site: Option<String>,
+}
+
+impl CookieAttributes {
+    /// The narrowest attributes under which a bare value reaches the service: its own host alone,
+    /// or the allowed hosts below it where the mapping's domain isn't one of them.
+    pub fn narrowest(location: &CookieLocation, origins: &[AllowedOrigin]) -> Self {
+        let exact = origins.iter().find(|origin| origin.host == location.domain);
+        let below = || origins.iter().find(|origin| is_subdomain(&origin.host, &location.domain));
+        let secure = exact.or_else(below).is_none_or(|origin| origin.scheme == "https");
+        Self {
+            name: location.name.clone(),
+            domain: location.domain.clone(),
+            path: location.path.clone(),
+            host_only: exact.is_some() || below().is_none(),
+            secure,
+            http_only: true,
+            same_site: None,
+        }
+    }
+}
+
+/// An address has no subdomains, though `1.10.0.0.1` would end in one.
+pub fn is_subdomain(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.') && rest.len() > 1)
+        && matches!(Host::parse(host), Ok(Host::Domain(_)))
 }
 
 /// One named secret of a credential.

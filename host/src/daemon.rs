@@ -2,6 +2,7 @@
 //! of it. The same `Host` serves a running daemon and a command that works without one; only
 //! the daemon also schedules, watches and listens.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,14 +12,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::catalogue;
-use crate::config::{Config, ConfigError, Home, Isolation};
+use crate::config::{self, Config, ConfigError, Home, Isolation};
 use crate::control::{self, Operation, Outcome, Refusal, SecretInput, WorkerToken};
 use crate::credential::{Jar, Key, Millis, Secret, now};
 use crate::db::external::NewWorkerToken;
 use crate::db::queries::{GenerationRow, ReadError, Reader};
 use crate::db::writer::{NewCredential, NewGeneration, ScheduleChange, WriteError, Writer, WriterThread};
 use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
-use crate::egress::{Egress, EgressError, EgressOptions};
+use crate::egress::{Between, Egress, EgressError, EgressOptions};
 use crate::external;
 use crate::provider::KeySpec;
 use crate::quiet::Quiet;
@@ -63,6 +64,8 @@ pub enum OpenError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error("{0}")]
+    NotNew(String),
     #[error("http.listen is {listen}, which can't be had; hint: another program may have it")]
     Listen {
         listen: SocketAddr,
@@ -93,18 +96,59 @@ pub struct Host {
     thread: WriterThread,
 }
 
-/// What may differ between the daemon, a test and a benchmark.
-#[derive(Debug, Clone)]
+/// What may differ between the daemon, the tools of plugin authors, a test and a benchmark.
+#[derive(Clone)]
 pub struct HostOptions {
     /// The binary that workers are started from.
     pub executable: PathBuf,
+    /// Stands between the egress and the network; a daemon has none.
+    pub between: Option<Arc<Between>>,
+}
+
+impl fmt::Debug for HostOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostOptions").field("executable", &self.executable).finish_non_exhaustive()
+    }
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
         // The very binary that runs, even if its file was replaced meanwhile.
-        Self { executable: PathBuf::from("/proc/self/exe") }
+        Self { executable: PathBuf::from("/proc/self/exe"), between: None }
     }
+}
+
+/// Makes a home: the folders, the master key, the configuration and an up-to-date database.
+///
+/// # Errors
+/// Where it is a home already, or what is there is half of one.
+pub fn make_home(home: &Home) -> Result<(), OpenError> {
+    home.make_folders()?;
+    // The key comes last of what marks a home, so that a half-made one isn't taken for whole.
+    if !home.config().exists() {
+        config::write_atomically(&home.config(), config::TEMPLATE.as_bytes())
+            .map_err(|source| OpenError::Io { what: "config.toml can't be written", source })?;
+    }
+    if home.exists() {
+        return Err(OpenError::NotNew(format!(
+            "{} is a home already; hint: nothing was changed, `keywheel status` shows it",
+            home.root().display()
+        )));
+    }
+    let lock = HomeLock::acquire(&home.lock())?;
+    let (writer, thread) = Writer::start(&home.database(), lock)?;
+    drop(writer);
+    thread.join();
+    let sealed = Reader::open(&home.database())?.counts()?.credentials;
+    if sealed > 0 {
+        return Err(OpenError::NotNew(format!(
+            "the database holds {sealed} credential{} sealed with a master key that isn't at {}; hint: put the backup of it back",
+            if sealed == 1 { "" } else { "s" },
+            home.master_key().display()
+        )));
+    }
+    Vault::create(&home.master_key())?;
+    Ok(())
 }
 
 impl Host {
@@ -128,10 +172,13 @@ impl Host {
             None => None,
         };
         let of_egress = Arc::clone(&vault);
-        let egress = Egress::new(
+        let mut egress = Egress::new(
             EgressOptions { extra_ca_pem },
             Arc::new(move |secret: &Secret| of_egress.fingerprint(secret)),
         )?;
+        if let Some(between) = options.between {
+            egress = egress.with_between(between);
+        }
         let paranoid = config.isolation == Isolation::Paranoid;
         let supervisor = Supervisor::new(&options.executable, config.isolation.requires(), paranoid)
             .map_err(|source| OpenError::Io { what: "the spawner can't be started", source })?;

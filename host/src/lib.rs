@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod db;
 pub mod egress;
 pub mod external;
+pub mod kit;
 pub mod limits;
 pub mod protocol;
 pub mod provider;

@@ -30,6 +30,7 @@ use crate::host;
 use crate::manifest::Manifest;
 use crate::placeholders;
 use crate::request::Request;
+use crate::template::Template;
 use crate::verdict::Stop;
 
 pub use types::{Context, KeyState};
@@ -59,7 +60,14 @@ impl Cx {
     /// settings and `{validate_url}` for the manifest's. A name that is no setting makes
     /// [`Request::send`] fail.
     pub fn request(&self, method: &str, url: &str) -> Request {
-        Request::new(method, self.filled(url), self.context.now)
+        Request::new(method, self.filled(url).map(Template::from), self.context.now)
+    }
+
+    /// A request to a URL made of pieces, for services that want a key in its middle:
+    /// `text("https://api.example/bot") + secret("token") + text("/me")`. Nothing is filled in, and
+    /// scheme, host and port are text.
+    pub fn request_to(&self, method: &str, url: impl Into<Template>) -> Request {
+        Request::new(method, Ok(url.into()), self.context.now)
     }
 
     /// `pattern` with its settings filled in.

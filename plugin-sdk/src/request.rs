@@ -78,10 +78,10 @@ impl Source {
 }
 
 impl Request {
-    pub(crate) fn new(method: &str, url: Result<String, String>, now: types::Timestamp) -> Self {
+    pub(crate) fn new(method: &str, url: Result<Template, String>, now: types::Timestamp) -> Self {
         Self {
             method: method.into(),
-            url: url.map(Template::from),
+            url,
             headers: Vec::new(),
             body: None,
             cookies: false,

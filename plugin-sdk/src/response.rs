@@ -93,6 +93,17 @@ impl Response {
         })
     }
 
+    /// A date at a JSON pointer, in any form that [`date::parse`] knows, in milliseconds since 1970.
+    pub fn date(&self, pointer: &str) -> Result<Option<types::Timestamp>, Stop> {
+        Ok(self.pick(pointer)?.as_deref().and_then(date::parse))
+    }
+
+    /// What the service says at a JSON pointer, such as `/message`, cut to what fits a table; empty
+    /// where it says nothing there. For the reason of a verdict.
+    pub fn said(&self, pointer: &str) -> Result<String, Stop> {
+        Ok(self.pick(pointer)?.map_or_else(String::new, |text| excerpt(&text).to_string()))
+    }
+
     /// Whether the answer is a page: a firewall, a login form, an error for people.
     pub fn is_html(&self) -> bool {
         match self.header("content-type") {
@@ -101,14 +112,34 @@ impl Response {
         }
     }
 
-    /// Seconds to wait, from `Retry-After` as a number or a date.
+    /// Seconds to wait: from `Retry-After` as a number or a date, else from the headers of a rate
+    /// limit that is used up.
     pub fn retry_after(&self) -> Option<types::Seconds> {
-        let value = self.header("retry-after")?.trim();
+        let Some(value) = self.header("retry-after").map(str::trim) else { return self.limit_resets() };
         if let Ok(seconds) = value.parse() {
             return Some(seconds);
         }
-        let wait = date::parse_http(value)?.saturating_sub(self.now / 1_000);
-        Some(types::Seconds::try_from(wait).unwrap_or(types::Seconds::MAX))
+        Some(self.seconds_until(date::parse_http(value)?))
+    }
+
+    /// `X-RateLimit-Remaining: 0` and when that ends (GitHub, and many after it), or the same
+    /// without the `X-` (GitLab).
+    fn limit_resets(&self) -> Option<types::Seconds> {
+        let of = |remaining, reset| {
+            (self.header(remaining)?.trim() == "0").then(|| self.header(reset)?.trim().parse().ok()).flatten()
+        };
+        let reset: u64 = of("x-ratelimit-remaining", "x-ratelimit-reset")
+            .or_else(|| of("ratelimit-remaining", "ratelimit-reset"))?;
+        // Some write a moment, some the seconds until then. A wait is shorter than thirty years.
+        Some(if reset > 1_000_000_000 {
+            self.seconds_until(reset)
+        } else {
+            types::Seconds::try_from(reset).unwrap_or(types::Seconds::MAX)
+        })
+    }
+
+    fn seconds_until(&self, moment: u64) -> types::Seconds {
+        types::Seconds::try_from(moment.saturating_sub(self.now / 1_000)).unwrap_or(types::Seconds::MAX)
     }
 
     /// What the host kept of this answer for `key`.

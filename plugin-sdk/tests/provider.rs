@@ -2,7 +2,7 @@
 
 use keywheel_sdk::manifest::Location;
 use keywheel_sdk::prelude::*;
-use keywheel_sdk::testing::{Case, Level, NOW, Request, answer, fails, faults, get, post};
+use keywheel_sdk::testing::{Answer, Case, Level, NOW, Request, answer, fails, faults, get, post};
 
 struct Shop;
 
@@ -70,6 +70,11 @@ fn the_account_is_read_from_numbers_and_text() {
     }
 }
 
+/// A service that says what is left of a limit.
+fn limited(remaining: &str, reset: &str) -> Answer {
+    answer(429).header("x-ratelimit-remaining", remaining).header("x-ratelimit-reset", reset)
+}
+
 #[test]
 fn an_answer_that_teaches_nothing_stops_as_unknown_and_carries_retry_after() {
     let date = "Thu, 01 Jan 2026 00:01:30 GMT"; // 90 s after NOW
@@ -77,6 +82,15 @@ fn an_answer_that_teaches_nothing_stops_as_unknown_and_carries_retry_after() {
         (answer(429).header("retry-after", "30"), Some(30)),
         (answer(503).header("Retry-After", date), Some(90)),
         (answer(503).header("retry-after", "soon"), None),
+        // GitHub's way, with a moment; and the same with seconds.
+        (limited("0", "1767225630"), Some(30)),
+        (limited("0", "45"), Some(45)),
+        (limited("0", "1767225000"), Some(0)),
+        (limited("7", "1767225630"), None),
+        (limited("0", "later"), None),
+        (limited("0", "1767225630").header("retry-after", "60"), Some(60)),
+        // GitLab's.
+        (answer(429).header("ratelimit-remaining", "0").header("ratelimit-reset", "1767225690"), Some(90)),
         (answer(408), None),
         (answer(200).html("<!doctype html>"), None),
         (answer(200).body("  <html>"), None),

@@ -4,6 +4,14 @@
 //! effect, never before, and an effect stays whether or not its answer is heard.
 
 mod accounts;
+pub mod atlassian;
+pub mod cloudflare;
+pub mod fake;
+pub mod github;
+pub mod github_app;
+pub mod gitlab;
+pub mod played;
+pub mod slack;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -94,7 +94,7 @@ mod tests {
     async fn a_command_waits_for_a_daemon_that_has_the_home_and_does_not_listen_yet() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::locate(Some(folder.path().join("home"))).unwrap();
-        super::super::init::make(&home).unwrap();
+        crate::daemon::make_home(&home).unwrap();
         let _daemons = HomeLock::acquire(&home.lock()).unwrap();
         let command = Connection::open(&home);
         let daemon = async {

@@ -12,9 +12,9 @@ use thiserror::Error;
 use url::{Host, Url};
 use zeroize::Zeroize as _;
 
-use crate::credential::{CookieAttributes, Jar, Key, Millis, Secret, extra_cookie_key};
+use crate::credential::{CookieAttributes, Jar, Key, Millis, Secret, extra_cookie_key, is_subdomain};
 use crate::limits;
-use crate::provider::{AllowedOrigin, CookieLocation, KeySpec, Location, Resolved};
+use crate::provider::{CookieLocation, KeySpec, Location, Resolved};
 use crate::registry::manifest::{did_you_mean, listed, nearest, shown};
 use crate::report::iso8601;
 
@@ -489,12 +489,6 @@ fn is_sent_to(cookie: &CookieAttributes, host: &str) -> bool {
     host == cookie.domain || (!cookie.host_only && is_subdomain(host, &cookie.domain))
 }
 
-/// An address has no subdomains, though `1.10.0.0.1` would end in one.
-fn is_subdomain(host: &str, domain: &str) -> bool {
-    host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.') && rest.len() > 1)
-        && matches!(Host::parse(host), Ok(Host::Domain(_)))
-}
-
 /// How well a cookie fits the place where the mapping expects one; None where it doesn't.
 fn fit(cookie: &CookieAttributes, wanted: &CookieLocation) -> Option<u8> {
     if cookie.name != wanted.name {
@@ -694,28 +688,11 @@ fn select_pairs(pairs: Vec<(String, Secret)>, resolved: &Resolved) -> Result<Vec
         }
         let cookie = match &spec.location {
             Location::Token => None,
-            Location::Cookie(location) => Some(attributes(location, &resolved.origins)),
+            Location::Cookie(location) => Some(CookieAttributes::narrowest(location, &resolved.origins)),
         };
         keys.push(SelectedKey { name, secret, expires: None, cookie });
     }
     Ok(keys)
-}
-
-/// The narrowest attributes under which a bare value reaches the service: its own host alone,
-/// or the allowed hosts below it where the mapping's domain isn't one of them.
-fn attributes(location: &CookieLocation, origins: &[AllowedOrigin]) -> CookieAttributes {
-    let exact = origins.iter().find(|origin| origin.host == location.domain);
-    let below = || origins.iter().find(|origin| is_subdomain(&origin.host, &location.domain));
-    let secure = exact.or_else(below).is_none_or(|origin| origin.scheme == "https");
-    CookieAttributes {
-        name: location.name.clone(),
-        domain: location.domain.clone(),
-        path: location.path.clone(),
-        host_only: exact.is_some() || below().is_none(),
-        secure,
-        http_only: true,
-        same_site: None,
-    }
 }
 
 fn check_keys(selection: &Selection, resolved: &Resolved) -> Result<(), SelectError> {

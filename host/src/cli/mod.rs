@@ -12,6 +12,7 @@ mod init;
 mod operator;
 mod output;
 mod plugin;
+mod plugin_test;
 mod prune;
 mod reports;
 mod serve;
@@ -28,6 +29,7 @@ use crate::control::{Refusal, RefusalKind};
 use crate::daemon::OpenError;
 use crate::db::DbError;
 use crate::db::queries::ReadError;
+use crate::kit::KitError;
 use crate::vault::VaultError;
 use output::Output;
 
@@ -46,7 +48,7 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 the credential isn't healthy, or the command failed; 2 wrong usage; \
+Exit codes: 0 done; 1 the credential isn't healthy, the plugin has a fault, or the command failed; 2 wrong usage; \
 3 not found; 65 bad input; 75 busy or not writable now, try again; 77 no permission; \
 78 the home or its configuration can't be used";
 
@@ -62,7 +64,7 @@ enum Command {
     Status,
     /// What of the sandbox this machine gives, and whether that is enough
     Doctor(doctor::Arguments),
-    /// Provider plugins: list, show, check, install, approve, unpark, pause, resume, every, remove, history, trust, distrust, keys
+    /// Provider plugins: list, show, check, test, install, approve, unpark, pause, resume, every, remove, history, trust, distrust, keys
     #[command(subcommand)]
     Plugin(plugin::Command),
     /// Credentials: add, set, import, list, show, history, validate, self-test, rotate, rollback, pause, resume, export, remove
@@ -93,6 +95,8 @@ enum Failure {
     Read(#[from] ReadError),
     #[error(transparent)]
     Vault(#[from] VaultError),
+    #[error(transparent)]
+    Kit(#[from] KitError),
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
@@ -133,16 +137,18 @@ impl Failure {
             Self::Config(_) => 78,
             Self::Db(error) => db_code(error),
             Self::Vault(_) => 77,
-            Self::Open(error) => match error {
+            Self::Open(error) | Self::Kit(KitError::Open(error)) => match error {
                 OpenError::Config(_) => 78,
                 OpenError::Db(error) => db_code(error),
                 OpenError::Vault(_) => 77,
                 OpenError::Write(_) => 75,
+                OpenError::NotNew(_) => 65,
                 _ => 1,
             },
+            Self::Kit(KitError::Refused(_) | KitError::Case(_)) => 65,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 3,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
-            Self::Read(_) | Self::Other(_) | Self::Io { .. } | Self::Unhealthy => 1,
+            Self::Read(_) | Self::Other(_) | Self::Io { .. } | Self::Kit(_) | Self::Unhealthy => 1,
         }
     }
 }
@@ -191,7 +197,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
             let home = home().ok().filter(Home::exists);
             doctor::run(home.as_ref(), &arguments, output).await
         }
-        Command::Plugin(command) => plugin::run(home()?, command, output).await,
+        Command::Plugin(command) => plugin::run(home(), command, output).await,
         Command::Credential(command) => credential::run(home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,

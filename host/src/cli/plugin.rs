@@ -11,8 +11,9 @@ use super::Failure;
 use super::connection::Connection;
 use super::credential::seconds;
 use super::output::{Output, coloured, relative};
+use super::plugin_test;
 use crate::catalogue::{self, CatalogueError};
-use crate::config::Home;
+use crate::config::{ConfigError, Home};
 use crate::control::{Operation, Outcome};
 use crate::db::queries::{AuditRow, Reader};
 use crate::registry::{InUse, PluginStatus, Wish};
@@ -37,6 +38,8 @@ pub enum Command {
     Show { service: String },
     /// What a plugin file is and would be allowed, without installing it
     Check { file: PathBuf },
+    /// Run a plugin's fixtures in the sandbox, with every answer gone wrong once, and say what is at fault
+    Test(plugin_test::Arguments),
     /// Copy a plugin file into the folder, with the signature beside it
     Install {
         /// The file, or the name of a provider that comes with Keywheel
@@ -95,7 +98,13 @@ pub enum Command {
     Keys,
 }
 
-pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Failure> {
+pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Output) -> Result<(), Failure> {
+    // What needs no home must work without one.
+    let command = match command {
+        Command::Test(arguments) => return plugin_test::run(arguments, output).await,
+        command => command,
+    };
+    let home = home?;
     let absolute = |file: PathBuf| {
         // The daemon has another working folder.
         std::path::absolute(&file).map_err(Failure::io(format!("{} can't be found", file.display())))
@@ -147,6 +156,7 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
         Command::History { service, limit } => history(&home, service.as_deref(), limit, output),
         Command::Trust { key: Some(key), name, .. } => trust(&home, &key, name, output).await,
         Command::Trust { key: None, .. } | Command::Keys => keys(&home, output),
+        Command::Test(arguments) => plugin_test::run(arguments, output).await,
         Command::Distrust { key_id } => {
             let Outcome::Lines(ids) = Connection::once(&home, Operation::PluginDistrust { key_id }).await?
             else {

@@ -95,6 +95,19 @@ type Exchanging = Pin<Box<dyn Future<Output = Result<http::Response<Bytes>, Http
 /// `over_network` and looks on. A daemon has none.
 pub type Between = dyn Fn(reqwest::Request, reqwest::Client) -> Exchanging + Send + Sync;
 
+/// In the extensions of a `Between`'s answer: the connection breaks when its body was sent.
+#[derive(Debug, Clone, Copy)]
+pub struct BreaksOff;
+
+/// What a `Between` answered, as if it had come over the network.
+fn arrived(answer: http::Response<Bytes>) -> reqwest::Response {
+    if answer.extensions().get::<BreaksOff>().is_none() {
+        return answer.into();
+    }
+    let lost = io::Error::other("the connection was closed in the middle of the answer");
+    answer.map(|begun| reqwest::Body::wrap_stream(futures_util::stream::iter([Ok(begun), Err(lost)]))).into()
+}
+
 /// Sends what came to a `Between`, and reads the answer whole, up to the cap of any answer.
 ///
 /// # Errors
@@ -228,7 +241,7 @@ impl Egress {
         F: FnMut(Vec<KeyChange>) -> K,
         K: Future<Output = Result<(), HttpError>>,
     {
-        let now = credential::now();
+        let now = exchange.now();
         let start = Instant::now();
         if start >= exchange.deadline {
             return Err(HttpError::Budget("the call's time is over".to_owned()));
@@ -249,7 +262,7 @@ impl Egress {
                 let cookies = cookies::chosen(&exchange.jar, &outgoing.url, now);
                 keys.extend(cookies.into_iter().map(|(key, ..)| key.to_owned()));
             }
-            let sent = credential::now();
+            let sent = exchange.now();
             let answered = self.hop(exchange, &outgoing, request.cookies, now, deadline).await;
             let held_back = matches!(
                 answered,
@@ -332,7 +345,7 @@ impl Egress {
                 gate.acquire_owned().await.map_err(|_| HttpError::Other("shutting down".to_owned()))?;
             let response = match &self.between {
                 None => client.execute(request).await.map_err(classify)?,
-                Some(between) => between(request, client.clone()).await?.into(),
+                Some(between) => arrived(between(request, client.clone()).await?),
             };
             Ok((response, permit))
         });
@@ -349,7 +362,7 @@ impl Egress {
         sent: Millis,
     ) -> Option<i64> {
         let origin = policy::origin(url, &exchange.resolved.origins).ok()?.to_string();
-        let (headers, received) = (response.headers(), credential::now());
+        let (headers, received) = (response.headers(), exchange.now());
         if !exchange.service.is_empty() {
             self.restraints().hear(
                 &exchange.service,

@@ -26,12 +26,12 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 
-use crate::credential::{Jar, Key, Secret};
+use crate::credential::{self, Jar, Key, Millis, Secret};
 use crate::limits;
 use crate::protocol::{Captured, HttpResponse};
 use crate::provider::Resolved;
 
-pub use client::{Between, Egress, over_network};
+pub use client::{Between, BreaksOff, Egress, over_network};
 use redact::Redactor;
 pub use seen::Seen;
 
@@ -62,6 +62,8 @@ pub struct Exchange {
     /// The keys as they are now: what the answers of this call set is in it.
     pub jar: Jar,
     deadline: Instant,
+    /// What time it is for this call; None: by the clock.
+    at: Option<Millis>,
     requests_left: u32,
     /// Keys this call changed, with the value they had when it began.
     before: Vec<(String, Option<Secret>)>,
@@ -111,6 +113,7 @@ impl Exchange {
             service: String::new(),
             jar,
             deadline,
+            at: None,
             requests_left: limits::REQUESTS_PER_CALL,
             before: Vec::new(),
             changes: Vec::new(),
@@ -124,6 +127,17 @@ impl Exchange {
     pub fn of_service(mut self, service: &str) -> Self {
         service.clone_into(&mut self.service);
         self
+    }
+
+    /// Makes it this moment for the whole call: what ends, and when, is the same on every day.
+    #[must_use]
+    pub fn at(mut self, now: Millis) -> Self {
+        self.at = Some(now);
+        self
+    }
+
+    fn now(&self) -> Millis {
+        self.at.unwrap_or_else(credential::now)
     }
 
     /// Changes nobody took yet. After an error, or where `send` was dropped half-way, this is

@@ -143,7 +143,7 @@ fn is_challenge(response: &HttpResponse) -> bool {
 }
 
 /// The keys whose values a request's templates ask for.
-pub(super) fn keys_of(request: &HttpRequest) -> BTreeSet<String> {
+pub fn keys_of(request: &HttpRequest) -> BTreeSet<String> {
     let templates = std::iter::once(&request.url)
         .chain(request.headers.iter().map(|(_, template)| template))
         .chain(&request.body);

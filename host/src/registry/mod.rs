@@ -947,6 +947,20 @@ impl Registry {
         Ok(PluginStatus { permissions: lines, in_use, provider, ..self.described(&found, &known) })
     }
 
+    /// How a plugin file describes itself now: in a new process, each time it is asked.
+    ///
+    /// # Errors
+    /// Why it is no usable plugin.
+    pub async fn describe(&self, path: &Path) -> Result<Manifest, RegistryError> {
+        let stamp =
+            stamp_of(path).map_err(|source| RegistryError::Folder { path: path.to_owned(), source })?;
+        let _no_scan = self.seen.lock().await;
+        let known = self.known()?;
+        let candidate =
+            self.look(path, &stamp, &known).await.map_err(|unfit| RegistryError::Refused(unfit.why))?;
+        Ok(candidate.manifest)
+    }
+
     /// What approving a service's plugin would change, by a look at the folder as it is now.
     ///
     /// # Errors

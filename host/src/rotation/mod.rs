@@ -3,6 +3,7 @@
 //! `verdict`, `schedule`, `pace` and `rate` the rules; they do no I/O. `attempt` is the shell around
 //! them. The queue is the database's: nothing here grows with the number of credentials.
 
+pub mod asking;
 pub mod attempt;
 mod clock;
 pub mod decide;

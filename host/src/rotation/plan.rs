@@ -3,18 +3,17 @@
 //! for it, nothing is sent, and nothing is written: no attempt, no report, no generation.
 
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use super::Rotation;
+use super::asking::{AskError, Asking, not_revealed};
 use crate::credential::now;
 use crate::db::queries::{CredentialRow, GenerationRow, ReadError, Reader};
 use crate::db::writer::{PREVIOUS_KEPT, WriteError};
 use crate::egress::preview::{self, Held, Masked};
-use crate::limits;
 use crate::protocol::{Answer, Call, Context, KeyState, Outcome};
 use crate::provider::{CommitClass, ResolvedMethod};
 use crate::report::iso8601;
-use crate::supervisor::{CallEvent, RunningCall};
+use crate::supervisor::CallEvent;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -178,9 +177,10 @@ impl Rotation {
         reveal: &[String],
         held: &[Held],
     ) -> Result<crate::protocol::HttpRequest, String> {
-        let mut asked = Asking::begin(self, service, call).await?;
+        let words = |error: AskError| error.to_string();
+        let mut asked = Asking::begin(&self.supervisor, service, call).await.map_err(words)?;
         loop {
-            match asked.next().await? {
+            match asked.next().await.map_err(words)? {
                 // Dropping the call cancels it in the worker: no answer ever comes.
                 CallEvent::Http(request) => return Ok(request),
                 // Its name stands for the value here as well, so that nothing the plugin makes
@@ -189,38 +189,13 @@ impl Rotation {
                     let granted = reveal.contains(&key) && held.iter().any(|held| held.name == key);
                     asked.running.reveal_done(match granted {
                         true => Ok(preview::reference(&key).into_bytes()),
-                        false => Err(format!("key `{key}` is not revealed to this plugin")),
+                        false => Err(not_revealed(&key)),
                     });
                 }
                 CallEvent::Log(..) => {}
                 CallEvent::Finished(Ok(answer)) => return Err(in_words(answer)),
                 CallEvent::Finished(Err(fault)) => return Err(fault.to_string()),
             }
-        }
-    }
-}
-
-/// A call outside of any attempt, with a deadline of its own.
-pub(super) struct Asking {
-    pub running: RunningCall,
-    until: Instant,
-}
-
-impl Asking {
-    pub async fn begin(engine: &Rotation, service: &str, call: Call) -> Result<Self, String> {
-        let until = Instant::now() + limits::CALL_WALL;
-        match tokio::time::timeout_at(until, engine.supervisor.call(service, call)).await {
-            Ok(Ok(running)) => Ok(Self { running, until }),
-            Ok(Err(error)) => Err(format!("the plugin can't be asked: {error}")),
-            Err(_) => Err("the plugin's worker has no room for another call".into()),
-        }
-    }
-
-    pub async fn next(&mut self) -> Result<CallEvent, String> {
-        match tokio::time::timeout_at(self.until, self.running.next()).await {
-            Ok(Ok(event)) => Ok(event),
-            Ok(Err(error)) => Err(format!("the plugin was lost: {error}")),
-            Err(_) => Err(format!("the plugin took over {} s", limits::CALL_WALL.as_secs())),
         }
     }
 }

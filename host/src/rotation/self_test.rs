@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::Rotation;
-use super::plan::{Asking, PlanError, context};
+use super::asking::{AskError, Asking};
+use super::plan::{PlanError, context};
 use super::verdict::{self, Grounds};
 use crate::credential::{Jar, Key, Secret, now};
 use crate::db::queries::{GenerationRow, Reader};
@@ -16,7 +17,6 @@ use crate::db::writer::WriteError;
 use crate::egress::{Exchange, redact_text};
 use crate::limits;
 use crate::protocol::{Answer, Call, KeyState, Verdict};
-use crate::supervisor::CallEvent;
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,9 +67,15 @@ impl Rotation {
 
         let until = Instant::now() + limits::CALL_WALL;
         let mut exchange = Exchange::new(Arc::clone(&resolved), jar.clone(), until).of_service(&row.service);
-        let claimed =
-            self.validate_once(&row.service, Call::Validate(context), &mut exchange, &provider.reveal);
-        let claimed = claimed.await.map_err(PlanError::Unfit)?;
+        let call = Call::Validate(context);
+        let asked = async {
+            let asking = Asking::begin(&self.supervisor, &row.service, call).await?;
+            asking.serve(&self.egress, &mut exchange, &provider.reveal, &mut ()).await
+        };
+        let answer = asked.await.map_err(|error: AskError| PlanError::Unfit(error.to_string()))?;
+        let Answer::Validated(claimed) = answer else {
+            return Err(PlanError::Unfit("the plugin answered another call".into()));
+        };
         let said = claimed.as_str().to_owned();
         let grounds =
             Grounds { seen: &exchange.seen, deleted: &[], keys: &resolved.keys, jar: &jar, now: now() };
@@ -109,39 +115,5 @@ impl Rotation {
             })
         };
         Ok(Jar { keys: keys.iter().map(make).collect::<Result<_, PlanError>>()? })
-    }
-
-    async fn validate_once(
-        &self,
-        service: &str,
-        call: Call,
-        exchange: &mut Exchange,
-        reveal: &[String],
-    ) -> Result<Verdict, String> {
-        let mut asked = Asking::begin(self, service, call).await?;
-        loop {
-            match asked.next().await? {
-                CallEvent::Http(request) => {
-                    // What a stranger is issued is worth nothing.
-                    let drop_it = |_| std::future::ready(Ok(()));
-                    let result = self.egress.send_keeping(exchange, request, drop_it).await;
-                    asked.running.http_done(result.map(|exchanged| exchanged.response));
-                }
-                CallEvent::Reveal(key) => {
-                    let value = exchange.jar.get(&key).map(|key| key.secret.expose().to_vec());
-                    let granted = value.filter(|_| reveal.contains(&key));
-                    if granted.is_some() {
-                        exchange.seen.used.insert(key.clone());
-                    }
-                    asked.running.reveal_done(
-                        granted.ok_or_else(|| format!("key `{key}` is not revealed to this plugin")),
-                    );
-                }
-                CallEvent::Log(..) => {}
-                CallEvent::Finished(Ok(Answer::Validated(verdict))) => return Ok(verdict),
-                CallEvent::Finished(Ok(_)) => return Err("the plugin answered another call".into()),
-                CallEvent::Finished(Err(fault)) => return Err(fault.to_string()),
-            }
-        }
     }
 }

@@ -228,7 +228,7 @@ impl Demo {
     /// Everything up to the moment where the demo could go on for ever.
     async fn opening(&mut self) -> Held<()> {
         self.begin("a home of its own");
-        super::init::make(&self.home).map_err(|error| super::with_causes(&error))?;
+        crate::daemon::make_home(&self.home).map_err(|error| super::with_causes(&error))?;
         self.reader = Some(Reader::open(&self.home.database()).map_err(|error| error.to_string())?);
         self.held(self.home.root().display().to_string());
 
