@@ -30,5 +30,6 @@ mod secrets;
 mod servers;
 mod services;
 mod soak;
+mod templates;
 mod threat_model;
 mod token_services;
