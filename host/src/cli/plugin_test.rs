@@ -18,13 +18,16 @@ pub struct Arguments {
     /// Where its fixtures are [default: the folder `fixtures` of its project, or beside it]
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
+    /// Let a warning count as a fault
+    #[arg(long)]
+    strict: bool,
 }
 
 /// What marks the folder of a project.
 const PROJECT: [&str; 3] = ["Cargo.toml", "package.json", "pyproject.toml"];
 
 pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
-    let Arguments { file, fixtures } = arguments;
+    let Arguments { file, fixtures, strict } = arguments;
     if !file.is_file() {
         let why = format!("{} is no file; hint: build the plugin first", file.display());
         return Err(Failure::NotFound(why));
@@ -67,6 +70,9 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
             Some(folder) => format!("{} holds none", folder.display()),
             None => format!("there is no folder `fixtures` in its project or beside {}", file.display()),
         });
+    }
+    if strict {
+        report.strictly();
     }
     tell(&file, &report, output);
     if report.held() { Ok(()) } else { Err(Failure::Unhealthy) }
