@@ -309,6 +309,23 @@ pub async fn check(kit: &Kit, fixtures: &[Fixture]) -> Result<Report, KitError> 
     })
 }
 
+/// Runs one fixture as it is written, and says what goes otherwise.
+///
+/// # Errors
+/// Where it doesn't fit the provider.
+pub async fn once(kit: &Kit, fixture: &Fixture) -> Result<(Run, Vec<Finding>), KitError> {
+    let case = Case::of(fixture);
+    let resolved = kit.resolve(&case)?;
+    let prepared = Prepared { fixture, case, resolved, exchanges: Arc::new(fixture.exchanges.clone()) };
+    let script = Script::new(Arc::clone(&prepared.exchanges));
+    let run = kit.run(&prepared.case, script.service()).await?;
+    let mut found = Findings::default();
+    as_written(&prepared, &run, &script.progress(), &mut found);
+    made_up(&prepared, &run, &mut found);
+    leaks(&prepared, &run, "", &mut found);
+    Ok((run, found.0.into_iter().map(|(_, finding)| finding).collect()))
+}
+
 async fn described(kit: &Kit, found: &mut Findings) {
     match kit.describe().await {
         Ok(again) if again == *kit.manifest() => {}

@@ -6,8 +6,10 @@
 
 pub mod checks;
 pub mod fixture;
+pub mod record;
 mod scene;
 mod script;
+pub mod scrub;
 mod trouble;
 
 use std::path::{Path, PathBuf};
@@ -144,6 +146,8 @@ pub struct Run {
     pub leaks: Vec<Leak>,
     pub seen: Seen,
     pub used: Used,
+    /// Knows every secret of the call, for whoever shows anything of it.
+    pub redactor: Redactor,
 }
 
 impl Kit {
@@ -325,8 +329,8 @@ impl Kit {
             memory_bytes: counted.memory_bytes,
             wall,
         };
-        let Exchange { jar, seen, .. } = exchange;
-        Ok(Run { said, judged, asked, captured, jar, log, revealed, leaks, seen, used })
+        let (jar, seen, redactor) = exchange.end();
+        Ok(Run { said, judged, asked, captured, jar, log, revealed, leaks, seen, used, redactor })
     }
 
     /// The keys of a case, with values that no other run has where none is given.

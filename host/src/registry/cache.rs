@@ -147,8 +147,9 @@ impl Cache {
                 Ok(Err(_)) => {
                     let status = child.wait().await?;
                     Err(CacheError::Compiler(format!(
-                        "died ({status}): the plugin needs more than {} MiB to compile, or does worse",
-                        limits::COMPILE_ADDRESS_SPACE >> 20
+                        "died ({status}): the plugin needs more than {} MiB or {} s of processor time to compile, or does worse",
+                        limits::COMPILE_ADDRESS_SPACE >> 20,
+                        limits::COMPILE_CPU.as_secs()
                     )))
                 }
                 Err(_) => Err(CacheError::Compiler(format!(
@@ -227,5 +228,5 @@ fn engine_name() -> String {
 /// Whether a path names a plugin file that may be looked at.
 pub fn is_plugin_name(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    name.ends_with(".wasm") && !name.starts_with('.')
+    [".wasm", ".toml"].iter().any(|kind| name.ends_with(kind)) && !name.starts_with('.')
 }
