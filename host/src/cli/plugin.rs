@@ -215,7 +215,7 @@ async fn list(home: &Home, output: Output) -> Result<(), Failure> {
                 Cell::new(plugin.reason.as_deref().unwrap_or("")),
             ]
         },
-        &format!("no plugins; hint: put .wasm files into {}", home.plugins().display()),
+        &format!("no plugins; hint: put .wasm or .toml files into {}", home.plugins().display()),
     );
     Ok(())
 }

@@ -69,7 +69,7 @@ pub async fn look(file: &Path, fixtures: Option<PathBuf>) -> Result<Report, Fail
         Err(KitError::Refused(why)) => Report::refused(&why),
         Err(error) => return Err(error.into()),
     };
-    if fixtures.is_empty() {
+    if fixtures.is_empty() && report.service.is_some() {
         report.without_fixtures(&match &folder {
             Some(folder) => format!("{} holds none", folder.display()),
             None => format!("there is no folder `fixtures` in its project or beside {}", file.display()),

@@ -353,6 +353,14 @@ fn permissions(kit: &Kit, found: &mut Findings) {
     for line in &kit.status().permissions {
         found.note("permissions", line.clone());
     }
+    let wasi = kit.wasi_imports();
+    found.note(
+        "permissions",
+        match wasi.is_empty() {
+            true => "imports nothing but Keywheel's contract".to_owned(),
+            false => format!("imports of WASI: {}", wasi.join(", ")),
+        },
+    );
 }
 
 fn sources(kit: &Kit, fixtures: &[Fixture], found: &mut Findings) {
@@ -572,7 +580,7 @@ fn leaks(prepared: &Prepared<'_>, run: &Run, instead: &str, found: &mut Findings
 fn used(prepared: &Prepared<'_>, run: &Run, found: &mut Findings) {
     let used = &run.used;
     let mut near = |what: &str, used: u64, allowed: u64, unit: &str| {
-        if used * 2 > allowed {
+        if used.saturating_mul(2) > allowed {
             found.warning(
                 "limits",
                 prepared.name(),
@@ -582,6 +590,8 @@ fn used(prepared: &Prepared<'_>, run: &Run, found: &mut Findings) {
     };
     near("requests", used.requests.into(), limits::REQUESTS_PER_CALL.into(), "requests");
     near("calls to the host", used.host_calls.into(), limits::CALL.host_calls.into(), "calls");
+    near("time", used.cpu.as_millis() as u64, limits::CALL.cpu_ms.into(), "ms");
+    near("memory", used.memory_bytes, limits::CALL.memory_bytes, "bytes");
     near("log", used.log_bytes as u64, limits::CALL.log_bytes.into(), "bytes");
 }
 
