@@ -24,7 +24,7 @@ FUZZ_TARGETS ?= $(notdir $(wildcard tests/fuzz/corpus/*))
 help:
 	@printf '%s\n' \
 	  'make demo     build everything and watch Keywheel keep sessions alive' \
-	  'make test     all tests, against a real Django site and a real OpenID provider' \
+	  'make test     all tests, against real servers: Django, OpenID, Matrix, JupyterHub' \
 	  'make soak     random kills under full load, for $(SOAK_SECONDS) seconds' \
   'make fuzz     libFuzzer on each target of tests/fuzz, $(FUZZ_SECONDS) seconds each' \
 	  'make bench    the numbers, into $(TARGET)/bench/summary.json' \

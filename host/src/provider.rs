@@ -135,6 +135,9 @@ const WITHOUT_PATH: &str = "without-path";
 /// Where the service documents what the provider relies on. Optional.
 const SOURCE: &str = "source";
 
+/// Why there is no provider, in words for its author: what a template with a mistake says.
+const REFUSED: &str = "refused";
+
 /// Before a method's name: where the service documents what the method does to the old secret.
 const CLASS_SOURCE: &str = "class-source:";
 
@@ -155,6 +158,10 @@ impl Manifest {
 
     pub fn class_source(&self, method: &str) -> Option<&str> {
         self.extra(&format!("{CLASS_SOURCE}{method}"))
+    }
+
+    pub fn refused(&self) -> Option<&str> {
+        self.extra(REFUSED)
     }
 
     fn extra(&self, wanted: &str) -> Option<&str> {

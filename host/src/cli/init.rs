@@ -12,7 +12,7 @@ pub fn run(home: &Home, output: Output) -> Result<(), Failure> {
     let root = home.root().display().to_string();
     output.value(&json!({ "home": root }), || {
         format!(
-            "Made {root}\n\nNext:\n  copy a provider's .wasm file into {}\n  keywheel serve\n\nKeep a copy of {} in a safe place: without it no stored secret can be read.",
+            "Made {root}\n\nNext:\n  copy a provider's .wasm or .toml file into {}\n  keywheel serve\n\nKeep a copy of {} in a safe place: without it no stored secret can be read.",
             home.plugins().display(),
             home.master_key().display()
         )

@@ -8,6 +8,7 @@ use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::Failure;
+use super::author;
 use super::connection::Connection;
 use super::credential::seconds;
 use super::output::{Output, coloured, relative};
@@ -28,6 +29,14 @@ const KEY_FILE_BYTES: u64 = 4 << 10;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// A new provider: a project that builds, with a passing test
+    New(author::new::Arguments),
+    /// Build a project whenever it changes, and show what its fixtures make of it
+    Dev(author::dev::Arguments),
+    /// Ask the real service once, and write its answer into a fixture without your secrets
+    Record(Box<author::record::Arguments>),
+    /// Put together what is handed on: the plugin, its digest, what it may do
+    Pack(author::pack::Arguments),
     /// Every plugin file and where it stands
     List {
         /// The providers that come with Keywheel, installed or not
@@ -110,6 +119,10 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
         std::path::absolute(&file).map_err(Failure::io(format!("{} can't be found", file.display())))
     };
     match command {
+        Command::New(arguments) => author::new::run(arguments, output).await,
+        Command::Dev(arguments) => author::dev::run(home, arguments, output).await,
+        Command::Record(arguments) => author::record::run(*arguments, output).await,
+        Command::Pack(arguments) => author::pack::run(arguments, output).await,
         Command::List { available: false } => list(&home, output).await,
         Command::List { available: true } => available(&home, output),
         Command::Show { service } => show(&home, &service, output).await,
@@ -200,7 +213,7 @@ async fn list(home: &Home, output: Output) -> Result<(), Failure> {
                 Cell::new(plugin.reason.as_deref().unwrap_or("")),
             ]
         },
-        &format!("no plugins; hint: put .wasm files into {}", home.plugins().display()),
+        &format!("no plugins; hint: put .wasm or .toml files into {}", home.plugins().display()),
     );
     Ok(())
 }

@@ -101,7 +101,7 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
                     Cell::new(worker.crashes),
                 ]
             },
-            "no plugin is active; hint: put a .wasm file into the plugins folder",
+            "no plugin is active; hint: put a .wasm or .toml file into the plugins folder",
         );
     }
     if !status.external_workers.is_empty() {

@@ -4,6 +4,7 @@
 //! code itself.
 
 pub mod cache;
+pub mod joined;
 pub mod manifest;
 pub mod permissions;
 pub mod signature;
@@ -22,7 +23,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::catalogue::Entry;
+use crate::catalogue::{self, Entry};
 use crate::config::{Home, PluginPolicy};
 use crate::db::queries::{ProviderRow, ReadError, Reader};
 use crate::db::writer::{PendingProvider, ProviderUpdate, WriteError, Writer};
@@ -44,6 +45,9 @@ const AT_ONCE: usize = 2;
 
 /// A file changed this recently may still be copied; its error is not shown yet.
 pub const SETTLING: Duration = Duration::from_millis(500);
+
+/// What a plugin says of why it is none: a few faults of a template, each with what to do.
+const REFUSAL_CHARS: usize = 1_500;
 
 /// File systems stamp by a clock that ticks every 4 to 10 ms. A file read within the tick of its
 /// last change may change once more without its stamp showing it.
@@ -121,6 +125,15 @@ pub struct Candidate {
     shape: PoolShape,
 }
 
+/// A file of the folder, read once.
+#[derive(Debug)]
+struct Bytes {
+    /// What is compiled and runs: the file, or what a template is joined to.
+    plugin: Vec<u8>,
+    digest: String,
+    signed: Signed,
+}
+
 /// Size, times and identity of a file: while these stay, its bytes are not read again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct FileStamp {
@@ -137,6 +150,9 @@ struct FileStamp {
 struct Stamp {
     plugin: FileStamp,
     signature: Option<FileStamp>,
+    /// What runs it, where it is a template: the file that comes with Keywheel may be another
+    /// after an upgrade.
+    interpreter: Option<FileStamp>,
 }
 
 #[derive(Debug, Clone)]
@@ -153,7 +169,8 @@ impl Seen {
     /// Whether what was seen may be otherwise by now.
     fn is_stale(&self, stamp: &Stamp, trusted: &Arc<[TrustedKey]>) -> bool {
         let by_trust = match &self.result {
-            Ok(_) => self.stamp.signature.is_some(),
+            // Where it inherited one, there is none beside it.
+            Ok(candidate) => self.stamp.signature.is_some() || candidate.signed != Signed::No,
             Err(unfit) => unfit.signed.is_some(),
         };
         self.stamp != *stamp
@@ -869,8 +886,11 @@ impl Registry {
             None => None,
         };
         let bytes = read_capped(path, Some(&stamp.plugin)).map_err(unreadable)?;
-        let digest = hex::encode(Sha256::digest(&bytes));
         let signed = signature::judge(&bytes, signature.as_deref(), &known.trusted);
+        let Bytes { plugin: bytes, digest, signed } = match joined::is_template(path) {
+            true => self.joined(&bytes, signed, known)?,
+            false => Bytes { digest: hex::encode(Sha256::digest(&bytes)), plugin: bytes, signed },
+        };
         // Before anything tries to make sense of it: what may not run is not compiled either.
         if let Err(why) = self.admit(&signed, &digest, known) {
             return Err(Unfit { why, passing: false, digest: Some(digest), signed: Some(signed) });
@@ -882,7 +902,11 @@ impl Registry {
             .keep(&digest, &bytes)
             .map_err(|error| Unfit::passing(format!("can't be stored: {error}")))?;
         drop(bytes);
-        match self.inspect(&digest).await {
+        let inspected = self.inspect(&digest).await.and_then(|(manifest, shape)| {
+            named_after_its_service(path, &manifest)?;
+            Ok((manifest, shape))
+        });
+        match inspected {
             Ok((manifest, shape)) => Ok(Candidate { digest, manifest, signed, shape }),
             Err(unfit) => {
                 if !stored {
@@ -892,6 +916,41 @@ impl Registry {
                 Err(Unfit { digest: Some(digest), ..unfit })
             }
         }
+    }
+
+    /// The plugin that a template's text comes to. Its digest covers the text and what runs it;
+    /// a signature covers the text alone, so that one made once goes on through each upgrade.
+    fn joined(&self, text: &[u8], signed: Signed, known: &Known) -> Result<Bytes, Unfit> {
+        let missing = |why: String| Unfit::passing(format!("a template, and nothing to run it: {why}"));
+        let folder = catalogue::folder().map_err(|error| missing(error.to_string()))?;
+        let interpreter = read_capped(&folder.join(catalogue::TEMPLATE_PROVIDER), None)
+            .map_err(|error| missing(format!("{} can't be read: {error}", catalogue::TEMPLATE_PROVIDER)))?;
+        let plugin = joined::join(&interpreter, text).map_err(|error| match error {
+            joined::JoinError::NoRoom => Unfit::passing(error.to_string()),
+            joined::JoinError::TooLong { .. } | joined::JoinError::NotText { .. } => error.to_string().into(),
+        })?;
+        let digest = hex::encode(Sha256::digest(&plugin));
+        // What was verified when this text was accepted still holds where its signature is gone
+        // by now, though an upgrade made another file of it.
+        let accepted = |row: &&ProviderRow| {
+            let stored = read_capped(&self.cache.stored(&row.plugin_digest), None);
+            stored.is_ok_and(|stored| joined::is_of(&stored, text))
+        };
+        let signed = match signed {
+            Signed::No => {
+                let signers = known
+                    .rows
+                    .values()
+                    .filter(|row| row.signer.as_ref().is_some_and(|signer| known.trusts(signer)));
+                signers
+                    .clone()
+                    .find(accepted)
+                    .and_then(|row| row.signer.clone())
+                    .map_or(Signed::No, Signed::By)
+            }
+            other => other,
+        };
+        Ok(Bytes { plugin, digest, signed })
     }
 
     /// Compiles and describes a plugin of the store.
@@ -908,6 +967,9 @@ impl Registry {
             CallError::Spawn(_) | CallError::ShuttingDown => Unfit::passing(error.to_string()),
             other => other.to_string().into(),
         })?;
+        if let Some(why) = manifest.refused() {
+            return Err(manifest::inert(why, REFUSAL_CHARS).into());
+        }
         manifest::check(&manifest).map_err(|error| error.to_string())?;
         Ok((manifest, shape))
     }
@@ -945,6 +1007,11 @@ impl Registry {
         let found = Found { path: path.to_owned(), candidate, fresh: false };
         let in_use = self.in_use(&service, &known, &self.reader()?)?;
         Ok(PluginStatus { permissions: lines, in_use, provider, ..self.described(&found, &known) })
+    }
+
+    /// The interfaces that a plugin imports, where it was compiled since the host began.
+    pub fn imports(&self, digest: &str) -> Option<Vec<String>> {
+        self.cache.imports(digest)
     }
 
     /// How a plugin file describes itself now: in a new process, each time it is asked.
@@ -1100,8 +1167,15 @@ impl Registry {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(source) => return Err(failed(&signature::beside(path))(source)),
         };
+        let kind = if joined::is_template(path) { "toml" } else { "wasm" };
         let target =
-            self.file_of(&service).unwrap_or_else(|| self.home.plugins().join(format!("{service}.wasm")));
+            self.file_of(&service).unwrap_or_else(|| self.home.plugins().join(format!("{service}.{kind}")));
+        if joined::is_template(path) != joined::is_template(&target) {
+            return Err(RegistryError::Refused(format!(
+                "`{service}` is served by {}, which is of the other kind; hint: `keywheel plugin remove {service}` takes it away, and its credentials stay",
+                name_of(&target)
+            )));
+        }
         {
             // No scan may come between the two files.
             let _no_scan = self.seen.lock().await;
@@ -1220,7 +1294,27 @@ fn stamp_of(path: &Path) -> std::io::Result<Stamp> {
         // It is there, and reading it says what is wrong.
         Err(_) => Some(FileStamp::default()),
     };
-    Ok(Stamp { plugin: FileStamp::of(&found), signature })
+    let interpreter = match joined::is_template(path) {
+        // Where there is none, reading it says so.
+        true => catalogue::folder()
+            .ok()
+            .and_then(|folder| fs::metadata(folder.join(catalogue::TEMPLATE_PROVIDER)).ok())
+            .map(|found| FileStamp::of(&found)),
+        false => None,
+    };
+    Ok(Stamp { plugin: FileStamp::of(&found), signature, interpreter })
+}
+
+/// A template is found by its service, so its file is named after it.
+fn named_after_its_service(path: &Path, manifest: &Manifest) -> Result<(), String> {
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    if !joined::is_template(path) || stem == manifest.service {
+        return Ok(());
+    }
+    let (file, service) = (manifest::shown(&name_of(path)), &manifest.service);
+    Err(format!(
+        "the template is for the service `{service}` and its file is named {file}; hint: rename it to {service}.toml, or correct `service`"
+    ))
 }
 
 /// The plugin files of the folder. A link counts as what it points to: its bytes are hashed

@@ -396,7 +396,7 @@ pub(super) fn unsigned(signed: &Signed, accepted: Option<&Signer>) -> String {
             named(&signer.key_id, signer.name.as_deref())
         ),
         _ => format!(
-            "unsigned, and {POLICY}; hint: put its signature beside it, as FILE.wasm.minisig, by a key of `keywheel plugin keys`"
+            "unsigned, and {POLICY}; hint: put its signature beside it, named as the file with .minisig, by a key of `keywheel plugin keys`"
         ),
     }
 }

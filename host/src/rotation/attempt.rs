@@ -87,7 +87,10 @@ fn unprepared(claim: &Claim, why: String) -> Conclusion {
 impl<'a> Attempt<'a> {
     fn prepare(engine: &'a Rotation, claim: &'a Claim) -> Result<Self, String> {
         let provider = engine.providers.get(&claim.service).ok_or_else(|| {
-            format!("no plugin serves `{}`; hint: put its .wasm file into the plugins folder", claim.service)
+            format!(
+                "no plugin serves `{}`; hint: put its .wasm or .toml file into the plugins folder",
+                claim.service
+            )
         })?;
         let resolved = engine
             .resolved

@@ -1,5 +1,5 @@
 //! What is wrong with a template, in words for its author: where, what was found, what to write
-//! instead. Owns the wording of what the TOML reader and serde say, and the suggestions. Never
+//! instead. Owns the suggestions. Never
 //! shows a value that could be a secret.
 
 use alloc::format;
@@ -7,9 +7,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use serde::Deserialize;
-use toml::de::Deserializer;
+use toml::de::DeTable;
 
 use crate::place::{Span, line_and_column};
+use crate::reader::{Misfit, Read};
 use crate::template::Template;
 
 /// Faults shown at once: the later ones often follow from the first.
@@ -35,43 +36,16 @@ impl Fault {
 /// # Errors
 /// The first thing that isn't TOML, or isn't a template.
 pub fn read(text: &str) -> Result<Template, Fault> {
-    let deserializer = Deserializer::parse(text).map_err(|error| syntax(text, &error))?;
-    Template::deserialize(deserializer).map_err(|error| {
-        let span = error.span().unwrap_or_default();
-        Fault::new(&span, reworded(error.message()))
-    })
-}
-
-fn syntax(text: &str, error: &toml::de::Error) -> Fault {
-    let span = error.span().unwrap_or(text.len()..text.len());
-    Fault::new(&span, format!("this is not TOML: {}", first_line(error.message())))
-}
-
-fn first_line(message: &str) -> &str {
-    message.lines().next().unwrap_or(message)
-}
-
-/// What serde says, with a suggestion where a name isn't known.
-fn reworded(message: &str) -> String {
-    let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    match names.as_slice() {
-        [found, known @ ..] if message.starts_with("unknown field ") => unknown_field(found, known),
-        [found, known @ ..] if message.starts_with("unknown variant ") => {
-            format!("`{found}` is not allowed here; {}", suggestion(found, known))
-        }
-        [missing] if message.starts_with("missing field ") => {
-            format!("`{missing}` is missing{}", reason(missing))
-        }
-        // The name under which the TOML reader hands on a date.
-        _ if message.contains("$__toml_private_datetime") => {
-            "a date is no value here; hint: write it in quotes".into()
-        }
-        _ => first_line(message).to_string(),
-    }
+    let table = DeTable::parse(text).map_err(|error| {
+        let span = error.span().unwrap_or(text.len()..text.len());
+        let what = error.message().lines().next().unwrap_or_default();
+        Fault::new(&span, format!("this is not TOML: {what}"))
+    })?;
+    Template::deserialize(Read::Table(table.get_ref(), 0..0)).map_err(Misfit::into_fault)
 }
 
 /// Why a field can't be left out, where its name doesn't say it.
-fn reason(missing: &str) -> &'static str {
+pub fn reason(missing: &str) -> &'static str {
     match missing {
         "source" => "; hint: say where the service documents this, source = \"https://…\"",
         "class" => {
@@ -88,7 +62,7 @@ fn reason(missing: &str) -> &'static str {
     }
 }
 
-fn unknown_field(found: &str, known: &[&str]) -> String {
+pub fn unknown_field(found: &str, known: &[&str]) -> String {
     // Fields that belong elsewhere, where no neighbour's name is near.
     let elsewhere = match found {
         "value" | "secret" | "token" | "password" if known.contains(&"cookie") => Some(

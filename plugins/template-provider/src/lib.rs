@@ -10,6 +10,7 @@ pub mod fault;
 pub mod notation;
 pub mod place;
 pub mod predicate;
+mod reader;
 pub mod request;
 pub mod run;
 #[cfg(not(target_family = "wasm"))]

@@ -7,8 +7,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, Range};
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use toml::Spanned;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// Bytes of the text.
 pub type Span = Range<usize>;
@@ -28,11 +27,30 @@ impl<T> Deref for At<T> {
     }
 }
 
+/// By this name the reader knows that a place is wanted as well.
+pub const AT: &str = "At";
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<T>::deserialize(deserializer)?;
-        let span = spanned.span();
-        Ok(Self { value: spanned.into_inner(), span })
+        deserializer.deserialize_newtype_struct(AT, AtVisitor(PhantomData))
+    }
+}
+
+struct AtVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for AtVisitor<T> {
+    type Value = At<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value with its place")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<At<T>, A::Error> {
+        let lost = || de::Error::custom("a value without its place");
+        let start = parts.next_element()?.ok_or_else(lost)?;
+        let end = parts.next_element()?.ok_or_else(lost)?;
+        let value = parts.next_element()?.ok_or_else(lost)?;
+        Ok(At { value, span: start..end })
     }
 }
 
@@ -85,7 +103,6 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for EntriesVisitor<T> {
         while let Some(entry) = map.next_entry::<At<String>, T>()? {
             entries.push(entry);
         }
-        entries.sort_by_key(|(name, _)| name.span.start);
         Ok(Entries(entries))
     }
 }

@@ -112,7 +112,7 @@ fn what_is_no_template_is_told_with_its_place_and_a_suggestion() {
     let cases = [
         ("[validate]\n", "[validat]\n", "column 2: unknown field `validat`; did you mean `validate`?"),
         ("every =", "evry =", "column 1: unknown field `evry`; did you mean `every`?"),
-        ("optional = true", "optional = 1", "column 12: invalid type: integer `1`, expected a boolean"),
+        ("optional = true", "optional = 1", "column 12: integer `1` where a boolean is due"),
         ("required = true", "required = true\nsecert = 1", "column 1: unknown field `secert`; allowed:"),
         ("optional = true", "value = \"x\"", "column 1: unknown field `value`: a template holds no secrets"),
         ("every = \"1h\"", "every = \"1 hour\"", "column 9: `1 hour` is no duration; hint:"),
