@@ -157,8 +157,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("UdpSocket", &["egress", "supervisor/probe.rs"]),
     ("rusqlite", &["db"]),
     // The demo's daemon is a process of its own, as it is for everybody.
-    ("process::Command", &["cli/demo/daemon.rs"]),
-    ("Command::new(", &["cli/demo/daemon.rs"]),
+    // An author's compilers run as the author.
+    ("process::Command", &["cli/demo/daemon.rs", "cli/author/tools.rs"]),
+    ("Command::new(", &["cli/demo/daemon.rs", "cli/author/tools.rs"]),
     ("execve", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("SYS_clone", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("wasmtime", &["worker"]),

@@ -35,6 +35,13 @@ fn refused_rotation(home: &TestHome, credential: &str) -> (String, String) {
     (text(&report["meta"]["verdict"]), text(&report["message"]))
 }
 
+/// A rotation by hand whose end the test doesn't wait for.
+fn start_rotation(home: &TestHome) -> std::process::Child {
+    let mut command = home.command(&["credential", "rotate", "ann", "--now"]);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    command.spawn().expect("the binary starts")
+}
+
 // Matrix
 
 const ACCESS_TTL: u32 = 3;
@@ -173,7 +180,7 @@ fn a_daemon_killed_after_the_homeserver_rotated_repeats_the_rotation() {
     home.wait_for_reports("ann", 1);
     cut.hang("POST /_matrix/client/v3/refresh");
     // The command ends with the daemon.
-    let mut asking = home.command(&["credential", "rotate", "ann"]).spawn().expect("the binary starts");
+    let mut asking = start_rotation(&home);
     wait_until(SOON, "the homeserver has issued a pair that nobody gets", || (cut.kept() >= 1).then_some(()));
     daemon.kill_9();
     asking.wait().expect("the command ends");
@@ -378,8 +385,7 @@ fn lost_answers_and_a_killed_daemon_leave_no_heap_of_hub_tokens() {
         assert_eq!(made_by_keywheel("lossy"), 1, "{:?}", living("lossy"));
     }
     cut.hang(making);
-    let mut asking =
-        home.command(&["credential", "rotate", "ann", "--now"]).spawn().expect("the binary starts");
+    let mut asking = start_rotation(&home);
     wait_until(SOON, "the hub has made a token that nobody gets", || (cut.kept() >= 5).then_some(()));
     daemon.kill_9();
     asking.wait().expect("the command ends");

@@ -14,7 +14,7 @@ use crate::provider::{Encoding, Manifest};
 pub const ABI_VERSIONS: &[&str] = &["0.1.0"];
 
 /// Names this very build; a worker of another build is refused.
-pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "+", "protocol-1");
+pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "+", "protocol-2");
 
 /// The largest frame either side accepts. A response body is capped at 2 MiB by `limits`,
 /// and everything else of a frame is small; four leaves room without letting a hostile
@@ -267,7 +267,17 @@ pub enum FromWorker {
     Finished {
         id: CallId,
         result: Result<Answer, Fault>,
+        used: Used,
     },
+}
+
+/// What a call took of the limits that only its worker can count. A worker may lie about it, so
+/// it is for the author of the plugin to read and bounds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Used {
+    pub cpu_us: u64,
+    /// Of its largest memory, at the most.
+    pub memory_bytes: u64,
 }
 
 /// Which layers of the sandbox a process must have before it touches a plugin.

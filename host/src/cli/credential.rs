@@ -231,15 +231,7 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
 
 async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
     check_id(&new.id)?;
-    let settings = new
-        .settings
-        .iter()
-        .map(|pair| {
-            pair.split_once('=')
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .ok_or_else(|| Failure::BadInput(format!("--set {pair}: allowed is NAME=VALUE")))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let settings = settings(&new.settings)?;
     if let Some(account) = &new.account
         && (account.trim().is_empty() || account.chars().any(char::is_control))
     {
@@ -283,6 +275,16 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
         format!("added `{}`; hint: `keywheel credential validate {}` asks the service now", new.id, new.id)
     });
     Ok(())
+}
+
+/// What `--set` gave.
+pub fn settings(pairs: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let pair = |pair: &String| {
+        pair.split_once('=')
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .ok_or_else(|| Failure::BadInput(format!("--set {pair}: allowed is NAME=VALUE")))
+    };
+    pairs.iter().map(pair).collect()
 }
 
 async fn change(home: &Home, set: Set, output: Output) -> Result<(), Failure> {
@@ -343,15 +345,30 @@ struct Source<'a> {
 fn read_keys(source: Source<'_>, resolved: &Resolved, output: Output) -> Result<Vec<KeyInput>, Failure> {
     let Source { from, format, exact } = source;
     let format = format.or_else(|| from.is_none().then_some(formats::Format::KeyValue));
-    let text = match from {
+    sorted_out(&read_secrets(from)?, format, exact, resolved, output)
+}
+
+/// The text of a file with secrets, or what comes on standard input.
+pub fn read_secrets(from: Option<&Path>) -> Result<String, Failure> {
+    match from {
         Some(path) if path != Path::new("-") => {
             let file = std::fs::File::open(path)
                 .map_err(Failure::io(format!("{} can't be read", path.display())))?;
-            read_text(file, &path.display().to_string())?
+            read_text(file, &path.display().to_string())
         }
-        _ => read_text(std::io::stdin(), "standard input")?,
-    };
-    let imported = formats::parse(&text, format).map_err(|error| Failure::BadInput(error.to_string()))?;
+        _ => read_text(std::io::stdin(), "standard input"),
+    }
+}
+
+/// What of such a text the provider's key mapping wants; `exact`, also where it looks pasted.
+pub fn sorted_out(
+    text: &str,
+    format: Option<formats::Format>,
+    exact: bool,
+    resolved: &Resolved,
+    output: Output,
+) -> Result<Vec<KeyInput>, Failure> {
+    let imported = formats::parse(text, format).map_err(|error| Failure::BadInput(error.to_string()))?;
     if !exact {
         formats::check_pasted(&imported, resolved).map_err(|error| Failure::BadInput(error.to_string()))?;
     }

@@ -2,6 +2,7 @@
 //! running daemon, or open the home themselves where none runs; commands that only read do so
 //! from the database either way.
 
+mod author;
 mod completions;
 mod connection;
 mod credential;
@@ -64,7 +65,7 @@ enum Command {
     Status,
     /// What of the sandbox this machine gives, and whether that is enough
     Doctor(doctor::Arguments),
-    /// Provider plugins: list, show, check, test, install, approve, unpark, pause, resume, every, remove, history, trust, distrust, keys
+    /// Provider plugins: new, dev, record, pack, list, show, check, test, install, approve, unpark, pause, resume, every, remove, history, trust, distrust, keys
     #[command(subcommand)]
     Plugin(plugin::Command),
     /// Credentials: add, set, import, list, show, history, validate, self-test, rotate, rollback, pause, resume, export, remove

@@ -8,6 +8,7 @@ use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::Failure;
+use super::author;
 use super::connection::Connection;
 use super::credential::seconds;
 use super::output::{Output, coloured, relative};
@@ -28,6 +29,14 @@ const KEY_FILE_BYTES: u64 = 4 << 10;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// A new provider: a project that builds, with a passing test
+    New(author::new::Arguments),
+    /// Build a project whenever it changes, and show what its fixtures make of it
+    Dev(author::dev::Arguments),
+    /// Ask the real service once, and write its answer into a fixture without your secrets
+    Record(Box<author::record::Arguments>),
+    /// Put together what is handed on: the plugin, its digest, what it may do
+    Pack(author::pack::Arguments),
     /// Every plugin file and where it stands
     List {
         /// The providers that come with Keywheel, installed or not
@@ -102,6 +111,10 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
     // What needs no home must work without one.
     let command = match command {
         Command::Test(arguments) => return plugin_test::run(arguments, output).await,
+        Command::New(arguments) => return author::new::run(arguments, output).await,
+        Command::Dev(arguments) => return author::dev::run(home, arguments, output).await,
+        Command::Record(arguments) => return author::record::run(*arguments, output).await,
+        Command::Pack(arguments) => return author::pack::run(arguments, output).await,
         command => command,
     };
     let home = home?;
@@ -156,7 +169,9 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
         Command::History { service, limit } => history(&home, service.as_deref(), limit, output),
         Command::Trust { key: Some(key), name, .. } => trust(&home, &key, name, output).await,
         Command::Trust { key: None, .. } | Command::Keys => keys(&home, output),
-        Command::Test(arguments) => plugin_test::run(arguments, output).await,
+        Command::Test(_) | Command::New(_) | Command::Dev(_) | Command::Record(_) | Command::Pack(_) => {
+            Ok(())
+        }
         Command::Distrust { key_id } => {
             let Outcome::Lines(ids) = Connection::once(&home, Operation::PluginDistrust { key_id }).await?
             else {

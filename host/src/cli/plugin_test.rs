@@ -18,13 +18,26 @@ pub struct Arguments {
     /// Where its fixtures are [default: the folder `fixtures` of its project, or beside it]
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
+    /// Let a warning count as a fault
+    #[arg(long)]
+    strict: bool,
 }
 
 /// What marks the folder of a project.
 const PROJECT: [&str; 3] = ["Cargo.toml", "package.json", "pyproject.toml"];
 
 pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
-    let Arguments { file, fixtures } = arguments;
+    let Arguments { file, fixtures, strict } = arguments;
+    let mut report = look(&file, fixtures).await?;
+    if strict {
+        report.strictly();
+    }
+    tell(&file, &report, output);
+    if report.held() { Ok(()) } else { Err(Failure::Unhealthy) }
+}
+
+/// What the kit finds in a plugin file.
+pub async fn look(file: &Path, fixtures: Option<PathBuf>) -> Result<Report, Failure> {
     if !file.is_file() {
         let why = format!("{} is no file; hint: build the plugin first", file.display());
         return Err(Failure::NotFound(why));
@@ -35,7 +48,7 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
         }
         Some(named) => Some(named),
         None => {
-            let file = std::path::absolute(&file)
+            let file = std::path::absolute(file)
                 .map_err(Failure::io(format!("{} can't be found", file.display())))?;
             fixtures_of(&file)
         }
@@ -53,7 +66,7 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
             return Err(Failure::BadInput(lines.join("\n")));
         }
     };
-    let mut report = match Kit::open(&file, Options::default()).await {
+    let mut report = match Kit::open(file, Options::default()).await {
         Ok(kit) => {
             let report = checks::check(&kit, &fixtures).await;
             kit.close().await;
@@ -62,19 +75,18 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Err(KitError::Refused(why)) => Report::refused(&why),
         Err(error) => return Err(error.into()),
     };
-    if fixtures.is_empty() {
+    if fixtures.is_empty() && report.service.is_some() {
         report.without_fixtures(&match &folder {
             Some(folder) => format!("{} holds none", folder.display()),
             None => format!("there is no folder `fixtures` in its project or beside {}", file.display()),
         });
     }
-    tell(&file, &report, output);
-    if report.held() { Ok(()) } else { Err(Failure::Unhealthy) }
+    Ok(report)
 }
 
 /// The fixtures of a plugin where nobody says: of the nearest project above it, or beside it; in
 /// a folder of its own name, where several share the place.
-fn fixtures_of(file: &Path) -> Option<PathBuf> {
+pub fn fixtures_of(file: &Path) -> Option<PathBuf> {
     let is_project = |folder: &&Path| PROJECT.iter().any(|name| folder.join(name).is_file());
     let project = file.ancestors().skip(1).find(is_project);
     let places = project.into_iter().chain(file.parent()).map(|folder| folder.join("fixtures"));
@@ -82,7 +94,7 @@ fn fixtures_of(file: &Path) -> Option<PathBuf> {
     places.flat_map(|place| [place.join(own), place]).find(|place| place.is_dir())
 }
 
-fn tell(file: &Path, report: &Report, output: Output) {
+pub fn tell(file: &Path, report: &Report, output: Output) {
     if output.json {
         output.json_line(report, true);
         return;

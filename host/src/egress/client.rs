@@ -750,6 +750,14 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, HttpError> {
     }
 }
 
+/// The body of an answer that a `Between` saw, as the egress would read it.
+///
+/// # Errors
+/// Where the egress would refuse it.
+pub fn unpacked(answer: &http::Response<Bytes>) -> Result<Vec<u8>, HttpError> {
+    if is_gzip(answer.headers())? { unzip(answer.body()) } else { Ok(answer.body().to_vec()) }
+}
+
 /// One layer of gzip, all its members, up to the cap. An answer that ends early is none.
 fn unzip(body: &[u8]) -> Result<Vec<u8>, HttpError> {
     let mut plain = Vec::new();

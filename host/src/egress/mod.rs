@@ -31,7 +31,7 @@ use crate::limits;
 use crate::protocol::{Captured, HttpResponse};
 use crate::provider::Resolved;
 
-pub use client::{Between, BreaksOff, Egress, over_network};
+pub use client::{Between, BreaksOff, Egress, over_network, unpacked};
 use redact::Redactor;
 pub use seen::Seen;
 
@@ -148,6 +148,13 @@ impl Exchange {
 
     pub fn changes(&self) -> &[KeyChange] {
         &self.changes
+    }
+
+    /// What is left of a call that is over: its keys, what it showed of the service, and a
+    /// redactor that knows every secret of it, those computed on the way included.
+    pub fn end(mut self) -> (Jar, Seen, Redactor) {
+        self.redactor();
+        (self.jar, self.seen, self.redactor.take().unwrap_or_default())
     }
 
     fn redactor(&self) -> &Redactor {

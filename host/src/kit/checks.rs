@@ -105,6 +105,14 @@ impl Report {
         })
     }
 
+    /// Takes every warning for a fault.
+    pub fn strictly(&mut self) {
+        let all = self.checks.iter_mut().flat_map(|check| &mut check.findings);
+        for finding in all.filter(|finding| finding.weight == Weight::Warning) {
+            finding.weight = Weight::Fault;
+        }
+    }
+
     /// Says where fixtures were looked for in vain, in place of all that can't be there.
     pub fn without_fixtures(&mut self, why: &str) {
         for check in &mut self.checks {
@@ -301,6 +309,23 @@ pub async fn check(kit: &Kit, fixtures: &[Fixture]) -> Result<Report, KitError> 
     })
 }
 
+/// Runs one fixture as it is written, and says what goes otherwise.
+///
+/// # Errors
+/// Where it doesn't fit the provider.
+pub async fn once(kit: &Kit, fixture: &Fixture) -> Result<(Run, Vec<Finding>), KitError> {
+    let case = Case::of(fixture);
+    let resolved = kit.resolve(&case)?;
+    let prepared = Prepared { fixture, case, resolved, exchanges: Arc::new(fixture.exchanges.clone()) };
+    let script = Script::new(Arc::clone(&prepared.exchanges));
+    let run = kit.run(&prepared.case, script.service()).await?;
+    let mut found = Findings::default();
+    as_written(&prepared, &run, &script.progress(), &mut found);
+    made_up(&prepared, &run, &mut found);
+    leaks(&prepared, &run, "", &mut found);
+    Ok((run, found.0.into_iter().map(|(_, finding)| finding).collect()))
+}
+
 async fn described(kit: &Kit, found: &mut Findings) {
     match kit.describe().await {
         Ok(again) if again == *kit.manifest() => {}
@@ -336,6 +361,14 @@ fn permissions(kit: &Kit, found: &mut Findings) {
     for line in &kit.status().permissions {
         found.note("permissions", line.clone());
     }
+    let wasi = kit.wasi_imports();
+    found.note(
+        "permissions",
+        match wasi.is_empty() {
+            true => "imports nothing but Keywheel's contract".to_owned(),
+            false => format!("imports of WASI: {}", wasi.join(", ")),
+        },
+    );
 }
 
 fn sources(kit: &Kit, fixtures: &[Fixture], found: &mut Findings) {
@@ -555,7 +588,7 @@ fn leaks(prepared: &Prepared<'_>, run: &Run, instead: &str, found: &mut Findings
 fn used(prepared: &Prepared<'_>, run: &Run, found: &mut Findings) {
     let used = &run.used;
     let mut near = |what: &str, used: u64, allowed: u64, unit: &str| {
-        if used * 2 > allowed {
+        if used.saturating_mul(2) > allowed {
             found.warning(
                 "limits",
                 prepared.name(),
@@ -565,6 +598,8 @@ fn used(prepared: &Prepared<'_>, run: &Run, found: &mut Findings) {
     };
     near("requests", used.requests.into(), limits::REQUESTS_PER_CALL.into(), "requests");
     near("calls to the host", used.host_calls.into(), limits::CALL.host_calls.into(), "calls");
+    near("time", used.cpu.as_millis() as u64, limits::CALL.cpu_ms.into(), "ms");
+    near("memory", used.memory_bytes, limits::CALL.memory_bytes, "bytes");
     near("log", used.log_bytes as u64, limits::CALL.log_bytes.into(), "bytes");
 }
 

@@ -140,6 +140,23 @@ impl Failure {
         ("protocol", Self::Protocol),
     ];
 
+    /// As a fixture writes it.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("protocol", |(word, _)| word)
+    }
+
+    /// None: what happened to it can't happen to a fixture's answer.
+    pub const fn of(error: &HttpError) -> Option<Self> {
+        match error {
+            HttpError::Dns(_) => Some(Self::Dns),
+            HttpError::Connect(_) => Some(Self::Connect),
+            HttpError::Tls(_) => Some(Self::Tls),
+            HttpError::Timeout => Some(Self::Timeout),
+            HttpError::Protocol(_) => Some(Self::Protocol),
+            _ => None,
+        }
+    }
+
     pub fn error(self) -> HttpError {
         match self {
             Self::Dns => HttpError::Dns("no such name".into()),

@@ -6,8 +6,10 @@
 
 pub mod checks;
 pub mod fixture;
+pub mod record;
 mod scene;
 mod script;
+pub mod scrub;
 mod trouble;
 
 use std::path::{Path, PathBuf};
@@ -110,6 +112,9 @@ pub struct Used {
     pub log_bytes: usize,
     /// Of the longest answer.
     pub answer_bytes: usize,
+    /// Of the plugin's own work.
+    pub cpu: Duration,
+    pub memory_bytes: u64,
     /// From the call's beginning to its end.
     pub wall: Duration,
 }
@@ -141,6 +146,8 @@ pub struct Run {
     pub leaks: Vec<Leak>,
     pub seen: Seen,
     pub used: Used,
+    /// Knows every secret of the call, for whoever shows anything of it.
+    pub redactor: Redactor,
 }
 
 impl Kit {
@@ -200,6 +207,12 @@ impl Kit {
 
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// The interfaces of WASI that it imports.
+    pub fn wasi_imports(&self) -> Vec<String> {
+        let all = self.host.registry.imports(self.digest()).unwrap_or_default();
+        all.into_iter().filter(|name| name.starts_with("wasi:")).collect()
     }
 
     /// How the file describes itself when it is asked once more.
@@ -264,8 +277,13 @@ impl Kit {
         let deadline = tokio::time::Instant::now() + limits::CALL_WALL;
         let mut exchange = Exchange::new(Arc::clone(&resolved), jar.clone(), deadline).at(moment);
         let scene = Arc::new(Scene::new(service, &jar));
-        let mut watch =
-            Watch { scene: Arc::clone(&scene), log: Vec::new(), revealed: Vec::new(), issued: Vec::new() };
+        let mut watch = Watch {
+            scene: Arc::clone(&scene),
+            log: vec![],
+            revealed: vec![],
+            used: Default::default(),
+            issued: vec![],
+        };
         let began = Instant::now();
         let answered = SCENE.scope(Arc::clone(&scene), async {
             let engine = &self.host.rotation;
@@ -294,7 +312,7 @@ impl Kit {
             Said::Verdict(claimed) => Said::Verdict(verdict::judge(claimed, grounds)),
             Said::Outcome(claimed) => Said::Outcome(verdict::judge_refusal(claimed, &exchange.seen)),
         });
-        let Watch { log, revealed, issued, .. } = watch;
+        let Watch { log, revealed, issued, used: counted, .. } = watch;
         let captured = captured(&jar, &exchange.jar);
         let asked = scene.take();
         let leaks = leaks(&said, &log, &exchange, jar.keys.iter().chain(&issued));
@@ -307,10 +325,12 @@ impl Kit {
                 .filter_map(|hop| Some(hop.answer.as_ref().ok()?.body().len()))
                 .max()
                 .unwrap_or(0),
+            cpu: Duration::from_micros(counted.cpu_us),
+            memory_bytes: counted.memory_bytes,
             wall,
         };
-        let Exchange { jar, seen, .. } = exchange;
-        Ok(Run { said, judged, asked, captured, jar, log, revealed, leaks, seen, used })
+        let (jar, seen, redactor) = exchange.end();
+        Ok(Run { said, judged, asked, captured, jar, log, revealed, leaks, seen, used, redactor })
     }
 
     /// The keys of a case, with values that no other run has where none is given.

@@ -12,7 +12,7 @@ use super::fixture::Request;
 use crate::credential::{Jar, Key};
 use crate::egress::redact::Redactor;
 use crate::egress::{Between, KeyChange, over_network, seen, template};
-use crate::protocol::{HttpError, HttpRequest, LogLevel};
+use crate::protocol::{HttpError, HttpRequest, LogLevel, Used};
 use crate::rotation::asking::Onlooker;
 
 /// Answers a request: how it was made, and as it would have left, its secrets filled in.
@@ -173,6 +173,7 @@ pub(super) struct Watch {
     pub scene: Arc<Scene>,
     pub log: Vec<(LogLevel, String)>,
     pub revealed: Vec<String>,
+    pub used: Used,
     /// Every value that the service issued on the way.
     pub issued: Vec<Key>,
 }
@@ -201,6 +202,10 @@ impl Onlooker for Watch {
 
     fn revealed(&mut self, key: &str) {
         self.revealed.push(key.to_owned());
+    }
+
+    fn used(&mut self, used: Used) {
+        self.used = used;
     }
 
     fn says(&mut self, level: LogLevel, line: String) {

@@ -2,12 +2,14 @@
 //! the exact engine that will run it, and believed only with the host's own tag. A file here
 //! is never overwritten in place, for a mapped file that changes kills its process.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,11 +35,13 @@ pub struct Cache {
     folder: PathBuf,
     store: PathBuf,
     engine: String,
+    /// What each plugin imports, of those that were compiled since the host began.
+    imports: Mutex<HashMap<String, Vec<String>>>,
 }
 
 impl Cache {
     pub fn new(home: &Home) -> Self {
-        Self { folder: home.cache(), store: home.store(), engine: engine_name() }
+        Self { folder: home.cache(), store: home.store(), engine: engine_name(), imports: Mutex::default() }
     }
 
     pub fn native(&self, digest: &str) -> PathBuf {
@@ -75,6 +79,11 @@ impl Cache {
         self.compile(digest, vault, spawner, require).await?;
         self.verified(digest, vault)
             .ok_or_else(|| CacheError::Io(io::Error::other("native code vanished while it was written")))
+    }
+
+    /// What a plugin imports; None where its native code was here already.
+    pub fn imports(&self, digest: &str) -> Option<Vec<String>> {
+        self.imports.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
     }
 
     /// Opens native code and checks its tag on the very descriptor that is handed on.
@@ -129,13 +138,18 @@ impl Cache {
             })
             .await;
             match answer {
-                Ok(Ok(CompileAnswer::Compiled { .. })) => Ok(()),
+                Ok(Ok(CompileAnswer::Compiled { imports, .. })) => {
+                    let mut known = self.imports.lock().unwrap_or_else(PoisonError::into_inner);
+                    known.insert(digest.to_owned(), imports);
+                    Ok(())
+                }
                 Ok(Ok(CompileAnswer::Refused(why))) => Err(CacheError::Refused(why)),
                 Ok(Err(_)) => {
                     let status = child.wait().await?;
                     Err(CacheError::Compiler(format!(
-                        "died ({status}): the plugin needs more than {} MiB to compile, or does worse",
-                        limits::COMPILE_ADDRESS_SPACE >> 20
+                        "died ({status}): the plugin needs more than {} MiB or {} s of processor time to compile, or does worse",
+                        limits::COMPILE_ADDRESS_SPACE >> 20,
+                        limits::COMPILE_CPU.as_secs()
                     )))
                 }
                 Err(_) => Err(CacheError::Compiler(format!(

@@ -1009,6 +1009,11 @@ impl Registry {
         Ok(PluginStatus { permissions: lines, in_use, provider, ..self.described(&found, &known) })
     }
 
+    /// The interfaces that a plugin imports, where it was compiled since the host began.
+    pub fn imports(&self, digest: &str) -> Option<Vec<String>> {
+        self.cache.imports(digest)
+    }
+
     /// How a plugin file describes itself now: in a new process, each time it is asked.
     ///
     /// # Errors

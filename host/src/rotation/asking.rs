@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::egress::{Egress, Exchange, KeyChange};
 use crate::limits;
-use crate::protocol::{Answer, Call, Fault, HttpError, HttpRequest, HttpResponse, LogLevel};
+use crate::protocol::{Answer, Call, Fault, HttpError, HttpRequest, HttpResponse, LogLevel, Used};
 use crate::supervisor::{CallError, CallEvent, RunningCall, Supervisor};
 
 /// How a call ended without an answer.
@@ -35,6 +35,9 @@ pub trait Onlooker: Send {
 
     /// The plugin was shown the value of a key.
     fn revealed(&mut self, _key: &str) {}
+
+    /// What the call used, by its worker's word.
+    fn used(&mut self, _used: Used) {}
 
     fn says(&mut self, _level: LogLevel, _line: String) {}
 }
@@ -103,7 +106,10 @@ impl Asking {
                     self.running.reveal_done(granted.ok_or_else(|| not_revealed(&key)));
                 }
                 CallEvent::Log(level, line) => onlooker.says(level, line),
-                CallEvent::Finished(result) => return Ok(result?),
+                CallEvent::Finished(result) => {
+                    onlooker.used(self.running.used());
+                    return Ok(result?);
+                }
             }
         }
     }

@@ -60,7 +60,11 @@ fn log(id: CallId, message: impl Into<String>) -> FromWorker {
 }
 
 fn finished(id: CallId) -> FromWorker {
-    FromWorker::Finished { id, result: Ok(Answer::Validated(Verdict::Valid(Evidence::default()))) }
+    FromWorker::Finished {
+        id,
+        result: Ok(Answer::Validated(Verdict::Valid(Evidence::default()))),
+        used: Used::default(),
+    }
 }
 
 fn announce(pid: u32, worker_id: String, service: Option<String>) -> FromWorker {
@@ -271,7 +275,7 @@ async fn an_answer_of_another_kind_stays_with_its_call() {
     let mut hostile = Hostile::new();
     let (id, mut events) = hostile.link.register().unwrap();
     let answer = Answer::Rotated(Outcome::NeedsHuman(Reason::default()));
-    hostile.say(&frame(&FromWorker::Finished { id, result: Ok(answer) })).await;
+    hostile.say(&frame(&FromWorker::Finished { id, result: Ok(answer), used: Used::default() })).await;
     assert!(matches!(events.recv().await, Some(CallEvent::Finished(Ok(Answer::Rotated(_))))));
     assert!(events.recv().await.is_none());
     assert!(matches!(hostile.close().await, LinkEnd::Closed));
@@ -315,7 +319,7 @@ async fn gigantic_lists_are_refused_before_anyone_holds_them() {
     ] {
         let mut hostile = Hostile::new();
         let (id, mut events) = hostile.link.register().unwrap();
-        hostile.say(&frame(&FromWorker::Finished { id, result: Ok(answer) })).await;
+        hostile.say(&frame(&FromWorker::Finished { id, result: Ok(answer), used: Used::default() })).await;
         // A plugin can return such a thing, so it is the plugin's fault and not its worker's.
         let got = events.recv().await;
         assert!(matches!(got, Some(CallEvent::Finished(Err(Fault::Limit(_))))), "{got:?}");
@@ -438,7 +442,7 @@ async fn ten_thousand_random_and_mutated_frames_cause_no_panic_and_no_event_of_a
         frame(&FromWorker::Reveal { id: 1, key: "k".into() }),
         frame(&log(1, "line")),
         frame(&finished(1)),
-        frame(&FromWorker::Finished { id: 1, result: Err(Fault::Trap("x".into())) }),
+        frame(&FromWorker::Finished { id: 1, result: Err(Fault::Trap("x".into())), used: Used::default() }),
         frame(&announce(1, "w".into(), None)),
     ];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);

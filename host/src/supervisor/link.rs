@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::limits;
 use crate::protocol::{
-    self, Answer, CallId, Fault, FromWorker, HttpError, HttpRequest, LogLevel, Outcome, Part, ToWorker,
+    self, Answer, CallId, Fault, FromWorker, HttpError, HttpRequest, LogLevel, Outcome, Part, ToWorker, Used,
     Verdict,
 };
 
@@ -62,6 +62,7 @@ struct Calls {
 #[derive(Debug)]
 struct OpenCall {
     events: mpsc::Sender<CallEvent>,
+    used: Arc<OnceLock<Used>>,
     /// It asked and has no answer yet: no guest can ask again before.
     asking: bool,
     questions: u32,
@@ -101,9 +102,14 @@ impl HostLink {
     /// Registers a call before it is sent, so that no answer can come unexpected. None: the
     /// worker is gone.
     pub fn register(&self) -> Option<(CallId, mpsc::Receiver<CallEvent>)> {
+        self.register_with(Arc::default())
+    }
+
+    /// As `register`; what the call used is there when it has ended.
+    pub fn register_with(&self, used: Arc<OnceLock<Used>>) -> Option<(CallId, mpsc::Receiver<CallEvent>)> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (events, received) = mpsc::channel(CALL_QUEUE);
-        let call = OpenCall { events, asking: false, questions: 0, log_bytes: 0 };
+        let call = OpenCall { events, used, asking: false, questions: 0, log_bytes: 0 };
         hold(&self.calls).as_mut()?.open.insert(id, call);
         Some((id, received))
     }
@@ -260,10 +266,14 @@ impl HostLink {
                     Some(over) => return self.refuse(call, ToWorker::RevealDone { id, result: Err(over) }),
                 }
             }
-            FromWorker::Finished { result, .. } => CallEvent::Finished(match over {
-                Some(over) => Err(Fault::Limit(over)),
-                None => result,
-            }),
+            FromWorker::Finished { result, used, .. } => {
+                // Once: the call is forgotten below.
+                let _ = call.used.set(used);
+                CallEvent::Finished(match over {
+                    Some(over) => Err(Fault::Limit(over)),
+                    None => result,
+                })
+            }
             // Refused above.
             FromWorker::Announce { .. } | FromWorker::Unfit(_) => return Ok(()),
         };

@@ -15,7 +15,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ use crate::credential::{Millis, now};
 use crate::limits;
 use crate::protocol::{
     self, BUILD, Call, CallId, CallLimits, Confinement, FromWorker, HttpError, HttpResponse, Layer,
-    PoolShape, Require, ToWorker,
+    PoolShape, Require, ToWorker, Used,
 };
 use crate::provider::Manifest;
 pub use link::CallEvent;
@@ -619,10 +619,18 @@ impl Worker {
     /// Gives the call back where the worker is gone.
     async fn start(self: &Arc<Self>, call: Call) -> Result<Result<RunningCall, Call>, CallError> {
         let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return Ok(Err(call)) };
-        let Some((id, events)) = self.link.register() else { return Ok(Err(call)) };
+        let used = Arc::default();
+        let Some((id, events)) = self.link.register_with(Arc::clone(&used)) else { return Ok(Err(call)) };
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let running =
-            RunningCall { id, events, worker: Arc::clone(self), finished: false, _slot: slot, alone: None };
+        let running = RunningCall {
+            id,
+            events,
+            used,
+            worker: Arc::clone(self),
+            finished: false,
+            _slot: slot,
+            alone: None,
+        };
         self.link
             .send(&ToWorker::Start { id, call })
             .map_err(|error| CallError::Unfit(format!("the call can't be sent: {error}")))?;
@@ -656,6 +664,7 @@ impl Worker {
 pub struct RunningCall {
     id: CallId,
     events: mpsc::Receiver<CallEvent>,
+    used: Arc<OnceLock<Used>>,
     worker: Arc<Worker>,
     finished: bool,
     _slot: OwnedSemaphorePermit,
@@ -698,6 +707,11 @@ impl RunningCall {
 
     pub fn reveal_done(&self, result: Result<Vec<u8>, String>) {
         let _ = self.worker.link.send(&ToWorker::RevealDone { id: self.id, result });
+    }
+
+    /// What it used, by its worker's word; nothing before its end.
+    pub fn used(&self) -> Used {
+        self.used.get().copied().unwrap_or_default()
     }
 
     pub fn worker_id(&self) -> &str {

@@ -1,8 +1,8 @@
 //! The host API as a plugin sees it: each call becomes a message to the host, and nothing is
 //! decided here but the caps. One `Guest` belongs to one call and dies with it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -16,7 +16,7 @@ use wasmtime_wasi::{
 use super::bindings::{http, log, secrets, types};
 use super::convert;
 use super::link::{Link, Reply};
-use crate::protocol::{CallId, CallLimits, FromWorker, LogLevel};
+use crate::protocol::{CallId, CallLimits, FromWorker, LogLevel, Used};
 
 /// A log line that a plugin may send; longer ones are cut.
 const LOG_LINE: usize = 4 << 10;
@@ -38,6 +38,7 @@ pub struct Guest {
     /// False while `describe` runs: it has no host API at all.
     open: bool,
     cpu: CpuClock,
+    memory: Arc<AtomicU64>,
     wasi: Option<Box<Wasi>>,
 }
 
@@ -107,6 +108,20 @@ impl CpuClock {
     }
 }
 
+/// Reads what a call used, when it is over and its guest is gone.
+#[derive(Default)]
+pub struct Meter {
+    cpu: OnceLock<CpuClock>,
+    memory: Arc<AtomicU64>,
+}
+
+impl Meter {
+    pub fn used(&self) -> Used {
+        let micros = |clock: &CpuClock| u64::try_from(clock.used().as_micros()).unwrap_or(u64::MAX);
+        Used { cpu_us: self.cpu.get().map_or(0, micros), memory_bytes: self.memory.load(Ordering::Relaxed) }
+    }
+}
+
 /// Time stands still while `describe` runs, so that it can't answer by the clock.
 struct Still;
 
@@ -131,7 +146,14 @@ impl HostMonotonicClock for Still {
 }
 
 impl Guest {
-    pub fn new(id: CallId, link: Arc<Link>, limits: CallLimits, open: bool, wants_wasi: bool) -> Self {
+    pub fn new(
+        id: CallId,
+        link: Arc<Link>,
+        limits: CallLimits,
+        open: bool,
+        wants_wasi: bool,
+        meter: &Meter,
+    ) -> Self {
         let spent = Arc::<Spent>::default();
         let wasi = wants_wasi.then(|| {
             let lines =
@@ -146,7 +168,8 @@ impl Guest {
             }
             Box::new(Wasi { ctx: wasi.build(), table: ResourceTable::new() })
         });
-        Self { id, link, limits, spent, open, cpu: CpuClock::start(), wasi }
+        let cpu = meter.cpu.get_or_init(CpuClock::start).clone();
+        Self { id, link, limits, spent, open, cpu, memory: Arc::clone(&meter.memory), wasi }
     }
 
     /// Runs at each epoch tick that finds the guest still computing: other calls of this
@@ -216,6 +239,7 @@ impl ResourceLimiter for Guest {
             ))
             .into());
         }
+        self.memory.fetch_max(desired as u64, Ordering::Relaxed);
         Ok(true)
     }
 

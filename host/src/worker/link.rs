@@ -38,10 +38,10 @@ impl Link {
                     self.reply(*id, Reply::Http(Err(HttpError::Denied(error.to_string()))));
                 }
                 FromWorker::Reveal { id, .. } => self.reply(*id, Reply::Reveal(Err(error.to_string()))),
-                FromWorker::Finished { id, .. } => {
+                FromWorker::Finished { id, used, .. } => {
                     let fault = protocol::Fault::Limit(format!("the answer is too large: {error}"));
                     // A fault is a few dozen bytes, so this second message always fits.
-                    self.send(&FromWorker::Finished { id: *id, result: Err(fault) });
+                    self.send(&FromWorker::Finished { id: *id, result: Err(fault), used: *used });
                 }
                 FromWorker::Log { .. } | FromWorker::Announce { .. } | FromWorker::Unfit(_) => {}
             }

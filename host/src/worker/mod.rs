@@ -27,7 +27,7 @@ use crate::protocol::{
     ToWorker,
 };
 use engine::Plugin;
-use host_api::{Guest, OverLimit};
+use host_api::{Guest, Meter, OverLimit};
 use link::{Link, Reply};
 use sandbox::Sandbox;
 
@@ -116,7 +116,8 @@ fn confine<T>(
     load: impl FnOnce(&wasmtime::Engine) -> Result<T, String>,
 ) -> Result<(T, tokio::runtime::Runtime, Arc<Ticker>, Vec<Layer>), String> {
     let mut sandbox = Sandbox::enter(confinement, CODE_FD);
-    sandbox.bound(engine::address_space(limits, pool), 0);
+    // Processor time is counted for each call.
+    sandbox.bound(engine::address_space(limits, pool), 0, None);
     let engine = engine::running(limits, pool).map_err(|error| format!("{error:#}"))?;
     let loaded = load(&engine)?;
     // SAFETY: the parent placed the native code here; it is mapped now, and nobody else in
@@ -154,10 +155,11 @@ impl Worker {
                 let computing = self.ticker.computing();
                 let table = Arc::clone(running);
                 let task = tokio::spawn(async move {
-                    let result = run_call(&plugin, &link, limits, id, call).await;
+                    let meter = Meter::default();
+                    let result = run_call(&plugin, &link, limits, id, call, &meter).await;
                     drop(computing);
                     table.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-                    link.send(&FromWorker::Finished { id, result });
+                    link.send(&FromWorker::Finished { id, result, used: meter.used() });
                 });
                 hold().insert(id, task.abort_handle());
             }
@@ -179,9 +181,10 @@ async fn run_call(
     limits: CallLimits,
     id: CallId,
     call: Call,
+    meter: &Meter,
 ) -> Result<Answer, Fault> {
     let open = !matches!(call, Call::Describe);
-    let guest = Guest::new(id, Arc::clone(link), limits, open, plugin.wants_wasi);
+    let guest = Guest::new(id, Arc::clone(link), limits, open, plugin.wants_wasi, meter);
     let mut store = Store::new(&plugin.engine, guest);
     store.limiter(|guest| guest);
     store.set_hostcall_fuel(HOST_CALL_BYTES);
@@ -229,7 +232,7 @@ async fn run_in(plugin: &Plugin, mut store: Store<Guest>, call: Call) -> Result<
 /// # Errors
 /// As a worker would report it.
 pub async fn run_alone(plugin: &Plugin, call: Call) -> Result<Answer, Fault> {
-    run_call(plugin, &Arc::default(), crate::limits::CALL, 1, call).await
+    run_call(plugin, &Arc::default(), crate::limits::CALL, 1, call, &Meter::default()).await
 }
 
 /// A limit, a trap and an exit look alike to wasmtime's caller; here they part.

@@ -55,6 +55,12 @@ impl Provider for HttpSession {
                     .commit_class_from("commit_class")
                     .help("Visit refresh_path as a browser would; the site extends the session"),
             )
+            .source("https://www.rfc-editor.org/rfc/rfc6265")
+            // What a site does else, its operator says by the setting.
+            .class_source(
+                "visit",
+                "https://docs.djangoproject.com/en/stable/topics/http/sessions/#when-sessions-are-saved",
+            )
     }
 
     fn validate(cx: &Cx) -> Result<Verdict> {

@@ -55,6 +55,8 @@ impl Provider for OAuth2Refresh {
                     .commit_class_from("commit_class")
                     .help("The refresh token grant of RFC 6749 section 6"),
             )
+            .source("https://www.rfc-editor.org/rfc/rfc6749#section-6")
+            .class_source("refresh", "https://www.rfc-editor.org/rfc/rfc9700#section-4.14.2")
     }
 
     fn validate(cx: &Cx) -> Result<Verdict> {
@@ -68,8 +70,7 @@ impl Provider for OAuth2Refresh {
         let answer = cx.get("{validate_url}").header("authorization", bearer("access_token")).send()?;
         match answer.status() {
             _ if answer.is_html() => Err(answer.unexpected()),
-            // Only a JSON answer names the account; another one is no less valid.
-            200 => Ok(Verdict::Valid(until(cx, token.expires)?.identity(answer.pick("/sub").ok().flatten()))),
+            200 => Ok(Verdict::Valid(until(cx, token.expires)?.identity(account(&answer)?))),
             // Its end was known beforehand, and it says nothing of the refresh token.
             401 if expired => Ok(wants_rotation("the access token has expired; a rotation is due")),
             401 => Ok(Verdict::invalid("the service answers 401 to the access token")),
@@ -99,6 +100,21 @@ impl Provider for OAuth2Refresh {
             }
             None => Err(answer.unexpected()),
         }
+    }
+}
+
+/// Whom a 200 names. Only a JSON answer can, and another one is no less valid; but half of one
+/// and nothing at all are not the endpoint's answer.
+fn account(answer: &Response) -> Result<Option<String>> {
+    let text = answer.text();
+    let text = text.trim_start();
+    if text.is_empty() {
+        return Err(answer.unexpected());
+    }
+    let says_json = answer.header("content-type").is_some_and(|kind| kind.contains("json"));
+    match says_json || text.starts_with(['{', '[']) {
+        true => answer.pick("/sub"),
+        false => Ok(None),
     }
 }
 

@@ -124,9 +124,19 @@ fn the_validate_url_decides_where_there_is_one() {
     let dead = with_userinfo().expect(userinfo(), answer(401).json("{}")).validate();
     assert!(matches!(dead.verdict(), Verdict::Invalid(_)));
 
-    for silent in
-        [answer(403), answer(404), answer(500), answer(401).html("<p>proxy"), answer(200).html("<p>log in")]
-    {
+    let other = with_userinfo().expect(userinfo(), answer(200).body("signed in")).validate();
+    assert_eq!(other.verdict(), Verdict::valid());
+
+    for silent in [
+        answer(403),
+        answer(404),
+        answer(500),
+        answer(401).html("<p>proxy"),
+        answer(200).html("<p>log in"),
+        answer(200),
+        answer(200).json(r#"{"sub":"u"#),
+        answer(200).body(r#"{"sub":"u"#),
+    ] {
         let verdict = with_userinfo().expect(userinfo(), silent.clone()).validate().verdict();
         assert!(matches!(verdict, Verdict::Unknown(_)), "{silent:?} made {verdict:?}");
     }

@@ -7,7 +7,7 @@ use std::io::Cursor;
 use keywheel::protocol::{
     self, Answer, BUILD, Call, CallLimits, Capture, CompileAnswer, Confinement, Context, Evidence, Fault,
     FromWorker, HttpError, HttpRequest, HttpResponse, KeyState, Layer, LayerState, Leaf, LogLevel, MAX_FRAME,
-    Part, PoolShape, ProbeAnswer, Reason, Require, Source, ToWorker, Verdict,
+    Part, PoolShape, ProbeAnswer, Reason, Require, Source, ToWorker, Used, Verdict,
 };
 use keywheel::provider::Encoding;
 use keywheel::worker::read_message;
@@ -113,9 +113,18 @@ pub fn from_worker() -> Vec<FromWorker> {
                 note: Some("fine".into()),
                 extras: vec![("k".into(), "v".into())],
             }))),
+            used: Used::default(),
         },
-        FromWorker::Finished { id: 2, result: Ok(Answer::Validated(Verdict::Invalid(reason))) },
-        FromWorker::Finished { id: 3, result: Err(Fault::Trap("unreachable".into())) },
+        FromWorker::Finished {
+            id: 2,
+            result: Ok(Answer::Validated(Verdict::Invalid(reason))),
+            used: Used::default(),
+        },
+        FromWorker::Finished {
+            id: 3,
+            result: Err(Fault::Trap("unreachable".into())),
+            used: Used { cpu_us: 1, memory_bytes: u64::MAX },
+        },
     ]
 }
 

@@ -98,6 +98,74 @@ impl Told {
     }
 }
 
+/// A service at `{base_url}` with one token that dies when the next is issued, for providers that
+/// the conformance kit must find nothing against, or one fault by its name.
+pub fn careful(service: &str) -> Manifest {
+    Manifest::new(service, "A guest of the tests", "0.1.0")
+        .setting(Setting::url("base_url").required().help("Where the service is"))
+        .origin("{base_url.origin}")
+        .validate_url("{base_url}/me")
+        .key(Key::token("token").help("The token"))
+        .method(Method::new("renew", CommitClass::BurnOnIssue))
+        .source("https://shop.example/docs")
+        .class_source("renew", "https://shop.example/docs#renew")
+}
+
+/// GET `{base_url}/me`: a name lives, 401 is dead.
+pub fn me(cx: &Cx) -> Result<Verdict> {
+    let answer = cx.get("{validate_url}").header("authorization", bearer("token")).send()?;
+    match answer.status() {
+        200 => match answer.pick("/name")? {
+            Some(name) => Ok(Verdict::Valid(Evidence::new().identity(name))),
+            None => Err(answer.unexpected()),
+        },
+        401 => Ok(Verdict::invalid("/me answers 401")),
+        _ => Err(answer.unexpected()),
+    }
+}
+
+/// The request that spends the token.
+pub fn renewal(cx: &Cx) -> Request {
+    cx.post("{base_url}/renew").header("authorization", bearer("token")).capture("token", json("/token"))
+}
+
+/// POST `{base_url}/renew`: the answer has a fresh token.
+pub fn renew(cx: &Cx) -> Result<Outcome> {
+    let answer = renewal(cx).send()?;
+    match answer.status() {
+        200 if answer.changed("token") => Ok(Outcome::rotated()),
+        401 => Ok(Outcome::invalid("/renew answers 401")),
+        _ => Err(answer.unexpected()),
+    }
+}
+
+/// A provider of `careful`'s service.
+#[macro_export]
+macro_rules! careful {
+    ($service:literal, $manifest:path, $validate:path, $rotate:path) => {
+        struct Guest;
+
+        impl ::keywheel_sdk::Provider for Guest {
+            fn describe() -> ::keywheel_sdk::Manifest {
+                $manifest($service)
+            }
+
+            fn validate(cx: &::keywheel_sdk::Cx) -> ::keywheel_sdk::Result<::keywheel_sdk::Verdict> {
+                $validate(cx)
+            }
+
+            fn rotate(
+                cx: &::keywheel_sdk::Cx,
+                _method: &str,
+            ) -> ::keywheel_sdk::Result<::keywheel_sdk::Outcome> {
+                $rotate(cx)
+            }
+        }
+
+        ::keywheel_sdk::export!(Guest);
+    };
+}
+
 /// A plugin that behaves in all but what is named. With `std` at the end it uses std.
 #[macro_export]
 macro_rules! guest {
