@@ -89,7 +89,8 @@ fn type_in(line: &str, folder: &Path, home: &TestHome) -> String {
 fn settled(line: &str, said: &str) -> String {
     let is_progress = |line: &&str| {
         let word = line.split_whitespace().next().unwrap_or_default();
-        ["Compiling", "Downloading", "Downloaded", "Locking", "Updating", "Adding", "Running"].contains(&word)
+        ["Blocking", "Compiling", "Downloading", "Downloaded", "Locking", "Updating", "Adding", "Running"]
+            .contains(&word)
     };
     let mut text = String::new();
     for said in said.lines().filter(|said| !line.starts_with("cargo") || !is_progress(said)) {
