@@ -16,16 +16,17 @@
 //! - <https://developer.atlassian.com/cloud/jira/platform/rate-limiting/>: 429 with `Retry-After`.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::played::{PerMinute, Plays, bearer, json_answer, text_of};
+use super::fake::{Asked, PerMinute, Rules};
 use crate::harness::random_secret;
 
-const ACCESS: Duration = Duration::from_secs(3_600);
+const ACCESS: u64 = 3_600;
 pub const LEEWAY: Duration = Duration::from_secs(600);
 pub const INACTIVITY: Duration = Duration::from_secs(90 * 86_400);
 pub const ABSOLUTE: Duration = Duration::from_secs(365 * 86_400);
@@ -35,16 +36,16 @@ pub const ABSOLUTE: Duration = Duration::from_secs(365 * 86_400);
 struct Family {
     account: String,
     scopes: Vec<String>,
-    began: Instant,
+    began: u64,
     revoked: bool,
 }
 
 #[derive(Debug)]
 struct Token {
     of: usize,
-    issued: Instant,
+    issued: u64,
     /// When a refresh token was first exchanged.
-    spent: Option<Instant>,
+    spent: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -78,7 +79,7 @@ impl Atlassian {
     }
 
     /// An account consents: the first pair, access token first.
-    pub fn consent(&mut self, account: &str, scopes: &[&str], now: Instant) -> (String, String) {
+    pub fn consent(&mut self, account: &str, scopes: &[&str], now: u64) -> (String, String) {
         let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
         self.families.push(Family { account: account.into(), scopes, began: now, revoked: false });
         self.issue(self.families.len() - 1, now)
@@ -89,31 +90,34 @@ impl Atlassian {
         self.families.iter_mut().filter(|one| one.account == account).for_each(|one| one.revoked = true);
     }
 
-    pub fn accepts(&self, access_token: &str, now: Instant) -> bool {
+    pub fn accepts(&self, access_token: &str, now: u64) -> bool {
         self.check(access_token, now).is_some()
     }
 
-    fn issue(&mut self, of: usize, now: Instant) -> (String, String) {
+    fn issue(&mut self, of: usize, now: u64) -> (String, String) {
         let (access, refresh) = (random_secret(), random_secret());
         self.access.insert(access.clone(), Token { of, issued: now, spent: None });
         self.refresh.insert(refresh.clone(), Token { of, issued: now, spent: None });
         (access, refresh)
     }
 
-    fn check(&self, access_token: &str, now: Instant) -> Option<&Family> {
+    fn check(&self, access_token: &str, now: u64) -> Option<&Family> {
         let token = self.access.get(access_token)?;
         let family = &self.families[token.of];
         (!family.revoked && now < token.issued + ACCESS).then_some(family)
     }
 
-    fn exchange(&mut self, refresh_token: &str, now: Instant) -> Option<(usize, String, String)> {
+    fn exchange(&mut self, refresh_token: &str, now: u64) -> Option<(usize, String, String)> {
         let token = self.refresh.get_mut(refresh_token)?;
         let of = token.of;
         let family = &mut self.families[of];
-        if family.revoked || now >= family.began + ABSOLUTE || now >= token.issued + INACTIVITY {
+        if family.revoked
+            || now >= family.began + ABSOLUTE.as_secs()
+            || now >= token.issued + INACTIVITY.as_secs()
+        {
             return None;
         }
-        if token.spent.is_some_and(|spent| now > spent + LEEWAY) {
+        if token.spent.is_some_and(|spent| now > spent + LEEWAY.as_secs()) {
             self.breaches += 1;
             family.revoked = true;
             return None;
@@ -127,13 +131,13 @@ impl Atlassian {
         Some((of, access, refresh))
     }
 
-    fn token(&mut self, request: &Request<Bytes>, now: Instant) -> Response<Bytes> {
-        let error = |status, error: &str, description: &str| {
-            json_answer(status, &json!({ "error": error, "error_description": description }))
+    fn token(&mut self, asked: &Asked, now: u64) -> Response {
+        let error = |status: u16, error: &str, description: &str| {
+            answer(status, json!({ "error": error, "error_description": description }))
         };
-        let body: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+        let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
         let field = |name: &str| body[name].as_str().unwrap_or_default();
-        if !text_of(request.headers(), "content-type").starts_with("application/json") || !body.is_object() {
+        if !asked.header("content-type").starts_with("application/json") || !body.is_object() {
             return error(400, "invalid_request", "the body must be JSON");
         }
         if field("client_id") != self.client_id || field("client_secret") != self.client_secret {
@@ -144,12 +148,12 @@ impl Atlassian {
         }
         match self.exchange(field("refresh_token"), now) {
             None => error(403, "invalid_grant", "Unknown or invalid refresh token."),
-            Some((of, access, refresh)) => json_answer(
+            Some((of, access, refresh)) => answer(
                 200,
-                &json!({
+                json!({
                     "access_token": access,
                     "refresh_token": refresh,
-                    "expires_in": ACCESS.as_secs(),
+                    "expires_in": ACCESS,
                     "scope": self.families[of].scopes.join(" "),
                     "token_type": "Bearer",
                 }),
@@ -157,15 +161,15 @@ impl Atlassian {
         }
     }
 
-    fn me(&self, request: &Request<Bytes>, now: Instant) -> Response<Bytes> {
-        match self.check(bearer(request), now) {
+    fn me(&self, asked: &Asked, now: u64) -> Response {
+        match self.check(asked.bearer(), now) {
             None => unauthorized("Unauthorized"),
             Some(family) if !family.scopes.iter().any(|scope| scope == "read:me") => {
                 unauthorized("Unauthorized; scope does not match")
             }
-            Some(family) => json_answer(
+            Some(family) => answer(
                 200,
-                &json!({
+                json!({
                     "account_type": "atlassian", "account_id": family.account, "email": "ann@forum.example",
                     "name": "Ann", "account_status": "active", "nickname": "ann",
                 }),
@@ -173,12 +177,12 @@ impl Atlassian {
         }
     }
 
-    fn sites(&self, request: &Request<Bytes>, now: Instant) -> Response<Bytes> {
-        match self.check(bearer(request), now) {
+    fn sites(&self, asked: &Asked, now: u64) -> Response {
+        match self.check(asked.bearer(), now) {
             None => unauthorized("Unauthorized"),
-            Some(family) => json_answer(
+            Some(family) => answer(
                 200,
-                &json!([{
+                json!([{
                     "id": "made-up-cloud-id", "name": "forum", "url": "https://forum.atlassian.net",
                     "scopes": family.scopes, "avatarUrl": "https://forum.atlassian.net/logo.png",
                 }]),
@@ -187,22 +191,26 @@ impl Atlassian {
     }
 }
 
-fn unauthorized(message: &str) -> Response<Bytes> {
-    json_answer(401, &json!({ "code": 401, "message": message }))
+fn answer(status: u16, body: Value) -> Response {
+    (StatusCode::from_u16(status).expect("a status"), Json(body)).into_response()
 }
 
-impl Plays for Atlassian {
-    fn answer(&mut self, request: &Request<Bytes>, now: Instant) -> Response<Bytes> {
+fn unauthorized(message: &str) -> Response {
+    answer(401, json!({ "code": 401, "message": message }))
+}
+
+impl Rules for Atlassian {
+    fn answer(&mut self, asked: &Asked, now: u64) -> Response {
         if let Err(seconds) = self.limit.take(now) {
-            let mut answer = json_answer(429, &json!({ "code": 429, "message": "Rate limit exceeded" }));
-            answer.headers_mut().insert("retry-after", seconds.into());
-            return answer;
+            let wait = [(header::RETRY_AFTER, seconds.to_string())];
+            return (wait, answer(429, json!({ "code": 429, "message": "Rate limit exceeded" })))
+                .into_response();
         }
-        match (request.method().as_str(), request.uri().path()) {
-            ("POST", "/oauth/token") => self.token(request, now),
-            ("GET", "/me") => self.me(request, now),
-            ("GET", "/oauth/token/accessible-resources") => self.sites(request, now),
-            _ => json_answer(404, &json!({ "code": 404, "message": "Not Found" })),
+        match (asked.method.as_str(), asked.path.as_str()) {
+            ("POST", "/oauth/token") => self.token(asked, now),
+            ("GET", "/me") => self.me(asked, now),
+            ("GET", "/oauth/token/accessible-resources") => self.sites(asked, now),
+            _ => answer(404, json!({ "code": 404, "message": "Not Found" })),
         }
     }
 }

@@ -43,7 +43,7 @@ struct Shell<R> {
     rules: R,
     /// Method and path of every request that came, in order.
     came: Vec<(Method, String)>,
-    loss: Option<(Loss, Method, String)>,
+    losses: Vec<(Loss, Method, String)>,
     /// How far the service's clock is ahead.
     ahead: Duration,
 }
@@ -71,7 +71,7 @@ impl Asked {
 
 impl<R: Rules> Fake<R> {
     pub fn start(rules: R) -> Self {
-        let shell = Shell { rules, came: Vec::new(), loss: None, ahead: Duration::ZERO };
+        let shell = Shell { rules, came: Vec::new(), losses: Vec::new(), ahead: Duration::ZERO };
         let state = Arc::new(Mutex::new(shell));
         let router = Router::new().fallback(answer::<R>).with_state(Arc::clone(&state));
         let (told, address) = mpsc::channel();
@@ -101,13 +101,25 @@ impl<R: Rules> Fake<R> {
             .count()
     }
 
-    /// The next answer of a method to a path that ends so is lost.
+    /// The next answer of a method to a path that ends so is lost; said twice, the one after it too.
     pub fn lose_next(&self, loss: Loss, method: Method, path_end: &str) {
-        lock(&self.state).loss = Some((loss, method, path_end.to_owned()));
+        lock(&self.state).losses.push((loss, method, path_end.to_owned()));
+    }
+
+    /// The service's clock, in seconds since 1970.
+    pub fn now(&self) -> u64 {
+        lock(&self.state).now()
     }
 
     pub fn put_clock_ahead(&self, ahead: Duration) {
         lock(&self.state).ahead = ahead;
+    }
+}
+
+impl<R> Shell<R> {
+    fn now(&self) -> u64 {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+        (since_1970 + self.ahead).as_secs()
     }
 }
 
@@ -126,15 +138,15 @@ async fn answer<R: Rules>(
     let asked = Asked { method, path: uri.path().to_owned(), query, headers, body };
     let shell = &mut *lock(&state);
     shell.came.push((asked.method.clone(), asked.path.clone()));
-    let hit = |(_, method, path_end): &mut (Loss, Method, String)| {
+    let hit = |(_, method, path_end): &(Loss, Method, String)| {
         *method == asked.method && asked.path.ends_with(path_end.as_str())
     };
-    let loss = shell.loss.take_if(hit).map(|(loss, _, _)| loss);
+    let loss = shell.losses.iter().position(hit).map(|at| shell.losses.remove(at).0);
     if loss == Some(Loss::OnTheWay) {
         return cut_off();
     }
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-    let response = shell.rules.answer(&asked, (since_1970 + shell.ahead).as_secs());
+    let now = shell.now();
+    let response = shell.rules.answer(&asked, now);
     if loss.is_some() { cut_off() } else { response }
 }
 
@@ -142,4 +154,30 @@ async fn answer<R: Rules>(
 fn cut_off() -> Response {
     let gone = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
     Response::new(Body::from_stream(futures_util::stream::iter([Err::<Bytes, _>(gone)])))
+}
+
+/// A rate limit of so many requests in any minute.
+#[derive(Debug)]
+pub struct PerMinute {
+    most: usize,
+    times: Vec<u64>,
+}
+
+impl PerMinute {
+    pub const fn new(most: usize) -> Self {
+        Self { most, times: Vec::new() }
+    }
+
+    /// # Errors
+    /// The seconds to wait where it is used up.
+    pub fn take(&mut self, now: u64) -> Result<(), u64> {
+        self.times.retain(|&time| now < time + 60);
+        match self.times.first() {
+            Some(&first) if self.times.len() >= self.most => Err(first + 60 - now),
+            _ => {
+                self.times.push(now);
+                Ok(())
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ pub mod fake;
 pub mod github;
 pub mod github_app;
 pub mod gitlab;
-pub mod played;
+pub mod google;
 pub mod slack;
 
 use std::collections::HashMap;

@@ -15,16 +15,16 @@
 //!   <https://docs.slack.dev/reference/methods/tooling.tokens.rotate>.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use http::{Request, Response};
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::played::{PerMinute, Plays, bearer, json_answer};
+use super::fake::{Asked, PerMinute, Rules};
 use crate::harness::random_secret;
 
-const LIFETIME: Duration = Duration::from_secs(43_200);
+const LIFETIME: u64 = 43_200;
 const LIVING_AT_ONCE: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,9 @@ struct Installation {
 #[derive(Debug)]
 struct Token {
     of: usize,
-    issued: Instant,
+    /// Counts up with each that is issued.
+    number: usize,
+    issued: u64,
     revoked: bool,
 }
 
@@ -78,7 +80,7 @@ impl Slack {
     }
 
     /// Somebody installs the app: the first pair, access token first.
-    pub fn install(&mut self, kind: Kind, team: &str, user: &str, now: Instant) -> (String, String) {
+    pub fn install(&mut self, kind: Kind, team: &str, user: &str, now: u64) -> (String, String) {
         self.installations.push(Installation { kind, team: team.into(), user: user.into(), removed: false });
         self.issue(self.installations.len() - 1, now)
     }
@@ -93,24 +95,25 @@ impl Slack {
         self.access.get_mut(access_token).expect("a token of Slack's").revoked = true;
     }
 
-    pub fn accepts(&self, access_token: &str, now: Instant) -> bool {
+    pub fn accepts(&self, access_token: &str, now: u64) -> bool {
         self.check(access_token, now).is_ok()
     }
 
-    fn issue(&mut self, of: usize, now: Instant) -> (String, String) {
+    fn issue(&mut self, of: usize, now: u64) -> (String, String) {
         let mut living: Vec<_> = (self.access.iter_mut())
             .filter(|(_, token)| token.of == of && !token.revoked && now < token.issued + LIFETIME)
             .map(|(_, token)| token)
             .collect();
-        living.sort_by_key(|token| std::cmp::Reverse(token.issued));
+        living.sort_by_key(|token| std::cmp::Reverse(token.number));
         living.into_iter().skip(LIVING_AT_ONCE - 1).for_each(|token| token.revoked = true);
         let (access, refresh) = (random_secret(), random_secret());
-        self.access.insert(access.clone(), Token { of, issued: now, revoked: false });
-        self.refresh.insert(refresh.clone(), Token { of, issued: now, revoked: false });
+        let number = self.access.len();
+        self.access.insert(access.clone(), Token { of, number, issued: now, revoked: false });
+        self.refresh.insert(refresh.clone(), Token { of, number, issued: now, revoked: false });
         (access, refresh)
     }
 
-    fn check(&self, access_token: &str, now: Instant) -> Result<&Installation, &'static str> {
+    fn check(&self, access_token: &str, now: u64) -> Result<&Installation, &'static str> {
         let token = self.access.get(access_token).ok_or("invalid_auth")?;
         let installation = &self.installations[token.of];
         match installation {
@@ -127,7 +130,7 @@ impl Slack {
         &mut self,
         refresh_token: &str,
         config: bool,
-        now: Instant,
+        now: u64,
     ) -> Result<(usize, String, String), &'static str> {
         let token = self.refresh.get_mut(refresh_token).ok_or("invalid_refresh_token")?;
         if token.revoked {
@@ -145,12 +148,8 @@ impl Slack {
         Ok((of, access, refresh))
     }
 
-    fn oauth_v2_access(
-        &mut self,
-        form: &HashMap<String, String>,
-        now: Instant,
-    ) -> Result<Value, &'static str> {
-        let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+    fn oauth_v2_access(&mut self, asked: &Asked, now: u64) -> Result<Value, &'static str> {
+        let field = |name| asked.parameter(name);
         if field("client_id") != self.client_id {
             return Err("invalid_client_id");
         }
@@ -160,13 +159,13 @@ impl Slack {
         if field("grant_type") != "refresh_token" {
             return Err("invalid_grant_type");
         }
-        let (of, access, refresh) = self.rotate(field("refresh_token"), false, now)?;
+        let (of, access, refresh) = self.rotate(&field("refresh_token"), false, now)?;
         let Installation { kind, team, user, .. } = &self.installations[of];
         let mut answer = json!({
             "ok": true,
             "app_id": "A01",
             "access_token": access,
-            "expires_in": LIFETIME.as_secs(),
+            "expires_in": LIFETIME,
             "refresh_token": refresh,
             "token_type": if *kind == Kind::Bot { "bot" } else { "user" },
             "scope": "chat:write",
@@ -179,22 +178,16 @@ impl Slack {
         Ok(answer)
     }
 
-    fn tooling_tokens_rotate(
-        &mut self,
-        form: &HashMap<String, String>,
-        now: Instant,
-    ) -> Result<Value, &'static str> {
-        let refresh_token = form.get("refresh_token").map(String::as_str).unwrap_or_default();
-        let (of, access, refresh) = self.rotate(refresh_token, true, now)?;
+    fn tooling_tokens_rotate(&mut self, asked: &Asked, now: u64) -> Result<Value, &'static str> {
+        let (of, access, refresh) = self.rotate(&asked.parameter("refresh_token"), true, now)?;
         let Installation { team, user, .. } = &self.installations[of];
-        let iat = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
         Ok(json!({
             "ok": true, "token": access, "refresh_token": refresh, "team_id": team, "user_id": user,
-            "iat": iat, "exp": iat + LIFETIME.as_secs(),
+            "iat": now, "exp": now + LIFETIME,
         }))
     }
 
-    fn auth_test(&self, access_token: &str, now: Instant) -> Result<Value, &'static str> {
+    fn auth_test(&self, access_token: &str, now: u64) -> Result<Value, &'static str> {
         if access_token.is_empty() {
             return Err("not_authed");
         }
@@ -210,20 +203,20 @@ impl Slack {
     }
 }
 
-impl Plays for Slack {
-    fn answer(&mut self, request: &Request<Bytes>, now: Instant) -> Response<Bytes> {
+impl Rules for Slack {
+    fn answer(&mut self, asked: &Asked, now: u64) -> Response {
         if let Err(seconds) = self.limit.take(now) {
-            let mut answer = json_answer(429, &json!({ "ok": false, "error": "ratelimited" }));
-            answer.headers_mut().insert("retry-after", seconds.into());
-            return answer;
+            let error = Json(json!({ "ok": false, "error": "ratelimited" }));
+            let wait = [(header::RETRY_AFTER, seconds.to_string())];
+            return (StatusCode::TOO_MANY_REQUESTS, wait, error).into_response();
         }
-        let form: HashMap<_, _> = url::form_urlencoded::parse(request.body()).into_owned().collect();
-        let said = match request.uri().path() {
-            "/api/auth.test" => self.auth_test(bearer(request), now),
-            "/api/oauth.v2.access" => self.oauth_v2_access(&form, now),
-            "/api/tooling.tokens.rotate" => self.tooling_tokens_rotate(&form, now),
+        let said = match asked.path.as_str() {
+            "/api/auth.test" => self.auth_test(asked.bearer(), now),
+            "/api/oauth.v2.access" => self.oauth_v2_access(asked, now),
+            "/api/tooling.tokens.rotate" => self.tooling_tokens_rotate(asked, now),
             _ => Err("unknown_method"),
         };
-        json_answer(200, &said.unwrap_or_else(|error| json!({ "ok": false, "error": error })))
+        // Its errors come with status 200.
+        Json(said.unwrap_or_else(|error| json!({ "ok": false, "error": error }))).into_response()
     }
 }

@@ -147,8 +147,9 @@ impl Cache {
                 Ok(Err(_)) => {
                     let status = child.wait().await?;
                     Err(CacheError::Compiler(format!(
-                        "died ({status}): the plugin needs more than {} MiB to compile, or does worse",
-                        limits::COMPILE_ADDRESS_SPACE >> 20
+                        "died ({status}): the plugin needs more than {} MiB or {} s of processor time to compile, or does worse",
+                        limits::COMPILE_ADDRESS_SPACE >> 20,
+                        limits::COMPILE_CPU.as_secs()
                     )))
                 }
                 Err(_) => Err(CacheError::Compiler(format!(

@@ -80,6 +80,7 @@ fn unprepared(claim: &Claim, why: String) -> Conclusion {
         touched: Vec::new(),
         path: Vec::new(),
         answer: String::from("not asked"),
+        requested: false,
     }
 }
 
@@ -394,7 +395,8 @@ async fn finish(
     attempt: Option<Attempt<'_>>,
     conclusion: Conclusion,
 ) -> Result<Report, WriteError> {
-    let Conclusion { verdict, change, jar, promoted, faulted, in_doubt, touched, path, answer } = conclusion;
+    let Conclusion { verdict, change, jar, promoted, faulted, in_doubt, touched, path, answer, requested } =
+        conclusion;
     let finished = now();
     let standing = match &verdict {
         Verdict::Valid(_) => Standing::Alive,
@@ -455,7 +457,8 @@ async fn finish(
         phase: schedule::phase(&claim.token.credential_id),
         stale: attempt.as_ref().is_some_and(|attempt| {
             let first = !promoted && claim.current.as_ref().is_some_and(|current| current.generation == 1);
-            machine::is_stale(&attempt.resolved, &jar, first, finished) || machine::wants_rotation(&verdict)
+            machine::is_stale(&attempt.resolved, &jar, first && !requested, finished)
+                || machine::wants_rotation(&verdict)
         }),
         spread: spread(&claim.token.credential_id, claim.attempt_number),
     });

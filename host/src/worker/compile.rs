@@ -43,7 +43,7 @@ pub fn confine(
     // Installs wasmtime's signal handlers, which no system call may change later.
     let engine = engine::compiling().map_err(|error| format!("no compiler: {error:#}"))?;
     // Native code is at most a few times the size of its source.
-    sandbox.bound(limits::COMPILE_ADDRESS_SPACE, limits::PLUGIN_BYTES * 8);
+    sandbox.bound(limits::COMPILE_ADDRESS_SPACE, limits::PLUGIN_BYTES * 8, Some(limits::COMPILE_CPU));
     sandbox.leave_files();
     if filtered {
         sandbox.filter_calls(Kind::Compiler);

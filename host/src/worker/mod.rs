@@ -116,7 +116,8 @@ fn confine<T>(
     load: impl FnOnce(&wasmtime::Engine) -> Result<T, String>,
 ) -> Result<(T, tokio::runtime::Runtime, Arc<Ticker>, Vec<Layer>), String> {
     let mut sandbox = Sandbox::enter(confinement, CODE_FD);
-    sandbox.bound(engine::address_space(limits, pool), 0);
+    // Processor time is counted for each call.
+    sandbox.bound(engine::address_space(limits, pool), 0, None);
     let engine = engine::running(limits, pool).map_err(|error| format!("{error:#}"))?;
     let loaded = load(&engine)?;
     // SAFETY: the parent placed the native code here; it is mapped now, and nobody else in

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
@@ -43,14 +44,16 @@ impl Sandbox {
     }
 
     /// Bounds what the process may use of the machine.
-    pub fn bound(&mut self, address_space: u64, file_bytes: u64) {
+    pub fn bound(&mut self, address_space: u64, file_bytes: u64, cpu: Option<Duration>) {
         use rustix::process::{Resource, Rlimit, setrlimit};
         let limit = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
         let rlimits = setrlimit(Resource::As, limit(address_space))
             .and_then(|()| setrlimit(Resource::Core, limit(0)))
             .and_then(|()| setrlimit(Resource::Fsize, limit(file_bytes)))
             // The descriptors that exist plus the ones the event loop opens, and no more.
-            .and_then(|()| setrlimit(Resource::Nofile, limit(16)));
+            .and_then(|()| setrlimit(Resource::Nofile, limit(16)))
+            // Past it the kernel kills: no other signal ends the first process of a pid namespace.
+            .and_then(|()| cpu.map_or(Ok(()), |cpu| setrlimit(Resource::Cpu, limit(cpu.as_secs()))));
         self.layer("rlimits", rlimits);
     }
 
