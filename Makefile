@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plugins peers build demo test soak fuzz bench lint clean
+.PHONY: help setup plugins langs peers build demo test soak fuzz bench lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := wasm32-wasip2
@@ -31,6 +31,7 @@ help:
 	  'make lint     formatting, clippy and documentation, warnings denied' \
 	  'make build    the release binary and the plugins' \
 	  'make plugins  the plugins alone, into $(TARGET)/providers/' \
+	  'make langs    the providers in JavaScript and Python besides; the first time it fetches 450 MB' \
 	  'make clean    remove what was built'
 
 # The compiler for the host, one for SQLite's C, and the target of the plugins.
@@ -53,6 +54,10 @@ plugins: setup
 	CARGO_TARGET_DIR=$(abspath $(TARGET)) plugins/build.sh
 	cargo build --locked --target $(WASM) --profile plugin -p keywheel-guests --examples
 
+# Twenty seconds of building where the toolchains are there; `make build` does without.
+langs:
+	CARGO_TARGET_DIR=$(abspath $(TARGET)) plugins/build-langs.sh
+
 peers:
 	TARGET_DIR=$(TARGET)/peers tests/peers/setup.sh
 
@@ -64,7 +69,7 @@ demo: build
 	@if [ -t 1 ]; then once=; else once=--once; fi; \
 	  $(TARGET)/release/keywheel demo $$once
 
-test: plugins peers
+test: plugins langs peers
 	cargo test --locked $(TESTED)
 
 # The test that every run has for some seconds, here for long; its last line is the figures.
@@ -90,7 +95,7 @@ fuzz: setup
 	done; \
 	[ -z "$$failed" ] || { echo "findings in:$$failed; hint: tests/fuzz/README.md says what to do" >&2; exit 1; }
 
-bench: plugins
+bench: plugins langs
 	cargo bench --locked -p keywheel --bench pipeline
 	cargo bench --locked -p keywheel --bench history
 
