@@ -15,6 +15,7 @@ mod harness;
 mod home;
 mod hostile;
 mod isolation;
+mod languages;
 mod lifecycle;
 mod oauth_services;
 mod operator;
