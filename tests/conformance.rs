@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Request, Response};
+use keywheel::egress::BreaksOff;
 use keywheel::kit::checks::{self, Report, Weight};
 use keywheel::kit::fixture::{self, Given, Which};
 use keywheel::kit::{Case, Kit, KitError, Options, Run, Service};
@@ -64,6 +65,25 @@ fn a_call_in_the_kit_meets_a_service_that_is_nowhere_and_everything_of_it_is_tol
         assert_eq!((said(&valid), valid.used.requests), ("valid", 1));
         let last = seen.lock().unwrap_or_else(PoisonError::into_inner).last().cloned();
         assert_eq!(last.as_deref(), Some("session=fresh-and-made-up"));
+        kit.close().await;
+    });
+}
+
+#[test]
+fn what_an_answer_issues_before_its_connection_breaks_is_captured() {
+    let service = Service::fake(|_| {
+        let answer = Response::builder().header("set-cookie", "session=fresh-and-made-up");
+        let mut answer = answer.body(Bytes::from_static(b"{\"half\":")).expect("an answer");
+        answer.extensions_mut().insert(BreaksOff);
+        answer
+    });
+    run(async {
+        let kit = open(&guest("well_behaved")).await.expect("it is taken");
+        let lost = kit.run(&case(Which::Rotate(None)), service).await.expect("it fits");
+        assert_eq!(said(&lost), "unknown");
+        let heard = lost.asked[0].heard.clone().expect("it hears of it").expect_err("no answer came");
+        assert!(heard.to_string().contains("closed in the middle of the answer"), "{heard}");
+        assert_eq!(lost.captured[0].secret.expose(), b"fresh-and-made-up");
         kit.close().await;
     });
 }
@@ -279,6 +299,10 @@ fn the_command_works_without_a_home_and_tells_by_table_and_by_exit_code() {
     let first = bad.stdout.lines().next().unwrap_or_default();
     assert!(first.starts_with("✗ calls: ended.toml: says `valid`"), "faults come first: {first}");
     assert!(bad.stdout.contains(" ✗  made-up ") && bad.stdout.contains(" ✓  leaks "), "{}", bad.stdout);
+
+    assert_eq!(test("comes_near_its_limits", &[]).code(), 0, "a warning is no fault");
+    let strict = test("comes_near_its_limits", &["--strict"]);
+    assert_eq!((strict.code(), strict.stdout.contains(" ✗  limits ")), (1, true), "{}", strict.stdout);
 
     let json = test("calls_everything_valid", &["--json"]);
     assert_eq!(json.code(), 1);

@@ -1,12 +1,9 @@
-//! What the documentation says is tried: the worked example is built and run as it stands
-//! there, and every command it names exists.
+//! What the documentation says is tried: its example is what a new project has (which
+//! `newcomer.rs` builds and runs), and every command it names exists.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use crate::architecture::without_what_is_not_built;
 use crate::harness::*;
@@ -25,7 +22,7 @@ fn pages() -> Vec<PathBuf> {
 }
 
 /// The fenced blocks of a page, without their fences.
-fn blocks(page: &str) -> Vec<&str> {
+pub fn blocks(page: &str) -> Vec<&str> {
     page.split("\n```")
         .skip(1)
         .step_by(2)
@@ -34,145 +31,31 @@ fn blocks(page: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The blocks whose first line names a file, with that name.
-fn files<'a>(page: &'a str) -> Vec<(&'a str, &'a str)> {
-    let name = |block: &'a str| {
-        let first = block.lines().next()?;
-        first.strip_prefix("# file: ").or_else(|| first.strip_prefix("// file: "))
+/// The blocks whose first line says which file of a new project they are from, with that name.
+fn excerpts<'a>(page: &'a str) -> Vec<(&'a str, &'a str)> {
+    let of = |block: &'a str| {
+        let (first, rest) = block.split_once('\n')?;
+        let name = first.strip_prefix("# from ").or_else(|| first.strip_prefix("// from "))?;
+        Some((name, rest.trim_end()))
     };
-    blocks(page).into_iter().filter_map(|block| Some((name(block)?, block))).collect()
+    blocks(page).into_iter().filter_map(of).collect()
 }
 
-/// Unchanged files are left alone, so that cargo finds what it built before still fresh.
-fn write_if_new(path: &Path, text: &str) {
-    if fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return;
-    }
-    fs::create_dir_all(path.parent().expect("a file in a folder")).expect("a folder");
-    fs::write(path, text).expect("a file");
-}
-
-#[expect(clippy::disallowed_methods, reason = "the test does what the page tells its reader to do")]
-fn cargo(folder: &Path, arguments: &[&str]) {
-    let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
-    cargo.current_dir(folder).env("CARGO_TARGET_DIR", folder.join("target"));
-    let output = cargo.args(arguments).arg("--offline").output().expect("cargo starts");
-    assert!(
-        output.status.success(),
-        "cargo {}\n{}{}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-/// Builds the example in a folder of its own, the way its reader does. Returns the plugin.
-fn built_example(page: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("docs-example");
-    let found = files(page);
-    let names: Vec<_> = found.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, ["Cargo.toml", "src/lib.rs"]);
-    for (name, text) in found {
-        let here = source("");
-        let mut text =
-            text.replace("<path to keywheel>", here.to_str().expect("UTF-8").trim_end_matches('/'));
-        if name == "Cargo.toml" {
-            // Its reader's folder lies in no other workspace; the target folder does.
-            text.push_str("\n[workspace]\n");
-        }
-        write_if_new(&folder.join(name), &text);
-    }
-    // The same dependencies as everything here, and none that would have to be fetched.
-    if !folder.join("Cargo.lock").exists() {
-        fs::copy(source("Cargo.lock"), folder.join("Cargo.lock")).expect("the lock file");
-    }
-    // Where the guests are built, what the example depends on was fetched.
-    guest("well_behaved");
-    cargo(&folder, &["test"]);
-    cargo(&folder, &["build", "--release", "--target", "wasm32-wasip2"]);
-    let plugin = "target/wasm32-wasip2/release/forum_provider.wasm";
-    assert!(page.contains(plugin), "the page says where the plugin is");
-    folder.join(plugin)
-}
-
+/// There is one example: what the page shows and explains is what `plugin new` writes.
 #[test]
-fn the_worked_example_builds_passes_its_tests_and_keeps_a_session_alive() {
+fn the_page_on_providers_shows_the_text_of_a_new_project() {
     let page = fs::read_to_string(source("docs/writing-a-provider.md")).expect("the page");
-    let plugin = built_example(&page);
-    let plugin = plugin.to_str().expect("UTF-8");
-    let forum = Forum::start();
-    let home = TestHome::new();
-    assert_eq!(home.json(&["plugin", "check", plugin])["service"], "forum");
-    assert_eq!(home.json(&["plugin", "install", plugin])["state"], "active");
-    home.add(
-        "ann",
-        "forum",
-        &format!("session=first\napi_key={}", forum.api_key),
-        &["--set", &format!("base_url={}", forum.url)],
-    );
-    let report = home.json(&["credential", "validate", "ann"]);
-    assert_eq!(report["status"], "success", "{report}");
-    assert_eq!(home.json(&["credential", "list"])[0]["identity"], "ann");
-    let report = home.json(&["credential", "rotate", "ann"]);
-    assert_eq!(report["meta"]["rotated"], true, "{report}");
-    let exported = home.run(&["credential", "export", "ann", "--format", "json"]).ok().json();
-    assert_eq!(exported["session"]["value"], "fresh");
-    assert_eq!(exported["api_key"]["value"], forum.api_key.as_str());
-}
-
-/// The forum of the page: `/api/me` says who is signed in, and a renewal wants the API key.
-struct Forum {
-    url: String,
-    api_key: String,
-}
-
-impl Forum {
-    fn start() -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let api_key = random_secret();
-        let bearer = format!("Bearer {api_key}");
-        // Ends with the test process.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                // A client that hung up is no error of the forum.
-                let _ = Self::answer(stream, &bearer);
-            }
-        });
-        Self { url, api_key }
+    let home = TestHome::without_init();
+    let mut new = home.command(&["plugin", "new", "forge"]);
+    let output = with_tools(&mut new).current_dir(home.outside()).output().expect("it ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let excerpts = excerpts(&page);
+    for (name, text) in &excerpts {
+        let file = fs::read_to_string(home.outside().join("forge").join(name)).expect(name);
+        assert!(file.contains(text), "the page has of {name} what isn't in it:\n{text}");
     }
-
-    fn answer(mut stream: TcpStream, bearer: &str) -> std::io::Result<()> {
-        let mut reader = BufReader::new(stream.try_clone()?);
-        let (mut request, mut cookie, mut key) = (String::new(), String::new(), String::new());
-        reader.read_line(&mut request)?;
-        let mut length = 0;
-        for line in reader.by_ref().lines() {
-            let line = line?;
-            let Some((name, value)) = line.split_once(": ") else { break };
-            match name.to_ascii_lowercase().as_str() {
-                "cookie" => cookie = value.to_owned(),
-                "authorization" => key = value.to_owned(),
-                "content-length" => length = value.parse().unwrap_or(0),
-                _ => {}
-            }
-        }
-        reader.take(length).read_to_end(&mut Vec::new())?;
-        let signed_in = ["forum_session=first", "forum_session=fresh"].contains(&cookie.as_str());
-        let (status, header) = if request.starts_with("GET /api/me ") && signed_in {
-            (200, "")
-        } else if request.starts_with("POST /api/session/renew ") && signed_in && key == bearer {
-            (200, "Set-Cookie: forum_session=fresh; Path=/; HttpOnly\r\n")
-        } else {
-            (401, "")
-        };
-        let body = r#"{"name":"ann"}"#;
-        write!(
-            stream,
-            "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nConnection: close\r\n{header}Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-    }
+    let names: Vec<_> = excerpts.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["src/lib.rs", "src/lib.rs", "src/lib.rs", "src/lib.rs", "fixtures/alive.toml"]);
 }
 
 /// The command lines of a page that start `keywheel`, in blocks and between backticks.

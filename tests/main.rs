@@ -3,6 +3,7 @@
 //! whole can show. Each test has a home of its own, so all of them run at once.
 
 mod architecture;
+mod author;
 mod catalogue;
 mod compatibility;
 mod conformance;
@@ -17,6 +18,7 @@ mod hostile;
 mod isolation;
 mod languages;
 mod lifecycle;
+mod newcomer;
 mod oauth_services;
 mod operator;
 mod peers;
@@ -31,5 +33,6 @@ mod secrets;
 mod servers;
 mod services;
 mod soak;
+mod templates;
 mod threat_model;
 mod token_services;

@@ -513,3 +513,63 @@ fn a_sign_out_at_google_and_a_session_bound_to_a_device_are_told_apart() {
         session.kit.close().await;
     });
 }
+
+#[test]
+fn a_browsers_export_of_google_brings_its_whole_jar_and_one_of_another_site_is_refused() {
+    let home = TestHome::new();
+    home.drop_plugin(&plugin("google-session"));
+    let file = home.outside().join("cookies.txt");
+    let secret = random_secret();
+    let line = |domain: &str, name: &str| {
+        let subdomains = if domain.starts_with('.') { "TRUE" } else { "FALSE" };
+        format!("{domain}\t{subdomains}\t/\tTRUE\t0\t{name}\t{secret}\n")
+    };
+    let add = |cookies: &[(&str, &str)]| {
+        let lines: String = cookies.iter().map(|(domain, name)| line(domain, name)).collect();
+        std::fs::write(&file, format!("# Netscape HTTP Cookie File\n{lines}")).expect("a file");
+        let from = file.to_str().expect("UTF-8");
+        home.run(&["credential", "add", "ann", "--service", "google-session", "--from", from])
+    };
+    // Nothing is stored of what can't be right, and no value is shown.
+    let refusals: [(&[(&str, &str)], &[&str]); 3] = [
+        (
+            &[(".youtube.com", "LOGIN_INFO"), ("forum.example", "sid")],
+            &["youtube.com", "forum.example", "accounts.google.com", "gemini.google.com"],
+        ),
+        (&[(".google.com", "NID"), (".google.com", "SIDCC")], &["psid", "__Secure-1PSID", "NID"]),
+        (&[(".google.com", "__Secure-1PSID")], &["psidts", "__Secure-1PSIDTS"]),
+    ];
+    for (cookies, words) in refusals {
+        let refused = add(cookies);
+        assert_eq!(refused.code(), 65, "{}", refused.stderr);
+        for word in words {
+            assert!(refused.stderr.contains(word), "`{word}` in {}", refused.stderr);
+        }
+        assert!(!refused.stderr.contains(&secret), "the value is shown");
+    }
+    assert_eq!(home.json(&["credential", "list"]), serde_json::json!([]));
+
+    let whole = [
+        (".google.com", "__Secure-1PSID"),
+        (".google.com", "__Secure-1PSIDTS"),
+        (".google.com", "SAPISID"),
+        ("accounts.google.com", "__Host-GAPS"),
+        (".youtube.com", "LOGIN_INFO"),
+    ];
+    let added = add(&whole).ok();
+    assert!(added.stderr.contains("youtube.com"), "{}", added.stderr);
+    let sent = |url: &str| {
+        let export = ["credential", "export", "ann", "--format", "header", "--url", url];
+        let header = home.run(&export).ok().stdout;
+        let names = header.trim_start_matches("Cookie: ").split("; ").filter_map(|pair| pair.split_once('='));
+        let mut names: Vec<_> = names.map(|(name, _)| name.to_owned()).collect();
+        names.sort();
+        names
+    };
+    let everywhere = ["SAPISID", "__Secure-1PSID", "__Secure-1PSIDTS"];
+    assert_eq!(sent("https://gemini.google.com/app"), everywhere);
+    assert_eq!(
+        sent("https://accounts.google.com/RotateCookies"),
+        [&everywhere[..1], &["__Host-GAPS"], &everywhere[1..]].concat()
+    );
+}

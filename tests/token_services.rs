@@ -25,7 +25,7 @@ fn seconds_now() -> u64 {
 /// The credential `ann` of one of these services, under a daemon.
 struct Ann {
     // Ends before its home does.
-    _daemon: Daemon,
+    daemon: Option<Daemon>,
     home: TestHome,
 }
 
@@ -36,7 +36,7 @@ impl Ann {
         let daemon = home.serve();
         let settings = settings.iter().flat_map(|setting| ["--set", setting.as_str()]);
         home.add("ann", service, keys, &more.iter().copied().chain(settings).collect::<Vec<_>>());
-        Self { _daemon: daemon, home }
+        Self { daemon: Some(daemon), home }
     }
 
     /// Rotated each second from now on.
@@ -50,6 +50,13 @@ impl Ann {
         let reports = ann.home.wait_for_reports("ann", 1);
         assert_eq!(reports[0]["status"], "success", "{}", reports[0]);
         ann
+    }
+
+    /// The daemon is stopped, and started again after this.
+    fn without_daemon(&mut self, meanwhile: impl FnOnce()) {
+        assert!(self.daemon.take().is_some_and(|daemon| daemon.stop().success()));
+        meanwhile();
+        self.daemon = Some(self.home.serve());
     }
 
     /// Stops, and shows what is in force for a key, once nothing is in flight.
@@ -287,7 +294,43 @@ fn a_github_app_whose_authorization_is_revoked_calls_a_person_with_the_reason() 
     ann.assert_made_up_secret_is_refused();
     fake.with(GitHubApp::revoke);
     ann.assert_called("validate", "invalid", &["Bad credentials", "sign in again and import both"]);
-    ann.assert_called("rotate", "invalid", &["expired, used up or another app's", "import both"]);
+    ann.assert_called("rotate", "needs-human", &["expired, used up or another app's", "import both"]);
+}
+
+#[test]
+fn a_refused_refresh_calls_a_person_also_after_the_access_token_has_run_out() {
+    let (fake, keys, settings) = github_app();
+    let mut ann = Ann::resting("github-app", &keys, &settings);
+    fake.with(|app| app.access_seconds = 2);
+    assert_eq!(ann.ask("rotate").1["meta"]["rotated"], true);
+    ann.without_daemon(|| {
+        wait_until(SOON, "the access token has run out", || {
+            fake.with(|app| !app.accepts(&app.newest().access, seconds_now())).then_some(())
+        });
+        fake.with(GitHubApp::revoke);
+    });
+    let called = wait_until(SOON, "a person is called", || {
+        ann.home.reports("ann").into_iter().find(|report| report["meta"]["verdict"] == "needs-human")
+    });
+    let message = called["message"].as_str().expect("words");
+    assert!(message.contains("used up or another app's"), "{called}");
+    assert!(message.contains("import both tokens"), "{called}");
+}
+
+#[test]
+fn a_key_that_only_a_person_can_bring_is_no_reason_to_rotate_while_the_service_is_down() {
+    let (fake, keys, settings) = github_app();
+    let keys = keys.lines().filter(|line| !line.starts_with("client_secret=")).collect::<Vec<_>>().join("\n");
+    fake.with(|app| (app.device_flow, app.down) = (true, true));
+    let ann = Ann::added("github-app", &keys, &settings, &["--every", "1s"]);
+    let reports = ann.home.wait_for_reports("ann", 2);
+    for report in &reports {
+        let what = (&report["meta"]["action"], &report["meta"]["verdict"]);
+        assert_eq!(what, (&"validate".into(), &"unknown".into()), "{report}");
+    }
+    assert_eq!(fake.count(&Method::POST, "/access_token"), 0);
+    fake.with(|app| app.down = false);
+    assert_eq!(ann.ask("rotate").1["meta"]["rotated"], true);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::github::bad_credentials;
 use crate::harness::random_secret;
 
 /// "The value will always be 28800."
-const ACCESS_SECONDS: u64 = 28_800;
+pub const ACCESS_SECONDS: u64 = 28_800;
 /// "The value will always be 15811200."
 const REFRESH_SECONDS: u64 = 15_811_200;
 
@@ -46,6 +46,12 @@ pub enum Refusal {
 pub struct GitHubApp {
     pub client_id: String,
     pub client_secret: String,
+    /// People signed in by device flow, which wants no client secret.
+    pub device_flow: bool,
+    /// How long an access token lives: eight hours, unless a test can't wait.
+    pub access_seconds: u64,
+    /// It answers 503 to everything.
+    pub down: bool,
     pairs: Vec<Pair>,
     pub refreshes: u32,
     /// How often a refresh token came that was dead.
@@ -55,7 +61,16 @@ pub struct GitHubApp {
 impl GitHubApp {
     pub fn new() -> Self {
         let (client_id, client_secret) = (format!("Iv1.{}", random_secret()), random_secret());
-        Self { client_id, client_secret, pairs: Vec::new(), refreshes: 0, refused: 0 }
+        Self {
+            client_id,
+            client_secret,
+            device_flow: false,
+            access_seconds: ACCESS_SECONDS,
+            down: false,
+            pairs: Vec::new(),
+            refreshes: 0,
+            refused: 0,
+        }
     }
 
     /// The person authorizes the app.
@@ -77,9 +92,8 @@ impl GitHubApp {
     }
 
     pub fn accepts(&self, access: &str, now: u64) -> bool {
-        self.pairs
-            .iter()
-            .any(|pair| pair.access == access && !pair.dead && now < pair.issued + ACCESS_SECONDS)
+        let lives = |pair: &Pair| !pair.dead && now < pair.issued + self.access_seconds;
+        self.pairs.iter().any(|pair| pair.access == access && lives(pair))
     }
 
     pub fn refresh(
@@ -89,7 +103,7 @@ impl GitHubApp {
         token: &str,
         now: u64,
     ) -> Result<Pair, Refusal> {
-        if client != (&self.client_id, &self.client_secret) {
+        if client.0 != self.client_id || !(self.device_flow || client.1 == self.client_secret) {
             return Err(Refusal::IncorrectClientCredentials);
         }
         if grant != "refresh_token" {
@@ -109,6 +123,10 @@ impl GitHubApp {
 
 impl Rules for GitHubApp {
     fn answer(&mut self, asked: &Asked, now: u64) -> Response {
+        if self.down {
+            let body = json!({ "message": "No server is currently available" });
+            return (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response();
+        }
         match (asked.method.clone(), asked.path.as_str()) {
             (Method::GET, "/user") if self.accepts(asked.bearer(), now) => {
                 axum::Json(json!({ "login": "ann", "id": 4711, "type": "User" })).into_response()
@@ -120,7 +138,7 @@ impl Rules for GitHubApp {
                 let body = match self.refresh((&id, &secret), &grant, &token, now) {
                     Ok(pair) => json!({
                         "access_token": pair.access,
-                        "expires_in": ACCESS_SECONDS,
+                        "expires_in": self.access_seconds,
                         "refresh_token": pair.refresh,
                         "refresh_token_expires_in": REFRESH_SECONDS,
                         "scope": "",

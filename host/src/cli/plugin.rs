@@ -111,6 +111,10 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
     // What needs no home must work without one.
     let command = match command {
         Command::Test(arguments) => return plugin_test::run(arguments, output).await,
+        Command::New(arguments) => return author::new::run(arguments, output).await,
+        Command::Dev(arguments) => return author::dev::run(home, arguments, output).await,
+        Command::Record(arguments) => return author::record::run(*arguments, output).await,
+        Command::Pack(arguments) => return author::pack::run(arguments, output).await,
         command => command,
     };
     let home = home?;
@@ -119,10 +123,6 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
         std::path::absolute(&file).map_err(Failure::io(format!("{} can't be found", file.display())))
     };
     match command {
-        Command::New(arguments) => author::new::run(arguments, output).await,
-        Command::Dev(arguments) => author::dev::run(home, arguments, output).await,
-        Command::Record(arguments) => author::record::run(*arguments, output).await,
-        Command::Pack(arguments) => author::pack::run(arguments, output).await,
         Command::List { available: false } => list(&home, output).await,
         Command::List { available: true } => available(&home, output),
         Command::Show { service } => show(&home, &service, output).await,
@@ -169,7 +169,9 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
         Command::History { service, limit } => history(&home, service.as_deref(), limit, output),
         Command::Trust { key: Some(key), name, .. } => trust(&home, &key, name, output).await,
         Command::Trust { key: None, .. } | Command::Keys => keys(&home, output),
-        Command::Test(arguments) => plugin_test::run(arguments, output).await,
+        Command::Test(_) | Command::New(_) | Command::Dev(_) | Command::Record(_) | Command::Pack(_) => {
+            Ok(())
+        }
         Command::Distrust { key_id } => {
             let Outcome::Lines(ids) = Connection::once(&home, Operation::PluginDistrust { key_id }).await?
             else {

@@ -18,14 +18,20 @@ pub struct Arguments {
     /// Where its fixtures are [default: the folder `fixtures` of its project, or beside it]
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
+    /// Let a warning count as a fault
+    #[arg(long)]
+    strict: bool,
 }
 
 /// What marks the folder of a project.
 const PROJECT: [&str; 3] = ["Cargo.toml", "package.json", "pyproject.toml"];
 
 pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
-    let Arguments { file, fixtures } = arguments;
-    let report = look(&file, fixtures).await?;
+    let Arguments { file, fixtures, strict } = arguments;
+    let mut report = look(&file, fixtures).await?;
+    if strict {
+        report.strictly();
+    }
     tell(&file, &report, output);
     if report.held() { Ok(()) } else { Err(Failure::Unhealthy) }
 }

@@ -105,6 +105,14 @@ impl Report {
         })
     }
 
+    /// Takes every warning for a fault.
+    pub fn strictly(&mut self) {
+        let all = self.checks.iter_mut().flat_map(|check| &mut check.findings);
+        for finding in all.filter(|finding| finding.weight == Weight::Warning) {
+            finding.weight = Weight::Fault;
+        }
+    }
+
     /// Says where fixtures were looked for in vain, in place of all that can't be there.
     pub fn without_fixtures(&mut self, why: &str) {
         for check in &mut self.checks {

@@ -14,6 +14,8 @@ const FILLING: u8 = b' ';
 pub enum JoinError {
     #[error("a template of {found} bytes; at most {allowed} are allowed")]
     TooLong { found: usize, allowed: usize },
+    #[error("the template is empty; hint: docs/writing-a-template.md has a whole one to begin with")]
+    Empty,
     #[error("not UTF-8 in line {line}; hint: save the file as UTF-8")]
     NotText { line: usize },
     #[error(
@@ -36,6 +38,9 @@ pub fn join(interpreter: &[u8], template: &[u8]) -> Result<Vec<u8>, JoinError> {
     if let Err(error) = std::str::from_utf8(template) {
         let before = &template[..error.valid_up_to()];
         return Err(JoinError::NotText { line: before.iter().filter(|byte| **byte == b'\n').count() + 1 });
+    }
+    if template.trim_ascii().is_empty() {
+        return Err(JoinError::Empty);
     }
     let room = room(interpreter).ok_or(JoinError::NoRoom)?;
     if template.len() > room.len() {
@@ -95,12 +100,13 @@ mod tests {
     #[test]
     fn what_has_no_room_or_is_no_text_is_refused() {
         let twice = [interpreter(9), interpreter(9)].concat();
-        let cases: [(&[u8], &[u8], JoinError); 6] = [
+        let cases: [(&[u8], &[u8], JoinError); 7] = [
             (b"code", b"a", JoinError::NoRoom),
             (&twice, b"a", JoinError::NoRoom),
             (&[END.as_slice(), BEGIN].concat(), b"a", JoinError::NoRoom),
             (&interpreter(0), b"a", JoinError::NoRoom),
             (&interpreter(3), b"abcd", JoinError::TooLong { found: 4, allowed: 3 }),
+            (&interpreter(3), b" \n", JoinError::Empty),
             (&interpreter(9), b"a\nb\xff", JoinError::NotText { line: 2 }),
         ];
         for (interpreter, template, expected) in cases {

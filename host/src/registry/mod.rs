@@ -927,7 +927,7 @@ impl Registry {
             .map_err(|error| missing(format!("{} can't be read: {error}", catalogue::TEMPLATE_PROVIDER)))?;
         let plugin = joined::join(&interpreter, text).map_err(|error| match error {
             joined::JoinError::NoRoom => Unfit::passing(error.to_string()),
-            joined::JoinError::TooLong { .. } | joined::JoinError::NotText { .. } => error.to_string().into(),
+            _ => error.to_string().into(),
         })?;
         let digest = hex::encode(Sha256::digest(&plugin));
         // What was verified when this text was accepted still holds where its signature is gone

@@ -80,6 +80,7 @@ fn unprepared(claim: &Claim, why: String) -> Conclusion {
         touched: Vec::new(),
         path: Vec::new(),
         answer: String::from("not asked"),
+        requested: false,
     }
 }
 
@@ -394,7 +395,8 @@ async fn finish(
     attempt: Option<Attempt<'_>>,
     conclusion: Conclusion,
 ) -> Result<Report, WriteError> {
-    let Conclusion { verdict, change, jar, promoted, faulted, in_doubt, touched, path, answer } = conclusion;
+    let Conclusion { verdict, change, jar, promoted, faulted, in_doubt, touched, path, answer, requested } =
+        conclusion;
     let finished = now();
     let standing = match &verdict {
         Verdict::Valid(_) => Standing::Alive,
@@ -455,7 +457,8 @@ async fn finish(
         phase: schedule::phase(&claim.token.credential_id),
         stale: attempt.as_ref().is_some_and(|attempt| {
             let first = !promoted && claim.current.as_ref().is_some_and(|current| current.generation == 1);
-            machine::is_stale(&attempt.resolved, &jar, first, finished) || wants_rotation(&verdict)
+            machine::is_stale(&attempt.resolved, &jar, first && !requested, finished)
+                || machine::wants_rotation(&verdict)
         }),
         spread: spread(&claim.token.credential_id, claim.attempt_number),
     });
@@ -581,12 +584,6 @@ fn expiry(
         updates.iter().find(|(name, _)| *name == key.name).map_or(key.expires, |(_, expires)| *expires)
     };
     jar.keys.iter().filter(|key| keys.iter().any(|spec| spec.name == key.name)).filter_map(expires_of).min()
-}
-
-/// The plugin says that asking again teaches nothing and a rotation would.
-fn wants_rotation(verdict: &Verdict) -> bool {
-    let Verdict::Unknown(why) = verdict else { return false };
-    why.extras.iter().any(|(name, value)| name == "next" && value == "rotate")
 }
 
 fn clean(exchange: &Exchange, text: &str) -> String {

@@ -126,6 +126,8 @@ pub struct Conclusion {
     pub path: Vec<&'static str>,
     /// How the last request of the last call ended, for `meta.answer`.
     pub answer: String,
+    /// The last call made a request.
+    pub requested: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +192,7 @@ pub struct Machine {
     repeated_on: Option<Duration>,
     path: Vec<&'static str>,
     answer: String,
+    requested: bool,
 }
 
 fn unknown(message: impl Into<String>) -> Verdict {
@@ -201,13 +204,20 @@ fn needs_human(message: impl Into<String>) -> Verdict {
 }
 
 /// A token ran out, or the first rotation is still to bring it: a credential may be added with
-/// its refresh token alone.
-pub fn is_stale(resolved: &Resolved, jar: &Jar, first_generation: bool, at: Millis) -> bool {
+/// its refresh token alone. Such a one shows by a first generation about which nothing could be
+/// asked (`unasked_first`). A key that is missing is not enough: no rotation brings a client's
+/// secret.
+pub fn is_stale(resolved: &Resolved, jar: &Jar, unasked_first: bool, at: Millis) -> bool {
     resolved.keys.iter().filter(|spec| spec.location == Location::Token).any(|spec| {
-        jar.get(&spec.name).map_or(first_generation && !spec.required, |key| {
-            key.expires.is_some_and(|expires| expires <= at)
-        })
+        jar.get(&spec.name)
+            .map_or(unasked_first && !spec.required, |key| key.expires.is_some_and(|expires| expires <= at))
     })
+}
+
+/// The plugin says that asking again teaches nothing and a rotation would.
+pub fn wants_rotation(verdict: &Verdict) -> bool {
+    let Verdict::Unknown(why) = verdict else { return false };
+    why.extras.iter().any(|(name, value)| name == "next" && value == "rotate")
 }
 
 impl Machine {
@@ -226,6 +236,7 @@ impl Machine {
             repeated_on: None,
             path: Vec::new(),
             answer: String::from("not asked"),
+            requested: false,
         }
     }
 
@@ -348,6 +359,7 @@ impl Machine {
 
     fn rotated(&mut self, ended: Ended, seen: &Seen) -> Action {
         self.answer = seen.words();
+        self.requested = seen.requests > 0;
         let outcome = match ended {
             Ended::Answered(Answer::Rotated(outcome)) => verdict::judge_refusal(outcome, seen),
             Ended::Answered(_) => {
@@ -541,6 +553,7 @@ impl Machine {
 
     fn looked(&mut self, look: Look, ended: Ended, seen: &Seen, clock: Clock) -> Action {
         self.answer = seen.words();
+        self.requested = seen.requests > 0;
         let claimed = match ended {
             Ended::Answered(Answer::Validated(verdict)) => verdict,
             Ended::Answered(_) => {
@@ -652,6 +665,16 @@ impl Machine {
                     ),
                     ..reason
                 }),
+                // What could be asked about has run out, which says nothing; the refusal does.
+                verdict @ Verdict::Unknown(_) if self.is_stale_now(clock.wall) || wants_rotation(&verdict) => {
+                    Verdict::NeedsHuman(Reason {
+                        message: format!(
+                            "rotation was refused, and nothing else is left that works: {}; hint: `keywheel credential import` puts fresh secrets in force",
+                            reason.message
+                        ),
+                        ..reason
+                    })
+                }
                 other => other,
             }),
             Why::LostAnswer(lost) => self.judged_after_lost_answer(lost, verdict, proven, clock),
@@ -715,7 +738,8 @@ impl Machine {
     }
 
     fn is_stale_now(&self, at: Millis) -> bool {
-        is_stale(&self.start.resolved, &self.start.current, self.start.current_generation == Some(1), at)
+        let unasked_first = !self.requested && self.start.current_generation == Some(1);
+        is_stale(&self.start.resolved, &self.start.current, unasked_first, at)
     }
 
     fn judged_after_rejection(&mut self, reason: Reason, verdict: Verdict, proven: bool) -> Action {
@@ -785,6 +809,7 @@ impl Machine {
             touched: std::mem::take(&mut self.touched),
             path: std::mem::take(&mut self.path),
             answer: std::mem::take(&mut self.answer),
+            requested: self.requested,
         }))
     }
 }

@@ -2,6 +2,7 @@
 //! pointer into a web page, neither holds nor fails, and no verdict rests on it.
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::string::String;
 
 use keywheel_sdk::prelude::{Response, Value};
@@ -17,9 +18,9 @@ pub enum Claim {
 }
 
 /// An answer, read once.
-#[derive(Debug)]
 pub struct Seen<'a> {
-    response: &'a Response,
+    status: u16,
+    header: Box<dyn Fn(&str) -> Option<&'a str> + 'a>,
     json: Option<Value>,
     text: Cow<'a, str>,
     /// A page for people: a firewall's, a login form, an error.
@@ -38,19 +39,28 @@ enum Garbled {
 
 impl<'a> Seen<'a> {
     pub fn new(response: &'a Response) -> Self {
-        let text = response.text();
+        let header = Box::new(|name: &str| response.header(name));
+        Self::of(response.status(), header, response.bytes())
+    }
+
+    pub fn of(status: u16, header: Box<dyn Fn(&str) -> Option<&'a str> + 'a>, body: &'a [u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
         let trimmed = text.trim_start();
-        let page = response.is_html() || begins_like_a_page(trimmed);
-        let json: Option<Value> = if page { None } else { serde_json::from_slice(response.bytes()).ok() };
-        let says_json =
-            response.header("content-type").is_some_and(|kind| kind.to_ascii_lowercase().contains("json"));
+        let kind = header("content-type").map(str::to_ascii_lowercase);
+        let page = match &kind {
+            Some(kind) if kind.contains("html") => true,
+            None if trimmed.starts_with('<') => true,
+            // Firewalls don't always say what they send.
+            _ => begins_like_a_page(trimmed),
+        };
+        let json: Option<Value> = if page { None } else { serde_json::from_slice(body).ok() };
         let garbled = match json {
             None if page || trimmed.is_empty() => Garbled::No,
-            None if says_json => Garbled::Yes,
+            None if kind.is_some_and(|kind| kind.contains("json")) => Garbled::Yes,
             None if trimmed.starts_with(['{', '[']) => Garbled::Perhaps,
             _ => Garbled::No,
         };
-        Self { response, json, text, page, garbled }
+        Self { status, header, json, text, page, garbled }
     }
 
     pub fn is_page(&self) -> bool {
@@ -63,21 +73,18 @@ impl<'a> Seen<'a> {
 
     /// Cloudflare marks its challenges so.
     pub fn is_challenge(&self) -> bool {
-        self.response.header("cf-mitigated").is_some()
+        (self.header)("cf-mitigated").is_some()
     }
 
     /// 408 and 425 ask to repeat the request; the others are about the service.
     pub fn puts_off(&self) -> bool {
-        is_about_the_service(self.response.status())
+        is_about_the_service(self.status)
     }
 
     /// Whether a rule holds of this answer, and the answer is one to rest `claim` on.
     pub fn fulfils(&self, rule: &ConditionFields<'_>, claim: Claim) -> bool {
         let named = |statuses: &Statuses| {
-            statuses
-                .0
-                .iter()
-                .any(|range| range.start() == range.end() && range.contains(&self.response.status()))
+            statuses.0.iter().any(|range| range.start() == range.end() && range.contains(&self.status))
         };
         if self.is_challenge() || (self.puts_off() && !rule.status.is_some_and(|statuses| named(statuses))) {
             return false;
@@ -105,17 +112,13 @@ impl<'a> Seen<'a> {
                 true
             }
         };
-        let all =
-            take(rule.status.map_or(Some(true), |statuses| Some(statuses.contain(self.response.status()))))
-                && rule.json.iter().all(|(pointer, test)| {
-                    take(self.json.as_ref().map(|json| test.holds(json.pointer(pointer))))
-                })
-                && rule
-                    .header
-                    .iter()
-                    .all(|(name, test)| take(Some(test.holds_for_text(self.response.header(name)))))
-                && take(rule.text.map_or(Some(true), |test| Some(test.holds(&self.text))))
-                && take(rule.not.map_or(Some(true), |not| self.holds(&not.conditions()).map(|holds| !holds)));
+        let all = take(rule.status.map_or(Some(true), |statuses| Some(statuses.contain(self.status))))
+            && rule.json.iter().all(|(pointer, test)| {
+                take(self.json.as_ref().map(|json| test.holds(json.pointer(pointer))))
+            })
+            && rule.header.iter().all(|(name, test)| take(Some(test.holds_for_text((self.header)(name)))))
+            && take(rule.text.map_or(Some(true), |test| Some(test.holds(&self.text))))
+            && take(rule.not.map_or(Some(true), |not| self.holds(&not.conditions()).map(|holds| !holds)));
         match (all, unclear) {
             (false, _) => Some(false),
             (true, true) => None,
@@ -130,7 +133,7 @@ impl<'a> Seen<'a> {
                 Value::Null | Value::Array(_) | Value::Object(_) => None,
                 scalar => Some(scalar.clone()),
             },
-            Source::Header(name) => Some(Value::String(self.response.header(name)?.into())),
+            Source::Header(name) => Some(Value::String((self.header)(name)?.into())),
         }
     }
 

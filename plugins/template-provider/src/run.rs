@@ -131,8 +131,7 @@ pub fn validate(template: &Template, cx: &Cx) -> Result<Verdict> {
     }
     let answer = Filler::new(cx, template).request(&fields)?.send_any()?;
     let seen = Seen::new(&answer);
-    let valid = any(&table.valid, |rule| seen.fulfils(&rule.conditions(), Claim::Valid));
-    let refusal = refusal(&seen, &table.needs_human, &table.invalid);
+    let (valid, refusal) = judged(template, &seen);
     match (valid, refusal) {
         (false, None) => Err(put_off(template, cx, &answer)),
         (true, Some(_)) => Err(contradiction(template, cx, &answer)),
@@ -157,6 +156,26 @@ pub fn validate(template: &Template, cx: &Cx) -> Result<Verdict> {
             Ok(Verdict::Valid(Evidence::new().identity(identity).expires(told.or(known))))
         }
     }
+}
+
+/// What the rules of `validate` say of an answer: whether one calls it valid, and the first that
+/// calls it something else.
+fn judged<'t>(template: &'t Template, seen: &Seen<'_>) -> (bool, Option<Refused<'t>>) {
+    let table = &template.validate;
+    let valid = any(&table.valid, |rule| seen.fulfils(&rule.conditions(), Claim::Valid));
+    (valid, refusal(seen, &table.needs_human, &table.invalid))
+}
+
+/// Whether an answer makes a credential valid, for those who only ask that.
+pub fn says_valid(template: &Template, seen: &Seen<'_>) -> bool {
+    let identity = template.validate.identity.as_ref();
+    matches!(judged(template, seen), (true, None))
+        && identity.is_none_or(|source| seen.pick_text(source).is_some())
+}
+
+/// Whether an answer makes a credential anything but unknown.
+pub fn says_something(template: &Template, seen: &Seen<'_>) -> bool {
+    !matches!(judged(template, seen), (false, None))
 }
 
 pub fn rotate(template: &Template, cx: &Cx, method: &str) -> Result<Outcome> {

@@ -556,7 +556,7 @@ fn a_rotation_without_its_secret_needs_a_human_and_asks_nobody() {
     assert!(matches!(run.outcome(), Outcome::NeedsHuman(why) if why.message.contains("refresh_token")));
 }
 
-const SESSION: &str = r#"
+pub const SESSION: &str = r#"
 service = "forum"
 title = "A forum"
 version = "1.0.0"
@@ -682,4 +682,33 @@ message = "no such bot"
             .validate();
         assert!(matches!(run.verdict(), Verdict::Valid(_)));
     });
+}
+
+/// The whole template of the page for authors.
+pub fn example() -> String {
+    let page = include_str!("../../../docs/writing-a-template.md");
+    page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of TOML").into()
+}
+
+#[test]
+fn the_example_of_the_page_for_authors_validates_and_rotates() {
+    let text = example();
+    assert_eq!(faults(&text), "");
+    let case = || Case::<TemplateProvider>::new().setting("client_id", "desk").key("refresh_token");
+    let me = || get("https://forum.example/api/me").header("authorization", "Bearer {access_token}");
+    let verdict = |of| slot::with(&text, || case().key("access_token").expect(me(), of).validate().verdict());
+    let alive = verdict(answer(200).json(r#"{"user":{"id":7,"active":true}}"#));
+    assert_eq!(alive, Verdict::Valid(Evidence::new().identity(String::from("7"))));
+    let dead = verdict(answer(401).json(r#"{"error":"invalid_token"}"#));
+    assert!(matches!(dead, Verdict::Invalid(_)), "{dead:?}");
+    let waits = verdict(answer(403).json(r#"{"error":"mfa_required"}"#));
+    assert!(matches!(waits, Verdict::NeedsHuman(_)), "{waits:?}");
+    let wall = verdict(answer(403).html("<h1>Blocked</h1>"));
+    assert!(matches!(wall, Verdict::Unknown(_)), "{wall:?}");
+
+    let token = post("https://forum.example/oauth/token")
+        .body("grant_type=refresh_token&client_id=desk&refresh_token={refresh_token|form}");
+    let issued = answer(200).json(r#"{"access_token":"a","expires_in":60,"refresh_token":"b"}"#);
+    let run = slot::with(&text, || case().expect(token, issued).rotate("refresh"));
+    assert_eq!(run.outcome(), Outcome::Rotated(Evidence::new().expires(NOW + 60_000)));
 }

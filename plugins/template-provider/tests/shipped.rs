@@ -12,7 +12,8 @@ use template_provider::TemplateProvider;
 use template_provider::fault;
 use template_provider::slot;
 use template_provider::template::{Kind, Template};
-use toml::Value;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -47,19 +48,22 @@ fn read(service: &str) -> Template {
     fault::read(&text(service)).unwrap_or_else(|_| panic!("{service}.toml is no template"))
 }
 
+type Fixture = DeValue<'static>;
+
 /// A service's fixtures, with their names.
-fn fixtures(service: &str) -> Vec<(String, Value)> {
+fn fixtures(service: &str) -> Vec<(String, Fixture)> {
     let folder = folder("fixtures").join(service);
     let read = |name: String| {
         let text = fs::read_to_string(folder.join(format!("{name}.toml"))).expect("a fixture");
-        let value = toml::from_str(&text).unwrap_or_else(|error| panic!("{service}/{name}: {error}"));
-        (name, value)
+        // The values borrow from it, and a test's process is short.
+        let table = DeTable::parse(text.leak()).unwrap_or_else(|error| panic!("{service}/{name}: {error}"));
+        (name, DeValue::Table(table.into_inner()))
     };
     names(&folder, "toml").into_iter().map(read).collect()
 }
 
-fn at<'v>(fixture: &'v Value, path: &[&str]) -> Option<&'v str> {
-    path.iter().try_fold(fixture, |value, name| value.get(name)).and_then(Value::as_str)
+fn at<'v>(fixture: &'v Fixture, path: &[&str]) -> Option<&'v str> {
+    path.iter().try_fold(fixture, |value, name| value.get(*name).map(Spanned::get_ref))?.as_str()
 }
 
 fn is_link(text: &str) -> bool {
@@ -110,16 +114,16 @@ fn every_template_has_a_page_that_says_how_to_add_a_credential() {
 fn every_template_has_the_fixtures_that_a_provider_needs() {
     for service in services() {
         let fixtures = fixtures(&service);
-        let has = |what: &str, wanted: &dyn Fn(&Value) -> bool| {
+        let has = |what: &str, wanted: &dyn Fn(&Fixture) -> bool| {
             assert!(fixtures.iter().any(|(_, fixture)| wanted(fixture)), "{service}: no fixture is {what}");
         };
         has("alive", &|fixture| at(fixture, &["expect", "verdict"]) == Some("valid"));
         has("made up and invalid", &|fixture| {
-            let made_up = fixture.get("made_up").and_then(Value::as_bool) == Some(true);
+            let made_up = fixture.get("made_up").and_then(|value| value.get_ref().as_bool()) == Some(true);
             made_up && at(fixture, &["expect", "verdict"]) == Some("invalid")
         });
         for name in read(&service).rotate.names() {
-            let of = |fixture: &Value| {
+            let of = |fixture: &Fixture| {
                 at(fixture, &["call"]) == Some("rotate")
                     && at(fixture, &["method"]).is_none_or(|method| method == name)
             };

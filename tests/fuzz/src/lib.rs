@@ -14,6 +14,7 @@ mod cookies;
 mod formats;
 mod frames;
 mod intake;
+mod interpreter;
 mod link;
 mod manifest;
 mod redact;
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "formats", run: formats::run, seeds: formats::seeds },
     Target { name: "frames", run: frames::run, seeds: frames::seeds },
     Target { name: "intake", run: intake::run, seeds: intake::seeds },
+    Target { name: "interpreter", run: interpreter::run, seeds: interpreter::seeds },
     Target { name: "link", run: link::run, seeds: link::seeds },
     Target { name: "manifest", run: manifest::run, seeds: manifest::seeds },
     Target { name: "redact", run: redact::run, seeds: redact::seeds },

