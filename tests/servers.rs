@@ -16,6 +16,12 @@ fn exported(home: &TestHome, credential: &str, key: &str) -> String {
     line.split_once('=').expect("NAME=VALUE").1.trim_matches(['\'', '"']).to_owned()
 }
 
+/// By this machine's clock, which is the reports' own.
+fn seconds_since(time: &str) -> f64 {
+    let then: jiff::Timestamp = time.parse().expect("a time");
+    (jiff::Timestamp::now() - then).total(jiff::Unit::Second).expect("seconds")
+}
+
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
 }
@@ -193,6 +199,38 @@ fn a_daemon_killed_after_the_homeserver_rotated_repeats_the_rotation() {
     let steps = ["recovered", "repeat", "rotate", "validate-pending", "promoted"];
     assert_eq!(repeated["meta"]["path"], json!(steps), "{repeated}");
     assert_in_force(&home, "killed");
+}
+
+#[test]
+fn a_pair_that_ran_out_before_it_could_be_tested_is_rotated_itself() {
+    let (home, cut) = (TestHome::new(), Cut::before(&homeserver().url("")));
+    home.drop_plugin(&plugin("matrix"));
+    let _daemon = home.serve();
+    cut.lose("GET /_matrix/client/v3/account/whoami");
+    let session = register("untested");
+    let keys = format!("refresh_token={}\n", text(&session["refresh_token"]));
+    add_matrix(&home, &cut.url, &keys, &["--every", "1s"]);
+    // The homeserver answers its refresh and then nothing, for longer than the new pair's life.
+    let pending = wait_until(SOON, "a new pair waits for its verdict", || {
+        let reports = home.reports("ann");
+        let path = |report: &&Value| report["meta"]["path"].to_string().contains("kept-pending");
+        reports.iter().find(path).cloned()
+    });
+    let tests = cut.kept();
+    let issued = pending["finishedAt"].as_str().expect("a time").to_owned();
+    wait_until(SOON, "the new pair has run out", || {
+        let now = http("GET", &homeserver().url("/_matrix/client/versions"), &[]);
+        assert_eq!(now.status, 200);
+        (seconds_since(&issued) > f64::from(ACCESS_TTL)).then_some(())
+    });
+    assert!(cut.kept() >= tests);
+    cut.heal();
+    wait_until(SOON, "the session lives again", || (rotations(&home, "ann") >= 1).then_some(()));
+    let reports = home.reports("ann");
+    let renewed = reports.iter().find(|report| report["meta"]["rotated"] == true).expect("a rotation");
+    let steps = ["validate-pending", "renew-pending", "rotate", "validate-pending", "promoted"];
+    assert_eq!(renewed["meta"]["path"], json!(steps), "{renewed}");
+    assert_in_force(&home, "untested");
 }
 
 #[test]

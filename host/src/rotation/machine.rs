@@ -190,6 +190,8 @@ pub struct Machine {
     in_doubt: bool,
     /// When a look let a rotation be repeated in this attempt, which happens once.
     repeated_on: Option<Duration>,
+    /// The rotation begins with the pending generation, which ran out before it could be tested.
+    from_pending: bool,
     path: Vec<&'static str>,
     answer: String,
     requested: bool,
@@ -215,8 +217,7 @@ pub fn is_stale(resolved: &Resolved, jar: &Jar, unasked_first: bool, at: Millis)
 }
 
 /// The plugin says that asking again teaches nothing and a rotation would.
-pub fn wants_rotation(verdict: &Verdict) -> bool {
-    let Verdict::Unknown(why) = verdict else { return false };
+pub fn wants_rotation(why: &Reason) -> bool {
     why.extras.iter().any(|(name, value)| name == "next" && value == "rotate")
 }
 
@@ -234,6 +235,7 @@ impl Machine {
             touched: Vec::new(),
             faulted: false,
             repeated_on: None,
+            from_pending: false,
             path: Vec::new(),
             answer: String::from("not asked"),
             requested: false,
@@ -325,7 +327,11 @@ impl Machine {
             )));
         };
         self.state = State::StoringIntent;
-        Action::StoreIntent { method, from: self.start.current_generation.unwrap_or(0) }
+        let from = match &self.pending {
+            Some((pending, _)) if self.from_pending => Some(*pending),
+            _ => self.start.current_generation,
+        };
+        Action::StoreIntent { method, from: from.unwrap_or(0) }
     }
 
     /// Whether a request of the running call may leave now.
@@ -352,7 +358,10 @@ impl Machine {
         };
         self.path.push("rotate");
         self.state = State::Rotating;
-        let jar = Arc::clone(&self.start.current);
+        let jar = match &self.pending {
+            Some((_, jar)) if self.from_pending => Arc::clone(jar),
+            _ => Arc::clone(&self.start.current),
+        };
         self.begin_call(&jar);
         Action::CallRotate { method, jar }
     }
@@ -371,9 +380,12 @@ impl Machine {
             }
             Ended::Lost(why) => return self.without_answer(why, seen),
         };
-        if self.pending.is_some() {
+        if self.has_captured() {
             // Whatever the plugin made of it: the service issued something.
             return self.test_issued();
+        }
+        if self.from_pending {
+            return self.not_renewed(outcome, seen);
         }
         match outcome {
             outcome @ (Outcome::Rotated(_) | Outcome::Unchanged(_)) => {
@@ -401,10 +413,56 @@ impl Machine {
     /// The call ended without an answer: what was captured decides, then the commit class.
     fn without_answer(&mut self, why: String, seen: &Seen) -> Action {
         self.path.push("no-answer");
-        if self.pending.is_some() {
+        if self.has_captured() {
             return self.test_issued();
         }
+        if self.from_pending {
+            return self.not_renewed(Outcome::Unknown(Reason { message: why, ..Reason::default() }), seen);
+        }
         self.after_lost_answer(unknown(why), seen)
+    }
+
+    /// This attempt's rotation issued something. What an earlier one left is pending before it.
+    fn has_captured(&self) -> bool {
+        let generation =
+            |pending: &Option<(u32, Arc<Jar>)>| pending.as_ref().map(|(generation, _)| *generation);
+        generation(&self.pending) != generation(&self.start.pending)
+    }
+
+    /// Whether a pending generation that can't be tested any more may be rotated instead: at once
+    /// where a rotation may be repeated, by a person's word where it may spend the secret, and
+    /// never twice in an attempt.
+    fn may_renew(&self) -> bool {
+        let by_word = self.start.forced && self.start.interrupted.is_none();
+        !self.from_pending && self.start.method.is_some() && (!self.class_may_burn() || by_word)
+    }
+
+    /// What was issued ran out before anybody could test it: its refresh token may live. What
+    /// that brings is tested like any other, so nothing is promoted unseen.
+    fn renew_pending(&mut self) -> Action {
+        self.path.push("renew-pending");
+        self.from_pending = true;
+        self.rotate()
+    }
+
+    /// The pending generation was rotated, and nothing came of it.
+    fn not_renewed(&mut self, outcome: Outcome, seen: &Seen) -> Action {
+        match outcome {
+            Outcome::Invalid(reason) => {
+                self.path.push("refused");
+                self.reject(reason)
+            }
+            Outcome::NeedsHuman(reason) => self.keep_pending(Verdict::NeedsHuman(reason)),
+            Outcome::Unknown(reason) if seen.lost && self.class_may_burn() => {
+                self.keep_pending(needs_human(format!(
+                    "{}, and whether it spent the new secret can't be seen; hint: import fresh secrets",
+                    reason.message
+                )))
+            }
+            Outcome::Unknown(reason) => self.keep_pending(Verdict::Unknown(reason)),
+            Outcome::Rotated(_) | Outcome::Unchanged(_) => self
+                .keep_pending(unknown("the service was asked to rotate the new secret and issued nothing")),
+        }
     }
 
     /// Nothing was issued, as far as anybody knows.
@@ -618,8 +676,24 @@ impl Machine {
         match verdict {
             Verdict::Valid(_) => self.promote(verdict),
             Verdict::Invalid(reason) => self.reject(reason),
+            late if self.is_left_over() && wants_rotation(&late) => match late {
+                _ if self.may_renew() => self.renew_pending(),
+                Verdict::Unknown(reason) if self.class_may_burn() => self.keep_pending(Verdict::NeedsHuman(Reason {
+                    message: format!(
+                        "a new secret was issued and ran out before it could be tested: {}; hint: `keywheel credential rotate --now` rotates it",
+                        reason.message
+                    ),
+                    ..reason
+                })),
+                other => self.keep_pending(other),
+            },
             other => self.keep_pending(other),
         }
+    }
+
+    /// The pending generation is an earlier attempt's.
+    fn is_left_over(&self) -> bool {
+        self.pending.is_some() && !self.has_captured()
     }
 
     fn judged_current(&mut self, why: Why, verdict: Verdict, seen: &Seen, clock: Clock) -> Action {
@@ -666,7 +740,7 @@ impl Machine {
                     ..reason
                 }),
                 // What could be asked about has run out, which says nothing; the refusal does.
-                verdict @ Verdict::Unknown(_) if self.is_stale_now(clock.wall) || wants_rotation(&verdict) => {
+                Verdict::Unknown(why) if self.is_stale_now(clock.wall) || wants_rotation(&why) => {
                     Verdict::NeedsHuman(Reason {
                         message: format!(
                             "rotation was refused, and nothing else is left that works: {}; hint: `keywheel credential import` puts fresh secrets in force",
@@ -724,7 +798,7 @@ impl Machine {
                 message: format!("{lost}, and the present secret is dead: {}", reason.message),
                 ..reason
             })),
-            Verdict::Unknown(reason) if self.is_stale_now(clock.wall) => {
+            Verdict::Unknown(reason) if self.is_stale_now(clock.wall) || wants_rotation(&reason) => {
                 self.conclude(Verdict::NeedsHuman(Reason {
                     message: format!(
                         "{lost}, and nothing that still works can tell whether it spent the secret: {}; hint: `keywheel credential rotate --now` tries it at that risk, or import fresh secrets",

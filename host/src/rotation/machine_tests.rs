@@ -120,6 +120,8 @@ enum Fate {
     Traps,
     WorkerDies,
     Lies,
+    /// What is asked about has run out: only a rotation can tell more.
+    RanOut,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +150,7 @@ fn fate() -> impl Strategy<Value = Fate> {
         1 => Just(Fate::Traps),
         1 => Just(Fate::WorkerDies),
         1 => Just(Fate::Lies),
+        1 => Just(Fate::RanOut),
     ]
 }
 
@@ -486,6 +489,9 @@ impl<'d> World<'d> {
             }
             _ => {
                 let new = self.service.rotate(value, self.time);
+                if new.is_none() {
+                    run.dead.insert(value);
+                }
                 if fate == Fate::DiesWithTheAnswer {
                     self.issued_unseen |= new.is_some();
                     return None;
@@ -542,6 +548,11 @@ impl<'d> World<'d> {
             Fate::NotSent => (unknown(), Seen { requests: 1, last: Last::NoAnswer, ..Seen::default() }),
             Fate::RequestLost | Fate::AnswerLost => (unknown(), self.seen(name, None, true)),
             Fate::TroubleBefore | Fate::TroubleAfter => (unknown(), self.seen(name, Some(503), true)),
+            Fate::RanOut => {
+                let extras = vec![("next".to_owned(), "rotate".to_owned())];
+                let ran_out = Verdict::Unknown(Reason { extras, ..Reason::default() });
+                (answered(ran_out), self.seen(name, Some(401), false))
+            }
             // Whatever it says of a rate limit, it is no evidence.
             Fate::RateLimited => (answered(valid("ann")), self.seen(name, Some(429), false)),
             Fate::Lies => (answered(Verdict::Invalid(Reason::default())), self.seen(name, Some(502), true)),
@@ -733,5 +744,76 @@ fn no_history_loses_spends_or_doubles_anything() {
         // The shortest history that fails, on one line.
         Err(TestError::Fail(why, history)) => panic!("{why}\nin {history:?}"),
         Err(error) => panic!("{error}"),
+    }
+}
+
+/// An attempt that finds what an earlier one was issued, and the plugin saying that it ran out.
+fn with_a_pending_that_ran_out(class: CommitClass, forced: bool) -> (Machine, Action) {
+    let jar = |value| Arc::new(Jar { keys: vec![key("token", value)] });
+    let method = ResolvedMethod { name: "refresh".into(), commit_class: class };
+    let mut machine = Machine::new(Start {
+        wanted: Wanted::Rotate,
+        forced,
+        current_generation: Some(1),
+        current: jar(1),
+        pending: Some((2, jar(2))),
+        next_generation: 3,
+        interrupted: None,
+        in_doubt: false,
+        identity: None,
+        resolved: Arc::new(Resolved {
+            validate_url: String::new(),
+            keys: vec![spec("token", true)],
+            origins: vec![],
+            private_hosts: vec![],
+            settings: vec![],
+            methods: vec![method.clone()],
+        }),
+        method: Some(method),
+        picked: None,
+    });
+    let clock = Clock { wall: T0, elapsed: Duration::ZERO, left: Duration::from_secs(60) };
+    assert!(matches!(machine.on(Event::Begun, clock), Action::CallValidate { .. }));
+    let extras = vec![("next".to_owned(), "rotate".to_owned())];
+    let ran_out = Verdict::Unknown(Reason { message: "it ran out".into(), extras, retry_after: None });
+    let ended = Box::new(Ended::Answered(Answer::Validated(ran_out)));
+    let next = machine.on(Event::CallEnded(ended, Box::new(Seen::default())), clock);
+    (machine, next)
+}
+
+#[test]
+fn a_pending_that_ran_out_is_rotated_by_itself_only_where_that_may_be_repeated() {
+    for class in CommitClass::ALL {
+        let burns = matches!(class, CommitClass::BurnOnIssue | CommitClass::Grace);
+        match with_a_pending_that_ran_out(class, false).1 {
+            Action::StoreIntent { from, .. } => assert!(!burns && from == 2, "{class} from {from}"),
+            Action::Finish(conclusion) => {
+                assert!(burns, "{class}: {conclusion:?}");
+                assert_eq!(conclusion.change, GenerationChange::Keep);
+                let Verdict::NeedsHuman(why) = conclusion.verdict else { panic!("{:?}", conclusion.verdict) };
+                assert_eq!(
+                    why.message,
+                    "a new secret was issued and ran out before it could be tested: it ran out; hint: \
+                     `keywheel credential rotate --now` rotates it"
+                );
+            }
+            other => panic!("{class}: {other:?}"),
+        }
+        // A person's word.
+        let (mut machine, next) = with_a_pending_that_ran_out(class, true);
+        assert!(matches!(next, Action::StoreIntent { from: 2, .. }), "{class}: {next:?}");
+        let clock = Clock { wall: T0, elapsed: Duration::ZERO, left: Duration::from_secs(60) };
+        let Action::CallRotate { jar, .. } = machine.on(Event::IntentStored, clock) else {
+            panic!("no call")
+        };
+        assert_eq!(value_of(&jar, "token"), 2);
+        // The answer is lost: what may be spent now is not sent again by itself.
+        let seen = Seen { requests: 1, lost: true, last: Last::NoAnswer, ..Seen::default() };
+        let lost = Box::new(Ended::Lost("killed".into()));
+        let Action::Finish(conclusion) = machine.on(Event::CallEnded(lost, Box::new(seen)), clock) else {
+            panic!("{class} goes on")
+        };
+        assert_eq!(conclusion.change, GenerationChange::Keep);
+        assert_eq!(conclusion.verdict.as_str(), if burns { "needs-human" } else { "unknown" }, "{class}");
     }
 }
