@@ -676,7 +676,7 @@ impl Machine {
         match verdict {
             Verdict::Valid(_) => self.promote(verdict),
             Verdict::Invalid(reason) => self.reject(reason),
-            late if self.is_left_over() && wants_rotation(&late) => match late {
+            late if self.is_left_over() && matches!(&late, Verdict::Unknown(why) if wants_rotation(why)) => match late {
                 _ if self.may_renew() => self.renew_pending(),
                 Verdict::Unknown(reason) if self.class_may_burn() => self.keep_pending(Verdict::NeedsHuman(Reason {
                     message: format!(
