@@ -17,10 +17,13 @@ pub enum Claim {
     Other,
 }
 
+/// The first header of a name, in any case.
+pub type Header<'a> = Box<dyn Fn(&str) -> Option<&'a str> + 'a>;
+
 /// An answer, read once.
 pub struct Seen<'a> {
     status: u16,
-    header: Box<dyn Fn(&str) -> Option<&'a str> + 'a>,
+    header: Header<'a>,
     json: Option<Value>,
     text: Cow<'a, str>,
     /// A page for people: a firewall's, a login form, an error.
@@ -43,7 +46,7 @@ impl<'a> Seen<'a> {
         Self::of(response.status(), header, response.bytes())
     }
 
-    pub fn of(status: u16, header: Box<dyn Fn(&str) -> Option<&'a str> + 'a>, body: &'a [u8]) -> Self {
+    pub fn of(status: u16, header: Header<'a>, body: &'a [u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         let trimmed = text.trim_start();
         let kind = header("content-type").map(str::to_ascii_lowercase);

@@ -10,7 +10,7 @@ use core::ops::Deref;
 use keywheel_sdk::date;
 use keywheel_sdk::manifest::{CommitClass, Key, Manifest, Method, Setting};
 use keywheel_sdk::prelude::{
-    Cx, Evidence, Outcome, Request, Response, Result, Stop, Value, Verdict, header, json,
+    Cx, Evidence, Outcome, Reason, Request, Response, Result, Stop, Value, Verdict, header, json,
 };
 
 use crate::notation::{self, placeholders};
@@ -124,7 +124,7 @@ pub fn validate(template: &Template, cx: &Cx) -> Result<Verdict> {
     let used = keys_used(template, &fields);
     let lacking = used.iter().find(|key| !cx.has(key) && is_brought(template, key));
     if let Some(key) = lacking {
-        return Ok(Verdict::unknown(format!("there is no {key} yet; a rotation brings one")));
+        return Ok(wants_rotation(format!("there is no {key} yet; a rotation brings one")));
     }
     if !used.iter().any(|key| cx.has(key)) {
         return Ok(Verdict::unknown("the credential has none of the keys that this request carries"));
@@ -137,7 +137,7 @@ pub fn validate(template: &Template, cx: &Cx) -> Result<Verdict> {
         (true, Some(_)) => Err(contradiction(template, cx, &answer)),
         (false, Some(Refused::Invalid(_))) if let Some(key) = ended(template, cx, &used) => {
             // Its end was known beforehand, and it says nothing of what a rotation starts from.
-            Ok(Verdict::unknown(format!("{key} has expired; a rotation is due")))
+            Ok(wants_rotation(format!("{key} has expired; a rotation is due")))
         }
         (false, Some(refused)) => Err(refused.stop(&seen)),
         (true, None) => {
@@ -223,6 +223,11 @@ pub fn rotate(template: &Template, cx: &Cx, method: &str) -> Result<Outcome> {
         (true, Some(_)) => Err(contradiction(template, cx, &answer)),
         (false, None) => Err(put_off(template, cx, &answer)),
     }
+}
+
+/// Asking again teaches nothing here, and a rotation would.
+fn wants_rotation(why: String) -> Verdict {
+    Verdict::Unknown(Reason::new(why).rotate_next())
 }
 
 fn any<R>(rules: &[At<R>], fulfils: impl Fn(&R) -> bool) -> bool {

@@ -26,9 +26,6 @@ struct Slot {
 static SLOT: Slot = Slot { begin: BEGIN, text: [b' '; CAPACITY], end: END };
 
 /// The template of this plugin; None where the host joined none.
-///
-/// # Errors
-/// What is in the room, where it is no text.
 #[cfg(target_family = "wasm")]
 pub fn text() -> Option<String> {
     // Read through a pointer that the compiler can't look through, or it would take the spaces

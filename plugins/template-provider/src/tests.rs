@@ -513,7 +513,7 @@ fn a_dead_token_that_had_expired_says_nothing_of_what_refreshes_it() {
         Case::<TemplateProvider>::new().setting("client_id", "desk").key("refresh_token").validate().verdict()
     });
     assert!(
-        matches!(&verdict, Verdict::Unknown(why) if why.message.contains("no api_key yet")),
+        matches!(&verdict, Verdict::Unknown(why) if why.message.contains("no api_key yet") && why.extras.contains(&("next".into(), "rotate".into()))),
         "{verdict:?}"
     );
 }
