@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Cursor, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -59,7 +59,7 @@ impl Desk {
         let project = self.at("project");
         fs::create_dir_all(project.join("fixtures")).expect("a folder");
         fs::write(project.join("pyproject.toml"), "[project]\nname = \"x\"\n").expect("a file");
-        let script = format!("mkdir -p build && cp '{}' build/{service}.wasm\n", plugin(service).display());
+        let script = format!("mkdir -p dist && cp '{}' dist/{service}.wasm\n", plugin(service).display());
         fs::write(project.join("build.sh"), script).expect("a file");
         for name in ["active.toml", "unknown-token.toml"] {
             let fixture = source(&format!("plugins/{service}/fixtures/{name}"));
@@ -512,6 +512,5 @@ fn a_project_in_another_language_passes_its_own_tests() {
             command(test[0]).args(&test[1..]).current_dir(desk.at("forge")).output().expect("it starts");
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(ran.status.success(), "{language}: {}{}", said(&ran.stdout), said(&ran.stderr));
-        assert!(Path::new(&desk.at("forge/build.sh")).exists());
     }
 }

@@ -32,7 +32,7 @@ pub enum Built {
 
 /// What builds a project that cargo doesn't, and where its plugin goes.
 const SCRIPT: &str = "build.sh";
-const BUILT: &str = "build";
+const BUILT: &str = "dist";
 
 /// Folders that hold no source.
 pub const NO_SOURCE: [&str; 7] = ["target", "node_modules", "dist", "build", "__pycache__", ".venv", "venv"];
@@ -75,7 +75,8 @@ impl Project {
                 tools::require(*language, &self.folder).await?;
                 match language {
                     Language::Rust => self.cargo().await,
-                    Language::Js | Language::Python => self.script().await,
+                    Language::Js => self.npm().await,
+                    Language::Python => self.script().await,
                 }
             }
         }
@@ -107,6 +108,20 @@ impl Project {
         })
     }
 
+    async fn npm(&self) -> Result<Built, Failure> {
+        let run = async |arguments: &[&str]| {
+            let ran = tools::run("npm", arguments, &self.folder, &[]).await;
+            ran.map_err(Failure::io("`npm` can't be started"))
+        };
+        if !self.folder.join("node_modules").is_dir() {
+            let ran = run(&["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).await?;
+            if !ran.ok {
+                return Ok(Built::Failed(ran.all()));
+            }
+        }
+        Ok(self.newest(run(&["run", "--silent", "build"]).await?))
+    }
+
     /// The project's own script: what a toolchain wants is the scaffold's to know.
     async fn script(&self) -> Result<Built, Failure> {
         if !self.folder.join(SCRIPT).is_file() {
@@ -133,7 +148,7 @@ impl Project {
             .max_by_key(|path| path.metadata().and_then(|found| found.modified()).ok());
         match made {
             Some(plugin) => Built::Plugin(plugin),
-            None => Built::Failed(format!("{}{SCRIPT} made no .wasm file in the folder {BUILT}", ran.all())),
+            None => Built::Failed(format!("{}the build made no .wasm file in the folder {BUILT}", ran.all())),
         }
     }
 }

@@ -56,9 +56,10 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
                 tools::TARGET,
                 names.artefact()
             ),
-            Language::Js | Language::Python => {
-                format!("./build.sh\n  keywheel plugin test build/{service}.wasm")
-            }
+            Language::Js => format!(
+                "npm ci --ignore-scripts\n  npm run build\n  keywheel plugin test dist/{service}.wasm"
+            ),
+            Language::Python => format!("./build.sh\n  keywheel plugin test dist/{service}.wasm"),
         };
         format!(
             "{} is a provider for `{service}`: a token that is checked and swapped. Make it your service's in {}, and try it:\n  cd {}\n  {next}",

@@ -30,10 +30,12 @@ const LAYER: &str = "keywheel/";
 
 /// Types that a provider's source has from the SDK or the language: one of its own by that name
 /// would hide it.
-const TAKEN: [&str; 29] = [
+const TAKEN: [&str; 31] = [
     "CommitClass",
     "Cx",
     "Evidence",
+    "IntoLeaves",
+    "IntoTemplate",
     "Key",
     "Leaf",
     "Leaves",
@@ -409,10 +411,11 @@ mod tests {
             let files = project(language, &Names::of("forge"), None).unwrap();
             assert!(text(&files, source).contains("forge"), "{source}");
             assert!(!text(&files, layer).is_empty());
-            assert!(text(&files, "README.md").contains("build/forge.wasm"));
+            assert!(text(&files, "README.md").contains("dist/forge.wasm"));
             let wit = files.iter().filter(|file| file.path.ends_with("provider.wit"));
             assert_eq!(wit.count(), 1);
-            assert!(files.iter().any(|file| file.path == "build.sh" && file.executable));
+            let script = files.iter().find(|file| file.path == "build.sh");
+            assert_eq!(script.is_some_and(|file| file.executable), language == Language::Python);
             for file in files.iter().filter(|file| !file.path.starts_with(LAYER)) {
                 let text = String::from_utf8_lossy(&file.bytes);
                 assert!(!text.contains("my-service") && !text.contains("MyService"), "{}", file.path);
