@@ -2,7 +2,8 @@
 # Builds the providers that are written in JavaScript and Python, into
 # $CARGO_TARGET_DIR/providers/<service>.wasm, and installs what that takes from their lockfiles.
 #
-# Owns: $CARGO_TARGET_DIR/langs (toolchains and stamps), and of providers/ the files it builds.
+# Owns: $CARGO_TARGET_DIR/langs (toolchains, stamps and, for the tests, guests that go wrong), and
+# of providers/ the files it builds.
 # Must never write into the source tree. The first time it wants a network and half a gigabyte;
 # after that it needs no network, and builds again only what changed. PYTHON and NODE name other
 # interpreters. With `toolchains` as argument nothing is built.
@@ -109,7 +110,7 @@ build() {
 javascript() { "$node" "$(dirname "$1")/keywheel/build.mjs" "$1" "$2" --toolchain "$langs/js" >/dev/null; }
 pythonic() { "$langs/python/bin/python" -B "$(dirname "$1")/keywheel/build.py" "$1" "$2" >/dev/null; }
 
-mkdir -p "$target/langs" "$target/providers"
+mkdir -p "$target/langs/guests" "$target/providers"
 target=$(cd "$target" && pwd)
 langs=$target/langs
 # Two builds at once must not install over each other.
@@ -129,6 +130,9 @@ all)
         from=$(dirname "$provider")
         build "$from" "$target/providers/$(basename "$from").wasm" pythonic "$provider"
     done
+    guests=$here/../tests/languages
+    build "$guests/faulty-js" "$langs/guests/faulty-js.wasm" javascript "$guests/faulty-js/provider.js"
+    build "$guests/faulty-python" "$langs/guests/faulty-python.wasm" pythonic "$guests/faulty-python/provider.py"
     ;;
 *) fail "unknown argument $1; allowed: nothing, or toolchains" ;;
 esac

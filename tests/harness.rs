@@ -202,7 +202,8 @@ impl TestHome {
     }
 
     fn answering(&self, daemon: Daemon) -> Daemon {
-        wait_until(SOON, "the daemon answers", || {
+        // Before that it compiles what is in the folder, which a busy machine takes its time for.
+        wait_until(3 * SOON, "the daemon answers", || {
             let status = self.run(&["status", "--json"]);
             (status.code() == 0 && status.json()["daemon"] == true).then_some(())
         });

@@ -16,6 +16,7 @@ mod harness;
 mod home;
 mod hostile;
 mod isolation;
+mod languages;
 mod lifecycle;
 mod newcomer;
 mod oauth_services;

@@ -89,7 +89,8 @@ fn type_in(line: &str, folder: &Path, home: &TestHome) -> String {
 fn settled(line: &str, said: &str) -> String {
     let is_progress = |line: &&str| {
         let word = line.split_whitespace().next().unwrap_or_default();
-        ["Compiling", "Downloading", "Downloaded", "Locking", "Updating", "Adding", "Running"].contains(&word)
+        ["Blocking", "Compiling", "Downloading", "Downloaded", "Locking", "Updating", "Adding", "Running"]
+            .contains(&word)
     };
     let mut text = String::new();
     for said in said.lines().filter(|said| !line.starts_with("cargo") || !is_progress(said)) {
@@ -180,9 +181,10 @@ fn a_newcomer_has_a_running_provider_by_the_commands_of_the_page() {
         fs::write(&file, &transcript).expect("the transcript");
     }
     let written = fs::read_to_string(&file).unwrap_or_default();
-    assert_eq!(
-        comparable(&transcript),
-        comparable(&written),
-        "docs/first-provider.txt shows something else; hint: {WRITE}=1 writes it anew"
+    let (transcript, written) = (comparable(&transcript), comparable(&written));
+    let differs = transcript.lines().zip(written.lines()).find(|(now, then)| now != then);
+    assert!(
+        transcript == written,
+        "docs/first-provider.txt shows something else: {differs:#?}; hint: {WRITE}=1 writes it anew\n{transcript}"
     );
 }

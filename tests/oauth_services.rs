@@ -531,10 +531,10 @@ fn a_browsers_export_of_google_brings_its_whole_jar_and_one_of_another_site_is_r
         home.run(&["credential", "add", "ann", "--service", "google-session", "--from", from])
     };
     // Nothing is stored of what can't be right, and no value is shown.
-    let refusals: [(&[(&str, &str)], &[&str]); 3] = [
+    let refusals = [
         (
-            &[(".youtube.com", "LOGIN_INFO"), ("forum.example", "sid")],
-            &["youtube.com", "forum.example", "accounts.google.com", "gemini.google.com"],
+            &[(".youtube.com", "LOGIN_INFO"), ("forum.example", "sid")][..],
+            &["youtube.com", "forum.example", "accounts.google.com", "gemini.google.com"][..],
         ),
         (&[(".google.com", "NID"), (".google.com", "SIDCC")], &["psid", "__Secure-1PSID", "NID"]),
         (&[(".google.com", "__Secure-1PSID")], &["psidts", "__Secure-1PSIDTS"]),

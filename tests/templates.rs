@@ -48,6 +48,16 @@ status = 401
 message = "signed out"
 "#;
 
+/// For what compiles the interpreter, a second of processor time, on a busy machine.
+const LONG: Duration = Duration::from_secs(120);
+
+#[track_caller]
+fn wait_for(home: &TestHome, file: &str, state: &str) -> Value {
+    wait_until(LONG, &format!("{file} is {state}"), || {
+        home.plugin(file).filter(|plugin| plugin["state"] == state)
+    })
+}
+
 /// Writes a template as an editor does: whole, by a rename.
 fn put(home: &TestHome, name: &str, text: &str) {
     let next = in_folder(home, ".next");
@@ -66,7 +76,7 @@ fn a_template_dropped_into_the_folder_is_served_and_a_typo_is_told_while_the_old
     let (home, service) = (TestHome::new(), Service::start(OldSession::Stays));
     let _daemon = home.serve();
     put(&home, "site.toml", SITE);
-    let active = home.wait_for_plugin("site.toml", "active");
+    let active = wait_for(&home, "site.toml", "active");
     assert_eq!((&active["service"], &active["version"]), (&"site".into(), &"1.0.0".into()));
     let session = add(&home, &service);
     let reports = home.wait_for_reports("ann", 1);
@@ -80,7 +90,7 @@ fn a_template_dropped_into_the_folder_is_served_and_a_typo_is_told_while_the_old
     assert_eq!(service.issued().len(), 2);
 
     put(&home, "site.toml", &SITE.replace("[validate]", "[validat]"));
-    let refused = home.wait_for_plugin("site.toml", "refused");
+    let refused = wait_for(&home, "site.toml", "refused");
     let why = text(&refused, "reason");
     assert!(why.contains("line 14, column 2: unknown field `validat`; did you mean `validate`?"), "{why}");
     assert!(why.contains("`site` goes on with its approved version 1.0.0"), "{why}");
@@ -88,7 +98,7 @@ fn a_template_dropped_into_the_folder_is_served_and_a_typo_is_told_while_the_old
     assert_eq!(home.json(&["credential", "validate", "ann"])["status"], "success");
 
     put(&home, "site.toml", &SITE.replace("1.0.0", "1.1.0"));
-    wait_until(SOON, "the mended version serves", || {
+    wait_until(LONG, "the mended version serves", || {
         home.plugin("site.toml").filter(|plugin| plugin["state"] == "active" && plugin["version"] == "1.1.0")
     });
     for session in service.issued() {
@@ -133,7 +143,7 @@ fn a_template_that_is_none_is_refused_with_what_to_do() {
         fs::remove_file(in_folder(&home, name)).expect("a file");
     }
     home.drop_plugin(&plugin("template-provider"));
-    let alone = wait_until(SOON, "the interpreter alone is refused", || {
+    let alone = wait_until(LONG, "the interpreter alone is refused", || {
         Some(listed_as(&home, "template-provider.wasm")).filter(|plugin| plugin["state"] == "refused")
     });
     assert!(text(&alone, "reason").contains("runs template providers and is none itself"), "{alone}");
@@ -174,7 +184,7 @@ fn check_install_and_remove_work_with_a_template_and_a_plugin_of_the_service_con
     put(&home, "w-ll-behaved.toml", &template);
     let states =
         || ["w-ll-behaved.toml", "w-ll-behaved.wasm"].map(|file| listed_as(&home, file)["state"].clone());
-    wait_until(SOON, "one of the two serves", || (states() == ["active", "conflict"]).then_some(()));
+    wait_until(LONG, "one of the two serves", || (states() == ["active", "conflict"]).then_some(()));
     let code = in_folder(&home, "w-ll-behaved.wasm");
     let other_kind = home.run(&["plugin", "install", code.to_str().expect("UTF-8")]);
     assert!(
@@ -210,7 +220,7 @@ fn an_upgrade_swaps_the_interpreter_in_by_itself_where_a_signature_is_pinned_too
     put(&home, "site.toml", SITE);
 
     let daemon = home.serve_in(&environment);
-    let first = home.wait_for_plugin("site.toml", "active");
+    let first = wait_for(&home, "site.toml", "active");
     add(&home, &service);
     home.wait_for_reports("ann", 1);
     assert!(daemon.stop().success());
@@ -221,7 +231,7 @@ fn an_upgrade_swaps_the_interpreter_in_by_itself_where_a_signature_is_pinned_too
         &patched(&interpreter, "runs template providers", "runs TEMPLATE providers"),
     );
     let daemon = home.serve_in(&environment);
-    let second = home.wait_for_plugin("site.toml", "active");
+    let second = wait_for(&home, "site.toml", "active");
     assert_ne!(first["digest"], second["digest"]);
     assert_eq!(second["inUse"]["signature"]["keyId"], first["inUse"]["signature"]["keyId"], "{second}");
     assert_eq!(second["inUse"]["pinned"], true, "{second}");
@@ -234,7 +244,7 @@ fn an_upgrade_swaps_the_interpreter_in_by_itself_where_a_signature_is_pinned_too
         folder.path(),
         &patched(&interpreter, "runs template providers", "runs template PROVIDERS"),
     );
-    let third = wait_until(SOON, "the newest interpreter serves", || {
+    let third = wait_until(LONG, "the newest interpreter serves", || {
         // Looks at the folder, as a timer does as well.
         home.run(&["plugin", "list"]).ok();
         home.plugin("site.toml")
@@ -248,7 +258,7 @@ fn an_upgrade_swaps_the_interpreter_in_by_itself_where_a_signature_is_pinned_too
     // One letter more is another text, which nobody signed.
     put(&home, "site.toml", &format!("{SITE}#"));
     let _daemon = home.serve_in(&environment);
-    let refused = home.wait_for_plugin("site.toml", "refused");
+    let refused = wait_for(&home, "site.toml", "refused");
     assert!(
         text(&refused, "reason").contains("unsigned, and `plugin_policy` is \"signed-only\""),
         "{refused}"
@@ -310,8 +320,9 @@ fn a_template_rotates_the_refresh_token_of_a_real_openid_provider_again_and_agai
     let tokens = http("POST", &site.url(&format!("/test/issue?client={client_id}&account=ann")), &[]).json();
     let clients = site.ready["clients"].as_array().expect("an array");
     let client = clients.iter().find(|client| client["client_id"] == client_id).expect("the client");
-    put(&home, "openid.toml", OIDC);
     let _daemon = home.serve();
+    put(&home, "openid.toml", OIDC);
+    wait_for(&home, "openid.toml", "active");
     let keys = format!(
         "refresh_token={}\nclient_secret={}\n",
         text(&tokens, "refresh_token"),
@@ -387,9 +398,9 @@ fn a_template_keeps_a_django_session_past_its_own_end_and_says_when_it_is_signed
     // Rotated each second, so that a busy machine may be five seconds late.
     const AGE: u32 = 6;
     let (home, site) = (TestHome::new(), Peer::django(AGE));
-    put(&home, "django.toml", DJANGO);
     let _daemon = home.serve();
-    home.wait_for_plugin("django.toml", "active");
+    put(&home, "django.toml", DJANGO);
+    wait_for(&home, "django.toml", "active");
     let issued = http("POST", &site.url("/test/issue/?user=ann"), &[]).json();
     let started = Instant::now();
     let keys = format!("session={}", text(&issued["cookie"], "value"));

@@ -34,8 +34,9 @@ const MEASURE: Duration = Duration::from_secs(4);
 const CREDENTIALS: usize = 60_000;
 const REPEATS: usize = 3;
 
-const BODY: &[u8] =
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n{\"user\":\"ann\"}\n";
+const BODY: &str = "{\"user\":\"ann\"}";
+/// What each of the languages' providers takes for a living account.
+const ANY_ACCOUNT: &str = "{\"user\":\"ann\",\"id\":7,\"ocs\":{\"data\":{\"id\":\"ann\"}}}";
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -44,7 +45,7 @@ fn main() {
 
 async fn run() {
     if std::env::args().any(|argument| argument == "attempts") {
-        let service = service();
+        let service = service(BODY);
         let folder = tempfile::tempdir().expect("a folder");
         let host = open(folder.path()).await;
         host.carry_out(Operation::PluginInstall { path: plugin("well_behaved") }).await.expect("installed");
@@ -56,7 +57,7 @@ async fn run() {
         host.close().await;
         return;
     }
-    let service = service();
+    let service = service(BODY);
     let mut summary = serde_json::Map::new();
     let mut put = |name: &str, value: f64| {
         println!("{name:>26} {value:>12.3}");
@@ -108,6 +109,8 @@ async fn run() {
     put("paranoid_attempt_ms", paranoid_attempt(service).await);
     put("drop_to_first_report_ms", drop_to_first_report(service, &plugin).await);
 
+    languages(&mut put).await;
+
     let out = target().join("bench");
     fs::create_dir_all(&out).expect("target/bench");
     let text = serde_json::to_string_pretty(&summary).expect("numbers are JSON");
@@ -133,7 +136,10 @@ fn plugin(name: &str) -> PathBuf {
 }
 
 /// A loopback service on a thread of its own: whatever is asked, one small answer.
-fn service() -> SocketAddr {
+fn service(body: &'static str) -> SocketAddr {
+    let length = body.len();
+    let answer: Arc<str> =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into();
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -141,6 +147,7 @@ fn service() -> SocketAddr {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
             tell.send(listener.local_addr().expect("an address")).expect("somebody listens");
             while let Ok((mut client, _)) = listener.accept().await {
+                let answer = Arc::clone(&answer);
                 tokio::spawn(async move {
                     let _ = client.set_nodelay(true);
                     let mut buffer = vec![0; 8 << 10];
@@ -153,7 +160,7 @@ fn service() -> SocketAddr {
                         // Requests here have no body, so the blank line is their end.
                         if buffer[..filled].ends_with(b"\r\n\r\n") {
                             filled = 0;
-                            if client.write_all(BODY).await.is_err() {
+                            if client.write_all(answer.as_bytes()).await.is_err() {
                                 return;
                             }
                         }
@@ -314,6 +321,77 @@ async fn beside_attackers(host: &Host, service: SocketAddr) -> (f64, f64) {
         }
     }
     (median(alone), median(beside))
+}
+
+/// What the same contract costs by language: a provider of each, in a home of its own.
+async fn languages(put: &mut impl FnMut(&str, f64)) {
+    let service = service(ANY_ACCOUNT);
+    let of_language = |name: &str| target().join(format!("providers/{name}.wasm"));
+    let sdk = [
+        ("rust", "well-behaved", plugin("well_behaved")),
+        ("js", "nextcloud", of_language("nextcloud")),
+        ("python", "wordpress", of_language("wordpress")),
+    ];
+    for (language, provider, file) in sdk {
+        if !file.exists() {
+            println!("{language}: {} is missing; hint: `make langs` builds it", file.display());
+            continue;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let host = open(folder.path()).await;
+        let mib = |path: &Path| fs::metadata(path).expect("a file").len() as f64 / f64::from(1 << 20);
+        put(&format!("{language}_component_mib"), mib(&file));
+        let started = Instant::now();
+        host.carry_out(Operation::PluginInstall { path: file.clone() }).await.expect("installed");
+        put(&format!("{language}_install_s"), started.elapsed().as_secs_f64());
+        put(&format!("{language}_native_mib"), mib(&code(&host, &file)));
+
+        if language == "rust" {
+            add(&host, "one", service).await;
+        } else {
+            host.carry_out(Operation::CredentialAdd(Box::new(with_password("one", provider, service))))
+                .await
+                .expect("a credential");
+        }
+        host.rotation.run_one("one", Action::Validate).await.expect("a first attempt");
+        let mut runs = Vec::new();
+        for _ in 0..201 {
+            let started = Instant::now();
+            host.rotation.run_one("one", Action::Validate).await.expect("an attempt");
+            runs.push(started.elapsed().as_secs_f64() * 1e3);
+        }
+        put(&format!("{language}_validate_ms"), median(runs));
+        let workers = host.supervisor.status();
+        let pid = workers.iter().find(|worker| worker.service == provider).and_then(|worker| worker.pid);
+        put(&format!("{language}_private_mib"), private_kib(pid.expect("a worker")) / 1_024.0);
+        host.close().await;
+    }
+}
+
+/// A credential of the providers whose one key is an app password.
+fn with_password(id: &str, provider: &str, service: SocketAddr) -> AddCredential {
+    AddCredential {
+        credential_id: id.into(),
+        profile_id: None,
+        service: provider.into(),
+        settings: vec![
+            ("base_url".into(), format!("http://{service}")),
+            ("user".into(), "ann".into()),
+        ],
+        private_hosts: Vec::new(),
+        method: None,
+        validate_interval: Some(3_600),
+        max_age: None,
+        identity: None,
+        idle_limit: None,
+        quiet: Vec::new(),
+        keys: vec![KeyInput {
+            name: "app_password".into(),
+            value: SecretInput::new(&Secret::new("an-app-password-0123456789abcdef".to_owned())),
+            expires: None,
+            cookie: None,
+        }],
+    }
 }
 
 /// One attempt where each call gets a process of its own.

@@ -458,7 +458,7 @@ async fn finish(
         stale: attempt.as_ref().is_some_and(|attempt| {
             let first = !promoted && claim.current.as_ref().is_some_and(|current| current.generation == 1);
             machine::is_stale(&attempt.resolved, &jar, first && !requested, finished)
-                || machine::wants_rotation(&verdict)
+                || matches!(&verdict, Verdict::Unknown(why) if machine::wants_rotation(why))
         }),
         spread: spread(&claim.token.credential_id, claim.attempt_number),
     });

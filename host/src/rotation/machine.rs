@@ -217,8 +217,7 @@ pub fn is_stale(resolved: &Resolved, jar: &Jar, unasked_first: bool, at: Millis)
 }
 
 /// The plugin says that asking again teaches nothing and a rotation would.
-pub fn wants_rotation(verdict: &Verdict) -> bool {
-    let Verdict::Unknown(why) = verdict else { return false };
+pub fn wants_rotation(why: &Reason) -> bool {
     why.extras.iter().any(|(name, value)| name == "next" && value == "rotate")
 }
 
@@ -741,7 +740,7 @@ impl Machine {
                     ..reason
                 }),
                 // What could be asked about has run out, which says nothing; the refusal does.
-                verdict @ Verdict::Unknown(_) if self.is_stale_now(clock.wall) || wants_rotation(&verdict) => {
+                Verdict::Unknown(why) if self.is_stale_now(clock.wall) || wants_rotation(&why) => {
                     Verdict::NeedsHuman(Reason {
                         message: format!(
                             "rotation was refused, and nothing else is left that works: {}; hint: `keywheel credential import` puts fresh secrets in force",
@@ -799,7 +798,7 @@ impl Machine {
                 message: format!("{lost}, and the present secret is dead: {}", reason.message),
                 ..reason
             })),
-            Verdict::Unknown(reason) if self.is_stale_now(clock.wall) => {
+            Verdict::Unknown(reason) if self.is_stale_now(clock.wall) || wants_rotation(&reason) => {
                 self.conclude(Verdict::NeedsHuman(Reason {
                     message: format!(
                         "{lost}, and nothing that still works can tell whether it spent the secret: {}; hint: `keywheel credential rotate --now` tries it at that risk, or import fresh secrets",

@@ -69,14 +69,24 @@ impl Provider for GitHubApp {
                 _ => Err(answer.unexpected()),
             },
             401 if answer.said("/message")? != "Bad credentials" => Err(answer.unexpected()),
-            // Known beforehand, and no word about the refresh token.
-            401 if end.is_some_and(|end| end <= cx.now()) => {
-                Ok(Verdict::unknown("the access token has expired; a rotation is due"))
-            }
-            401 => Ok(Verdict::invalid(
-                "GitHub doesn't accept the access token (Bad credentials). If it is only too old, `keywheel credential \
-                 rotate` buys a new one; if the app's authorization was revoked, sign in again and import both tokens",
-            )),
+            401 => Ok(match end {
+                // Known beforehand, and no word about the refresh token.
+                Some(end) if end <= cx.now() => {
+                    Verdict::Unknown(Reason::new("the access token has expired; a refresh is due").rotate_next())
+                }
+                // An imported one may have been of any age.
+                None if cx.has("refresh_token") => Verdict::Unknown(
+                    Reason::new(
+                        "GitHub doesn't accept the access token (Bad credentials), and nobody knows its age: a \
+                         refresh will tell",
+                    )
+                    .rotate_next(),
+                ),
+                _ => Verdict::invalid(
+                    "GitHub doesn't accept the access token (Bad credentials): the app's authorization was revoked, \
+                     or the token never was one. Sign in again and import both tokens",
+                ),
+            }),
             403 if answer.retry_after().is_none() && answer.said("/message")?.contains("rate limit") => {
                 Err(Stop::Unknown(Reason::new(answer.said("/message")?).retry_after(SECONDARY_LIMIT_SECONDS)))
             }

@@ -188,7 +188,7 @@ pub fn rotate(template: &Template, cx: &Cx, method: &str) -> Result<Outcome> {
     let lacking = used.iter().find(|key| !cx.has(key) && is_brought(template, key));
     if let Some(key) = lacking.or(used.first().filter(|_| !used.iter().any(|key| cx.has(key)))) {
         return Err(Stop::needs_human(format!(
-            "the credential has no {key}: add it with `keywheel credential set`"
+            "the credential has no {key}: add it with `keywheel credential import`"
         )));
     }
     let request = Filler::new(cx, template).request(&fields)?;

@@ -7,7 +7,7 @@ use template_provider::check::check;
 use template_provider::fault::{self, told};
 use template_provider::predicate::Seen;
 use template_provider::run;
-use template_provider::template::{Refusal, Rule, Statuses, Template};
+use template_provider::template::{Statuses, Template};
 
 use crate::{read, write};
 
@@ -38,8 +38,7 @@ pub fn run(input: &[u8]) {
         judge(&template, status, None, PAGE.as_bytes());
     }
     // A marked challenge is never the service's word.
-    let challenge: Box<dyn Fn(&str) -> Option<&'static str>> =
-        Box::new(|name: &str| (name == "cf-mitigated").then_some("challenge"));
+    let challenge = Box::new(|name: &str| (name == "cf-mitigated").then_some("challenge"));
     assert!(!run::says_something(&template, &Seen::of(status, challenge, &body)));
 }
 
@@ -58,8 +57,8 @@ fn judge(template: &Template, status: u16, kind: Option<&str>, body: &[u8]) {
             let named = status..=status;
             statuses.as_ref().is_some_and(|statuses| statuses.0.contains(&named))
         };
-        let good = table.valid.iter().any(|rule| of(&(**rule as &Rule).status));
-        let bad = table.needs_human.iter().chain(&table.invalid).any(|rule| of(&(**rule as &Refusal).status));
+        let good = table.valid.iter().any(|rule| of(&rule.status));
+        let bad = table.needs_human.iter().chain(&table.invalid).any(|rule| of(&rule.status));
         assert!(good || bad, "{status} says something for {table:?}");
     }
     if body.is_empty() {
