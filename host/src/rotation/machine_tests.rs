@@ -777,7 +777,7 @@ fn with_a_pending_that_ran_out(class: CommitClass, forced: bool) -> (Machine, Ac
     let extras = vec![("next".to_owned(), "rotate".to_owned())];
     let ran_out = Verdict::Unknown(Reason { message: "it ran out".into(), extras, retry_after: None });
     let ended = Box::new(Ended::Answered(Answer::Validated(ran_out)));
-    let next = machine.on(Event::CallEnded(ended, Box::new(Seen::default())), clock);
+    let next = machine.on(Event::CallEnded(ended, Box::default()), clock);
     (machine, next)
 }
 
