@@ -73,7 +73,7 @@ pub const UNREAD_BYTES: usize = CALL.in_flight as usize * (RESPONSE_BYTES + (1 <
 pub const UNREAD_WALL: Duration = Duration::from_secs(30);
 
 /// Compiling one plugin, in processor time. A Rust plugin takes 50 ms; JavaScript's and Python's
-/// whole engines 6 to 10 s, and twice that on an old machine.
+/// whole engines 6 to 10 s, and twice that on a slow or crowded one.
 pub const COMPILE_CPU: Duration = Duration::from_secs(60);
 
 /// Compiling one plugin, by the clock: a machine with ten things to do at once is no reason to
