@@ -192,7 +192,7 @@ struct Unfit {
     passing: bool,
     digest: Option<String>,
     /// Set where the signature is the reason, or that there is none.
-    signed: Option<Signed>,
+    signed: Option<Box<Signed>>,
 }
 
 impl Unfit {
@@ -893,7 +893,7 @@ impl Registry {
         };
         // Before anything tries to make sense of it: what may not run is not compiled either.
         if let Err(why) = self.admit(&signed, &digest, known) {
-            return Err(Unfit { why, passing: false, digest: Some(digest), signed: Some(signed) });
+            return Err(Unfit { why, passing: false, digest: Some(digest), signed: Some(Box::new(signed)) });
         }
         let stripe = digest.chars().next().and_then(|digit| digit.to_digit(16)).unwrap_or(0);
         let _alone = self.looking[stripe as usize].lock().await;

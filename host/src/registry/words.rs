@@ -407,7 +407,7 @@ pub(super) fn name_of(path: &Path) -> String {
 }
 
 pub(super) fn refused(path: &Path, unfit: &Unfit) -> PluginStatus {
-    let signed = unfit.signed.as_ref().unwrap_or(&Signed::No);
+    let signed = unfit.signed.as_deref().unwrap_or(&Signed::No);
     PluginStatus {
         file: name_of(path),
         state: PluginState::Refused,
