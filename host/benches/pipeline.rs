@@ -138,8 +138,10 @@ fn plugin(name: &str) -> PathBuf {
 /// A loopback service on a thread of its own: whatever is asked, one small answer.
 fn service(body: &'static str) -> SocketAddr {
     let length = body.len();
-    let answer: Arc<str> =
-        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into();
+    let answer: Arc<str> = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .into();
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -374,10 +376,7 @@ fn with_password(id: &str, provider: &str, service: SocketAddr) -> AddCredential
         credential_id: id.into(),
         profile_id: None,
         service: provider.into(),
-        settings: vec![
-            ("base_url".into(), format!("http://{service}")),
-            ("user".into(), "ann".into()),
-        ],
+        settings: vec![("base_url".into(), format!("http://{service}")), ("user".into(), "ann".into())],
         private_hosts: Vec::new(),
         method: None,
         validate_interval: Some(3_600),

@@ -676,17 +676,21 @@ impl Machine {
         match verdict {
             Verdict::Valid(_) => self.promote(verdict),
             Verdict::Invalid(reason) => self.reject(reason),
-            late if self.is_left_over() && wants_rotation(&late) => match late {
-                _ if self.may_renew() => self.renew_pending(),
-                Verdict::Unknown(reason) if self.class_may_burn() => self.keep_pending(Verdict::NeedsHuman(Reason {
+            Verdict::Unknown(late) if self.is_left_over() && wants_rotation(&late) => {
+                if self.may_renew() {
+                    return self.renew_pending();
+                }
+                if !self.class_may_burn() {
+                    return self.keep_pending(Verdict::Unknown(late));
+                }
+                self.keep_pending(Verdict::NeedsHuman(Reason {
                     message: format!(
                         "a new secret was issued and ran out before it could be tested: {}; hint: `keywheel credential rotate --now` rotates it",
-                        reason.message
+                        late.message
                     ),
-                    ..reason
-                })),
-                other => self.keep_pending(other),
-            },
+                    ..late
+                }))
+            }
             other => self.keep_pending(other),
         }
     }
