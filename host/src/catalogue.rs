@@ -197,14 +197,22 @@ const fn kind_word(kind: SettingKind) -> &'static str {
     }
 }
 
-/// Every provider of the catalogue, by service.
+/// Every provider of the catalogue that is there, by service: a build may leave some out.
 ///
 /// # Errors
 /// Where there is no catalogue, or it can't be read.
 pub fn entries() -> Result<Vec<Entry>, CatalogueError> {
-    let path = folder()?.join(INDEX);
+    let folder = folder()?;
+    let path = folder.join(INDEX);
     let read = std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
-    read.map_err(|source| CatalogueError::Index { path, source })
+    let mut entries: Vec<Entry> = read.map_err(|source| CatalogueError::Index { path, source })?;
+    entries.retain(|entry| file_in(&folder, &entry.service).is_some());
+    Ok(entries)
+}
+
+fn file_in(folder: &Path, service: &str) -> Option<PathBuf> {
+    let files = ["wasm", "toml"].map(|extension| folder.join(format!("{service}.{extension}")));
+    files.into_iter().find(|file| file.is_file())
 }
 
 /// The file of one of its services.
@@ -212,12 +220,9 @@ pub fn entries() -> Result<Vec<Entry>, CatalogueError> {
 /// # Errors
 /// Where there is no such service; names the nearest.
 pub fn file(service: &str) -> Result<PathBuf, CatalogueError> {
-    let folder = folder()?;
-    let files = ["wasm", "toml"].map(|extension| folder.join(format!("{service}.{extension}")));
-    let entries = entries()?;
-    let known = entries.iter().any(|entry| entry.service == service);
-    let there = files.into_iter().find(|file| known && file.is_file());
-    there.ok_or_else(|| {
+    let (folder, entries) = (folder()?, entries()?);
+    let known = entries.iter().find(|entry| entry.service == service);
+    known.and_then(|entry| file_in(&folder, &entry.service)).ok_or_else(|| {
         let nearest = entries
             .iter()
             .map(|entry| (strsim::damerau_levenshtein(&entry.service, service), &entry.service))
