@@ -3,6 +3,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Subcommand, ValueEnum};
 use comfy_table::Cell;
@@ -16,7 +17,7 @@ use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
 use crate::catalogue;
 use crate::config::{Home, write_atomically};
-use crate::control::{AddCredential, KeyInput, Operation, Outcome, SecretInput, SetCredential};
+use crate::control::{AddCredential, KeyInput, Operation, Outcome, RefusalKind, SecretInput, SetCredential};
 use crate::credential::{ID_RULE, is_id, now};
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, Reader};
@@ -30,6 +31,11 @@ use crate::vault::Vault;
 
 /// A browser's whole cookie store is a few MiB.
 const LARGEST_IMPORT: u64 = 16 << 20;
+
+/// A credential that was just added is looked at by itself: nobody shall be told that it is busy
+/// because they were quick. Most attempts end sooner.
+const IN_THE_MIDDLE: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -456,11 +462,17 @@ fn table(rows: &[CredentialRow], empty: &str, output: Output) {
 }
 
 async fn run_now(home: &Home, id: String, action: Action, now: bool, output: Output) -> Result<(), Failure> {
-    let Outcome::Report(report) =
-        Connection::once(home, Operation::CredentialRun { credential_id: id, action, now }).await?
-    else {
-        return Err(unexpected());
+    let until = Instant::now() + IN_THE_MIDDLE;
+    let outcome = loop {
+        let operation = Operation::CredentialRun { credential_id: id.clone(), action, now };
+        match Connection::once(home, operation).await {
+            Err(Failure::Refused(refusal)) if refusal.kind == RefusalKind::Busy && Instant::now() < until => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            ended => break ended?,
+        }
     };
+    let Outcome::Report(report) = outcome else { return Err(unexpected()) };
     output.value(&report, || {
         let verdict = report.meta.get("verdict").and_then(serde_json::Value::as_str).unwrap_or("?");
         let rotated = report.meta.get("rotated").and_then(serde_json::Value::as_bool).unwrap_or(false);
