@@ -267,10 +267,12 @@ fn a_plugin_that_came_while_the_disk_was_full_becomes_active_when_it_no_longer_i
         home.run(&["init"]).ok();
         let _daemon = home.serve();
         // The plugin fits, and nothing made from it.
-        fs::write(home.path().join("reserve"), vec![0; 96 << 10]).expect("it fits");
+        let plugin = guest("well_behaved");
+        let size = usize::try_from(fs::metadata(&plugin).expect("built").len()).expect("small");
+        fs::write(home.path().join("reserve"), vec![0; size + (16 << 10)]).expect("it fits");
         let filler = fill(&home.path());
         fs::remove_file(home.path().join("reserve")).expect("the reserve");
-        home.drop_plugin(&guest("well_behaved"));
+        home.drop_plugin(&plugin);
         let refused = home.wait_for_plugin("well_behaved.wasm", "refused");
         assert!(refused["reason"].as_str().is_some_and(|why| why.contains("No space left")), "{refused}");
         fs::remove_file(filler).expect("the filler");
