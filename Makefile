@@ -96,7 +96,7 @@ fuzz: setup
 	[ -z "$$failed" ] || { echo "findings in:$$failed; hint: tests/fuzz/README.md says what to do" >&2; exit 1; }
 
 bench: plugins langs
-	cargo bench --locked -p keywheel --bench pipeline
+	KEYWHEEL_PROVIDERS=$(abspath $(TARGET))/providers cargo bench --locked -p keywheel --bench pipeline
 	cargo bench --locked -p keywheel --bench history
 
 lint: setup
