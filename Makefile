@@ -12,6 +12,8 @@ WASM := wasm32-wasip2
 # The packages whose tests run natively; the guests are only built, as plugins for the tests.
 # Each provider is a crate.
 PROVIDERS := $(patsubst plugins/%/Cargo.toml,-p %,$(wildcard plugins/*/Cargo.toml))
+# Tests see what is optional as well.
+FEATURES := --features keywheel/otel
 TESTED := -p keywheel -p keywheel-sdk $(PROVIDERS) -p keywheel-fuzz
 
 # A long soak: seconds, and SOAK_SEED to repeat the kills of an earlier one.
@@ -70,7 +72,7 @@ demo: build
 	  $(TARGET)/release/keywheel demo $$once
 
 test: plugins langs peers
-	cargo test --locked $(TESTED)
+	cargo test --locked $(TESTED) $(FEATURES)
 
 # The test that every run has for some seconds, here for long; its last line is the figures.
 soak: plugins
@@ -101,7 +103,7 @@ bench: plugins langs
 
 lint: setup
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
 	cargo clippy --locked --target $(WASM) $(PROVIDERS) --lib -- -D warnings
 	cargo clippy --locked --target $(WASM) -p keywheel-guests --examples -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps -p keywheel-sdk

@@ -24,6 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             // Which tokens are over.
             "external",
+            "formats",
             "kit",
             "limits",
             // `doctor` shows the layers of the sandbox as the processes tell them.
@@ -38,8 +39,6 @@ const EDGES: &[(&str, &[&str])] = &[
             "rotation",
             "supervisor",
             "vault",
-            // What `status` shows of the port.
-            "web",
         ],
     ),
     // Runs a plugin as a daemon would, in a home that is gone afterwards.
@@ -73,7 +72,6 @@ const EDGES: &[(&str, &[&str])] = &[
             "retention",
             "rotation",
             "supervisor",
-            "web",
         ],
     ),
     (
@@ -101,7 +99,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     // The port takes secrets in, so it has the redaction of `egress` and the fingerprints of the
     // vault; it writes by commands alone.
-    ("web", &["config", "credential", "db", "egress", "external", "limits", "report", "vault"]),
+    ("web", &["config", "control", "credential", "db", "egress", "external", "limits", "report", "vault"]),
     (
         "rotation",
         &[
@@ -131,6 +129,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("worker", &["limits", "protocol", "provider"]),
     ("egress", &["credential", "limits", "protocol", "provider"]),
     ("db", &["crash", "credential", "external", "limits", "provider", "report"]),
+    // The words in which the registry shows what an operator typed.
+    ("formats", &["credential", "limits", "provider", "registry", "report"]),
+    ("hook", &["limits"]),
     ("retention", &["crash", "credential", "db", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.
@@ -157,17 +158,17 @@ const OWNED: &[(&str, &[&str])] = &[
     ("UdpSocket", &["egress", "supervisor/probe.rs"]),
     ("rusqlite", &["db"]),
     // The demo's daemon is a process of its own, as it is for everybody.
-    // An author's compilers run as the author.
-    ("process::Command", &["cli/demo/daemon.rs", "cli/author/tools.rs"]),
-    ("Command::new(", &["cli/demo/daemon.rs", "cli/author/tools.rs"]),
+    // An author's compilers run as the author, an operator's commands as the daemon.
+    ("process::Command", &["cli/demo/daemon.rs", "cli/author/tools.rs", "hook.rs"]),
+    ("Command::new(", &["cli/demo/daemon.rs", "cli/author/tools.rs", "hook.rs"]),
     ("execve", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("SYS_clone", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("wasmtime", &["worker"]),
     ("chacha20poly1305", &["vault.rs"]),
-    (".master_key()", &["config.rs", "daemon.rs", "cli/init.rs", "cli/credential.rs"]),
+    (".master_key()", &["config", "daemon.rs", "cli/init.rs", "cli/credential.rs"]),
     // `write_atomically` and the listings of folders are all that a file is touched with
     // elsewhere; the key's own name stands where the home is laid out.
-    ("\"master.key\"", &["config.rs"]),
+    ("\"master.key\"", &["config"]),
     ("println!", &["cli/output.rs"]),
     ("seccompiler", &["worker/sandbox.rs"]),
 ];

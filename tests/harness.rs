@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// For what takes milliseconds on an idle machine: long enough for one that builds as well.
-pub const SOON: Duration = Duration::from_secs(20);
+/// For what takes milliseconds on an idle machine: long enough for one that builds as well, and
+/// only ever waited for by a test that fails.
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Looks until there is something, and fails with what was waited for.
 pub fn wait_until<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {

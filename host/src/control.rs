@@ -1,13 +1,16 @@
 //! How a command talks to the running daemon: one JSON line each way over a Unix socket that
 //! only its owner may open. The operations are plain data; `daemon` carries them out.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -24,7 +27,6 @@ use crate::retention::{Position, Pruned, RetentionError, Rules};
 use crate::rotation::plan::{PlanError, Preview};
 use crate::rotation::self_test::SelfTest;
 use crate::supervisor::WorkerStatus;
-use crate::web::HttpStatus;
 
 /// A request with every cookie of a large jar fits; anything longer is no request of ours.
 const LONGEST_LINE: u64 = 4 << 20;
@@ -230,6 +232,28 @@ pub enum Outcome {
     WorkerToken(Box<WorkerToken>),
 }
 
+/// What the running daemon says of its port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpStatus {
+    pub listening: SocketAddr,
+    #[serde(flatten)]
+    pub counted: Counted,
+}
+
+/// Since the daemon started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counted {
+    pub announced: u64,
+    /// Reports that were kept.
+    pub accepted: u64,
+    /// Reports that were here before.
+    pub duplicates: u64,
+    /// What was refused, by the code of the answer.
+    pub refused: BTreeMap<String, u64>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefusalKind {
@@ -320,6 +344,9 @@ impl From<RegistryError> for Refusal {
         }
     }
 }
+
+/// Carries out operations for a part of the daemon that must not know the host.
+pub type Command = Arc<dyn Fn(Operation) -> BoxFuture<'static, Result<Outcome, Refusal>> + Send + Sync>;
 
 /// Makes the socket, in place of one that a killed daemon left behind. The home's lock is
 /// held, so no living daemon owns it.

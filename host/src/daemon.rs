@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::catalogue;
-use crate::config::{self, Config, ConfigError, Home, Isolation};
+use crate::config::{self, Config, ConfigError, Home, Isolation, Live};
 use crate::control::{self, Operation, Outcome, Refusal, SecretInput, WorkerToken};
 use crate::credential::{Jar, Key, Millis, Secret, now};
 use crate::db::external::NewWorkerToken;
@@ -84,7 +84,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Host {
     pub home: Home,
-    pub config: Config,
+    pub config: Live,
     pub vault: Arc<Vault>,
     pub writer: Writer,
     pub supervisor: Supervisor,
@@ -206,6 +206,7 @@ impl Host {
         }
         let http = OnceLock::new();
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
+        let config = Live::new(config);
         Ok(Self { home, config, vault, writer, supervisor, registry, rotation, retention, http, thread })
     }
 
@@ -629,7 +630,7 @@ pub async fn serve(
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move {
             let plugins = host.home.plugins();
-            registry::watch(Arc::clone(&host.registry), &plugins, host.config.rescan(), stop).await;
+            registry::watch(Arc::clone(&host.registry), &plugins, host.config.get().rescan(), stop).await;
         }
     });
     let keeper = tokio::spawn({
@@ -668,11 +669,19 @@ pub async fn serve(
 
 /// Opens the HTTP port where the configuration asks for one. One that can't be had stops the
 /// daemon: whoever asked for it would miss its reports without knowing.
-async fn open_port(host: &Host) -> Result<Option<web::Web>, OpenError> {
-    let Some(listen) = host.config.http.listen else { return Ok(None) };
-    let parts =
-        web::Parts { vault: Arc::clone(&host.vault), writer: host.writer.clone(), reader: host.reader()? };
-    let web = web::Web::open(listen, host.config.http.clone(), parts)
+async fn open_port(host: &Arc<Host>) -> Result<Option<web::Web>, OpenError> {
+    let Some(listen) = host.config.get().http.listen else { return Ok(None) };
+    let of_port = Arc::clone(host);
+    let parts = web::Parts {
+        vault: Arc::clone(&host.vault),
+        writer: host.writer.clone(),
+        reader: host.reader()?,
+        command: Arc::new(move |operation| {
+            let host = Arc::clone(&of_port);
+            Box::pin(async move { host.carry_out(operation).await })
+        }),
+    };
+    let web = web::Web::open(listen, host.config.get().http.clone(), parts)
         .await
         .map_err(|source| OpenError::Listen { listen, source })?;
     host.http.get_or_init(|| web.port());
@@ -682,10 +691,10 @@ async fn open_port(host: &Host) -> Result<Option<web::Web>, OpenError> {
 /// Stops idle workers and wakes the scheduler when the active plugins change.
 async fn keep_house(host: &Host, mut stop: watch::Receiver<bool>) {
     let mut changes = host.registry.changes();
-    let look = IDLE_LOOK.min(host.config.idle_stop());
     while !*stop.borrow() {
+        let idle_stop = host.config.get().idle_stop();
         tokio::select! {
-            () = tokio::time::sleep(look) => host.supervisor.stop_idle(host.config.idle_stop()),
+            () = tokio::time::sleep(IDLE_LOOK.min(idle_stop)) => host.supervisor.stop_idle(idle_stop),
             changed = changes.changed() => if changed.is_ok() { host.rotation.wake() },
             _ = stop.changed() => {}
         }
@@ -694,18 +703,21 @@ async fn keep_house(host: &Host, mut stop: watch::Receiver<bool>) {
 
 /// Deletes the reports that end, a little each minute.
 async fn prune(host: &Host, mut stop: watch::Receiver<bool>) {
-    let config = &host.config.reports;
-    let archive = host.home.archive(config);
-    let keep = (config.keep_per_credential > 0).then_some(config.keep_per_credential);
     let past = Position::Past(String::new());
     let mut from = past.clone();
-    while !*stop.borrow() && (config.keep_days > 0 || keep.is_some()) {
+    while !*stop.borrow() {
+        // Anew each time, for the configuration may be another one by now.
+        let config = host.config.get();
+        let config = &config.reports;
+        let archive = host.home.archive(config);
+        let keep = (config.keep_per_credential > 0).then_some(config.keep_per_credential);
         let days = Millis::from(config.keep_days) * 86_400_000;
         let stored_before = (days > 0).then(|| now().saturating_sub(days));
         let look = async {
             // What is too old, all of it; of what is too many, the next credentials' share.
             let old = Rules { stored_before, ..Rules::default() };
-            let (mut reports, mut position) = (0, Position::START);
+            let start = if stored_before.is_some() { Position::START } else { Position::End };
+            let (mut reports, mut position) = (0, start);
             while position != Position::End {
                 let pruned = host.retention.prune(&old, archive.clone(), position, PRUNE_STEP).await?;
                 (reports, position) = (reports + pruned.reports, pruned.next);

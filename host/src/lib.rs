@@ -15,6 +15,8 @@ pub mod daemon;
 pub mod db;
 pub mod egress;
 pub mod external;
+pub mod formats;
+pub mod hook;
 pub mod kit;
 pub mod limits;
 pub mod protocol;

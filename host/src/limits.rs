@@ -147,3 +147,9 @@ pub const HTTP_PEERS: usize = 4_096;
 /// Attempts in flight over all services: a few hundred kilobytes of memory, and at a tenth of a
 /// second an attempt more than ten thousand a second.
 pub const IN_FLIGHT: usize = 1_024;
+
+/// What the operator's own receivers of webhooks and alerts have to answer in.
+pub const DELIVERY_WALL: Duration = Duration::from_secs(15);
+
+/// What a command of the operator's has to end in: restarting a service takes seconds.
+pub const HOOK_WALL: Duration = Duration::from_secs(30);

@@ -5,13 +5,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use comfy_table::Cell;
 use serde_json::json;
 
 use super::Failure;
 use super::connection::Connection;
-use super::formats;
 use super::operator;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
@@ -22,6 +21,8 @@ use crate::credential::{ID_RULE, is_id, now};
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, Reader};
 use crate::db::writer::WriteError;
+use crate::formats;
+use crate::formats::export::{ExportError, Form, to_form};
 use crate::provider::{Manifest, Resolved};
 use crate::quiet::Quiet;
 use crate::registry::manifest;
@@ -112,7 +113,7 @@ pub enum Command {
     Export {
         id: String,
         #[arg(long, default_value = "netscape")]
-        format: ExportFormat,
+        format: Form,
         /// The URL that a cookie header is for
         #[arg(long)]
         url: Option<String>,
@@ -192,16 +193,6 @@ pub struct Set {
     id: String,
     #[command(flatten)]
     changes: Changes,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum ExportFormat {
-    Netscape,
-    StorageState,
-    BrowserJson,
-    Header,
-    Env,
-    Json,
 }
 
 pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Failure> {
@@ -497,7 +488,7 @@ async fn pause(home: &Home, id: String, paused: bool, output: Output) -> Result<
 fn export(
     home: &Home,
     id: &str,
-    format: ExportFormat,
+    format: Form,
     url: Option<&str>,
     file: Option<&Path>,
     output: Output,
@@ -508,20 +499,10 @@ fn export(
         .sealed_generation(id)?
         .ok_or_else(|| Failure::NotFound(format!("`{id}` has no secrets")))?;
     let jar = open_jar(&vault, id, &sealed)?;
-    let text = match format {
-        ExportFormat::Netscape => formats::to_netscape(&jar),
-        ExportFormat::StorageState => formats::to_storage_state(&jar),
-        ExportFormat::BrowserJson => formats::to_browser_json(&jar),
-        ExportFormat::Env => formats::to_env(&jar),
-        ExportFormat::Json => formats::to_json(&jar),
-        ExportFormat::Header => {
-            let url = url.ok_or_else(|| {
-                Failure::BadInput("a cookie header needs --url: which cookies are sent depends on it".into())
-            })?;
-            formats::to_cookie_header(&jar, url, now())
-        }
-    }
-    .map_err(|error| Failure::BadInput(error.to_string()))?;
+    let text = to_form(&jar, format, url, now()).map_err(|error| match error {
+        ExportError::NoUrl => Failure::BadInput(format!("{error}; hint: --url https://…")),
+        error => Failure::BadInput(error.to_string()),
+    })?;
     match file {
         Some(path) => write_atomically(path, text.expose())
             .map_err(Failure::io(format!("{} can't be written", path.display()))),

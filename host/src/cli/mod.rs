@@ -8,7 +8,6 @@ mod connection;
 mod credential;
 mod demo;
 mod doctor;
-pub mod formats;
 mod init;
 mod operator;
 mod output;

@@ -7,12 +7,11 @@ use super::Failure;
 use super::connection::daemon_answers;
 use super::output::{Output, coloured, relative};
 use crate::config::Home;
-use crate::control::{self, Operation, Outcome};
+use crate::control::{self, HttpStatus, Operation, Outcome};
 use crate::credential::now;
 use crate::db::queries::{Counts, DueCount, ExternalWorkerRow, Reader};
 use crate::registry::{PluginState, PluginStatus};
 use crate::supervisor::WorkerStatus;
-use crate::web::HttpStatus;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -28,6 +28,10 @@ pub const ALL: &[Migration] = &[
     },
     Migration { name: "0005_retention", sql: include_str!("../../../migrations/0005_retention.sql") },
     Migration { name: "0006_rotation", sql: include_str!("../../../migrations/0006_rotation.sql") },
+    Migration {
+        name: "0007_beyond_the_host",
+        sql: include_str!("../../../migrations/0007_beyond_the_host.sql"),
+    },
 ];
 
 /// The schema this binary reads and writes.

@@ -8,10 +8,10 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::commands::{self, FinishRow};
 use super::{
@@ -384,6 +384,21 @@ const GATHER: Duration = Duration::from_micros(500);
 #[derive(Debug, Clone)]
 pub struct Writer {
     queue: mpsc::Sender<Box<dyn Job>>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// What the writing thread has done since it started. Whoever watches it wakes after each commit,
+/// and looks in the database for what it means to him.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub commits: u64,
+    pub commands: u64,
+    /// Tries that failed, of which the next may have succeeded.
+    pub failed_tries: u64,
+    /// All time spent in transactions, their syncs included.
+    pub busy: Duration,
+    /// Why the last batch could not be written; None: it was.
+    pub failing: Option<String>,
 }
 
 /// The writing thread itself. It ends when the last `Writer` is gone and the queue is empty.
@@ -418,10 +433,11 @@ impl Writer {
         first_pause: Duration,
     ) -> Result<(Self, WriterThread), DbError> {
         let (queue, jobs) = mpsc::channel(WRITER_QUEUE);
+        let (tell, progress) = watch::channel(Progress::default());
         let handle = thread::Builder::new()
             .name(String::from("db-writer"))
             .spawn(move || {
-                serve(&db, jobs, first_pause);
+                serve(&db, jobs, first_pause, &tell);
                 // Closing folds the WAL into the file; only then may another host come.
                 if let Err((_, error)) = db.close() {
                     tracing::error!(%error, "the database did not close cleanly");
@@ -429,7 +445,12 @@ impl Writer {
                 drop(lock);
             })
             .map_err(|source| DbError::Io { path: path.to_owned(), source })?;
-        Ok((Self { queue }, WriterThread { handle }))
+        Ok((Self { queue, progress }, WriterThread { handle }))
+    }
+
+    /// Changes with each commit, and when the database can't be written.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
     }
 
     pub(super) async fn run<T: Send + 'static>(
@@ -866,7 +887,12 @@ fn is_transient(error: &rusqlite::Error) -> bool {
     )
 }
 
-fn serve(db: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>, first_pause: Duration) {
+fn serve(
+    db: &Connection,
+    mut jobs: mpsc::Receiver<Box<dyn Job>>,
+    first_pause: Duration,
+    progress: &watch::Sender<Progress>,
+) {
     let (mut failing, mut last_batch) = (false, 0);
     while let Some(first) = jobs.blocking_recv() {
         // Under load a moment's wait lets more commands share a commit, whose price is the same
@@ -882,7 +908,16 @@ fn serve(db: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>, first_pause: D
             batch.push(next);
         }
         last_batch = batch.len();
-        match persist(db, &mut batch, first_pause) {
+        let (began, mut failed_tries) = (Instant::now(), 0);
+        let persisted = persist(db, &mut batch, first_pause, &mut failed_tries);
+        progress.send_modify(|so_far| {
+            so_far.commits += u64::from(persisted.is_ok());
+            so_far.commands += if persisted.is_ok() { last_batch as u64 } else { 0 };
+            so_far.failed_tries += failed_tries;
+            so_far.busy += began.elapsed();
+            so_far.failing = persisted.as_ref().err().map(ToString::to_string);
+        });
+        match persisted {
             Ok(()) => {
                 if failing {
                     tracing::info!("the database can be written again");
@@ -911,11 +946,14 @@ fn persist(
     db: &Connection,
     batch: &mut [Box<dyn Job>],
     first_pause: Duration,
+    failed: &mut u64,
 ) -> Result<(), rusqlite::Error> {
     let mut pause = first_pause;
     let mut tried = 1;
     loop {
-        match transact(db, batch) {
+        let done = transact(db, batch);
+        *failed += u64::from(done.is_err());
+        match done {
             Ok(()) => return Ok(()),
             Err(error) if tried < TRIES => {
                 tracing::warn!(%error, tried, "a database transaction failed, trying again");

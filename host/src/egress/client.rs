@@ -157,17 +157,7 @@ impl Egress {
         // reqwest takes the process's provider and panics without one. Whoever came first
         // installed the same: there is no other in the build.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let extra = match &options.extra_ca_pem {
-            None => Vec::new(),
-            Some(pem) => {
-                let certificates = reqwest::Certificate::from_pem_bundle(pem)
-                    .map_err(|error| EgressError::ExtraCa(Some(error)))?;
-                if certificates.is_empty() {
-                    return Err(EgressError::ExtraCa(None));
-                }
-                certificates
-            }
-        };
+        let extra = extra_certificates(options.extra_ca_pem.as_deref())?;
         let build = |reach| build_client(reach, lookup, &extra);
         let [public, loopback, private] = Reach::ALL;
         Ok(Self {
@@ -931,13 +921,37 @@ fn short(text: &str) -> String {
     line
 }
 
+/// The certificates to trust beside the system's.
+pub(super) fn extra_certificates(pem: Option<&[u8]>) -> Result<Vec<reqwest::Certificate>, EgressError> {
+    let Some(pem) = pem else { return Ok(Vec::new()) };
+    let certificates =
+        reqwest::Certificate::from_pem_bundle(pem).map_err(|error| EgressError::ExtraCa(Some(error)))?;
+    if certificates.is_empty() { Err(EgressError::ExtraCa(None)) } else { Ok(certificates) }
+}
+
+/// A client that trusts the system's certificates and these.
+pub(super) fn trusting(
+    extra: &[reqwest::Certificate],
+    builder: impl Fn() -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client, EgressError> {
+    match builder().tls_certs_merge(extra.iter().cloned()).build() {
+        Err(error) if extra.is_empty() => {
+            // A machine without CA certificates, like a bare container: plain http on
+            // loopback must still work, and https fails with its reason.
+            tracing::warn!(%error, "no system CA certificates, https will fail; hint: install ca-certificates");
+            builder().tls_certs_only([]).build().map_err(EgressError::Client)
+        }
+        built => built.map_err(EgressError::Client),
+    }
+}
+
 fn build_client(
     reach: Reach,
     lookup: &Arc<Lookup>,
     extra: &[reqwest::Certificate],
 ) -> Result<reqwest::Client, EgressError> {
     #[expect(clippy::disallowed_methods, reason = "this is egress, the one place that may")]
-    let builder = || {
+    trusting(extra, || {
         reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -954,17 +968,7 @@ fn build_client(
             .http1_max_headers(limits::RESPONSE_HEADERS)
             // It fits a u32 by far; hyper's own 16 KiB are too few for cookies with claims.
             .http2_max_header_list_size(RESPONSE_HEADER_BYTES as u32)
-    };
-    let built = builder().tls_certs_merge(extra.iter().cloned()).build();
-    match built {
-        Err(error) if extra.is_empty() => {
-            // A machine without CA certificates, like a bare container: plain http on
-            // loopback must still work, and https fails with its reason.
-            tracing::warn!(%error, "no system CA certificates, https will fail; hint: install ca-certificates");
-            builder().tls_certs_only([]).build().map_err(EgressError::Client)
-        }
-        built => built.map_err(EgressError::Client),
-    }
+    })
 }
 
 /// Resolves a name and lets through only what its reach allows. The connector dials exactly

@@ -4,7 +4,7 @@
 //!
 //! `policy`, `template`, `cookies`, `capture`, `redact`, `seen`, `clock` and `restraint` are pure
 //! and decide; `client` is the shell that resolves, connects, reads and keeps the time. `preview`
-//! composes and sends nothing.
+//! composes and sends nothing. `delivery` sends what the operator, and no plugin, wants sent.
 //!
 //! **Invariant:** what a service issued is in `Exchange` before anything else can fail, and
 //! stays there until someone takes it with `Exchange::take_changes` or got it in `Exchanged`.
@@ -13,6 +13,7 @@ pub mod capture;
 mod client;
 mod clock;
 pub mod cookies;
+pub mod delivery;
 pub mod policy;
 pub mod preview;
 pub mod redact;

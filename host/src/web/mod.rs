@@ -9,7 +9,6 @@ pub mod intake;
 mod server;
 mod workers;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,10 +17,10 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::Http;
+use crate::control::{Command, Counted, HttpStatus};
 use crate::db::queries::Reader;
 use crate::db::writer::Writer;
 use crate::vault::Vault;
@@ -34,6 +33,8 @@ pub struct Parts {
     pub vault: Arc<Vault>,
     pub writer: Writer,
     pub reader: Reader,
+    /// What else the daemon can be asked and told.
+    pub command: Command,
 }
 
 /// The open port. What comes before `serve` waits in the kernel.
@@ -42,28 +43,6 @@ pub struct Web {
     options: Http,
     parts: Parts,
     port: Arc<Port>,
-}
-
-/// What the running daemon says of its port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HttpStatus {
-    pub listening: SocketAddr,
-    #[serde(flatten)]
-    pub counted: Counted,
-}
-
-/// Since the daemon started.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Counted {
-    pub announced: u64,
-    /// Reports that were kept.
-    pub accepted: u64,
-    /// Reports that were here before.
-    pub duplicates: u64,
-    /// What was refused, by the code of the answer.
-    pub refused: BTreeMap<String, u64>,
 }
 
 /// The counts of a port, shared by its routes and by who asks for the status.
@@ -92,6 +71,8 @@ struct Shared {
     gate: Gate,
     vault: Arc<Vault>,
     writer: Writer,
+    #[expect(dead_code, reason = "for pages and the API")]
+    command: Command,
     port: Arc<Port>,
 }
 
@@ -118,6 +99,7 @@ impl Web {
             gate: Gate::new(&options, parts.reader, Arc::clone(&parts.vault)),
             vault: parts.vault,
             writer: parts.writer,
+            command: parts.command,
             port,
         });
         server::serve(door, routes(shared), stop).await;

@@ -1,12 +1,12 @@
 //! Imports: any text is read or refused in words without control characters; what was read comes
 //! back from each export; and what `select` keeps belongs to the service and fits a header.
 
-use keywheel::cli::formats::{
-    Format, Imported, ImportedCookie, parse, select, to_browser_json, to_cookie_header, to_env, to_json,
-    to_netscape, to_storage_state,
-};
 use keywheel::credential::{Jar, Key, Secret};
 use keywheel::egress::cookies;
+use keywheel::formats::export::{
+    to_browser_json, to_cookie_header, to_env, to_json, to_netscape, to_storage_state,
+};
+use keywheel::formats::{Format, Imported, ImportedCookie, parse, select};
 use keywheel::provider::{AllowedOrigin, CookieLocation, KeySpec, Location, Resolved};
 use url::Url;
 

@@ -14,8 +14,9 @@ use serde_json::json;
 
 use super::{shown, trace};
 use crate::cli::output::Output;
-use crate::cli::{Failure, credential, formats};
+use crate::cli::{Failure, credential};
 use crate::credential::{Jar, Secret, now};
+use crate::formats;
 use crate::kit::fixture::{self, Given, OUTCOMES, VERDICTS, Which};
 use crate::kit::record::{Wanted, recording};
 use crate::kit::{Case, Kit, Options, Run, Service, checks};
@@ -273,7 +274,7 @@ impl<'p> Saved<'p> {
 fn lines(jar: &Jar) -> Secret {
     let is_line = |bytes: &[u8]| !bytes.iter().any(|byte| matches!(byte, b'\n' | b'\r' | 0));
     if !jar.keys.iter().all(|key| is_line(key.secret.expose()))
-        && let Ok(json) = formats::to_json(jar)
+        && let Ok(json) = formats::export::to_json(jar)
     {
         return json;
     }

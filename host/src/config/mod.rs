@@ -1,4 +1,5 @@
-//! Where an installation lives and what its operator chose: read once, then immutable. A leaf.
+//! Where an installation lives and what its operator chose. A configuration never changes; a
+//! running daemon may be given another one (`Live`), and each part says whether it follows. A leaf.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,10 +8,13 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+
+use tokio::sync::watch;
 
 use crate::protocol::Require;
 use crate::quiet::Quiet;
@@ -37,6 +41,29 @@ pub enum ConfigError {
     },
     #[error("{path}: {message}")]
     Parse { path: PathBuf, message: String },
+}
+
+/// The configuration in force.
+#[derive(Debug, Clone)]
+pub struct Live(Arc<watch::Sender<Arc<Config>>>);
+
+impl Live {
+    pub fn new(config: Config) -> Self {
+        Self(Arc::new(watch::channel(Arc::new(config)).0))
+    }
+
+    pub fn get(&self) -> Arc<Config> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Wakes whoever follows changes.
+    pub fn changes(&self) -> watch::Receiver<Arc<Config>> {
+        self.0.subscribe()
+    }
+
+    pub fn replace(&self, config: Config) {
+        self.0.send_replace(Arc::new(config));
+    }
 }
 
 /// The folder of one installation.
