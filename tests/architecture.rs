@@ -132,6 +132,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // The words in which the registry shows what an operator typed.
     ("formats", &["credential", "limits", "provider", "registry", "report"]),
     ("hook", &["limits"]),
+    ("webhook_signature", &["credential"]),
     ("retention", &["crash", "credential", "db", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.

@@ -29,6 +29,7 @@ pub mod rotation;
 pub mod supervisor;
 pub mod vault;
 pub mod web;
+pub mod webhook_signature;
 pub mod worker;
 
 /// An attempt makes hundreds of small allocations on whichever thread runs it; glibc's allocator
