@@ -4,4 +4,58 @@
 
 -- Tokens of the API.
 
+CREATE TABLE api_tokens (
+    -- Public: the first part of the token itself, 16 hexadecimal digits.
+    token_id     TEXT    PRIMARY KEY,
+    name         TEXT    NOT NULL,
+    -- The vault's tag over the whole token. The token itself is shown once and kept nowhere.
+    tag          BLOB    NOT NULL,
+    -- What it may do, and with which credentials.
+    scopes_json  TEXT    NOT NULL,
+    reach_json   TEXT    NOT NULL,
+    created_at   INTEGER NOT NULL,
+    -- To the minute, but for reads of secrets.
+    last_used_at INTEGER,
+    expires_at   INTEGER,
+    revoked_at   INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- Each secret that left by the port. The same again within an hour is counted in its row, and the
+-- oldest rows end, so that neither table grows without bound. They are two so that a flood of
+-- refusals pushes out no read.
+CREATE TABLE api_reads (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    first_at      INTEGER NOT NULL,
+    last_at       INTEGER NOT NULL,
+    times         INTEGER NOT NULL,
+    token_id      TEXT    NOT NULL,
+    -- The address it came from, of IPv6 the network.
+    peer          TEXT    NOT NULL,
+    credential_id TEXT    NOT NULL,
+    generation    INTEGER NOT NULL,
+    form          TEXT    NOT NULL
+) STRICT;
+
+CREATE INDEX api_reads_by_token ON api_reads (token_id, id);
+
+-- Each request of the API that was refused.
+CREATE TABLE api_refusals (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    first_at      INTEGER NOT NULL,
+    last_at       INTEGER NOT NULL,
+    times         INTEGER NOT NULL,
+    reason        TEXT    NOT NULL,
+    -- NULL: there was none, or none that is known.
+    token_id      TEXT,
+    peer          TEXT    NOT NULL,
+    -- Asked for with a token that is genuine; it may not exist. NULL: none, or no name of one.
+    credential_id TEXT
+) STRICT;
+
+CREATE INDEX api_refusals_by_peer ON api_refusals (peer, id);
+CREATE INDEX api_refusals_by_token ON api_refusals (token_id, id) WHERE token_id IS NOT NULL;
+
+-- What a token for a profile reaches.
+CREATE INDEX credentials_by_profile ON credentials (profile_id) WHERE profile_id IS NOT NULL;
+
 -- Alerts and what is still to be delivered of them.

@@ -22,8 +22,6 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "daemon",
             "db",
-            // Which tokens are over.
-            "external",
             "formats",
             "kit",
             "limits",
@@ -38,6 +36,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "retention",
             "rotation",
             "supervisor",
+            // Which tokens are over, and what they may do.
+            "token",
             "vault",
         ],
     ),
@@ -72,6 +72,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "retention",
             "rotation",
             "supervisor",
+            // What a token is to do and to reach.
+            "token",
         ],
     ),
     (
@@ -83,7 +85,6 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "db",
             "egress",
-            "external",
             "limits",
             "protocol",
             "provider",
@@ -93,13 +94,30 @@ const EDGES: &[(&str, &[&str])] = &[
             "retention",
             "rotation",
             "supervisor",
+            "token",
             "vault",
             "web",
         ],
     ),
     // The port takes secrets in, so it has the redaction of `egress` and the fingerprints of the
-    // vault; it writes by commands alone.
-    ("web", &["config", "control", "credential", "db", "egress", "external", "limits", "report", "vault"]),
+    // vault; it writes by commands alone. The API opens what is in force and puts it into a form.
+    (
+        "web",
+        &[
+            "config",
+            "control",
+            "credential",
+            "db",
+            "egress",
+            "external",
+            "formats",
+            "limits",
+            "report",
+            "sealing",
+            "token",
+            "vault",
+        ],
+    ),
     (
         "rotation",
         &[
@@ -115,6 +133,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "quiet",
             "registry",
             "report",
+            "sealing",
             "supervisor",
             "vault",
         ],
@@ -128,7 +147,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("supervisor", &["credential", "limits", "protocol", "provider", "worker"]),
     ("worker", &["limits", "protocol", "provider"]),
     ("egress", &["credential", "limits", "protocol", "provider"]),
-    ("db", &["crash", "credential", "external", "limits", "provider", "report"]),
+    ("db", &["crash", "credential", "external", "limits", "provider", "report", "token"]),
+    ("sealing", &["credential", "db", "vault"]),
     // The words in which the registry shows what an operator typed.
     ("formats", &["credential", "limits", "provider", "registry", "report"]),
     ("hook", &["limits"]),
@@ -143,6 +163,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("quiet", &["credential"]),
     ("report", &["credential"]),
     ("external", &["credential"]),
+    ("token", &["credential"]),
     // Where a cookie goes follows from what a provider says of it.
     ("credential", &["provider"]),
     ("catalogue", &["provider"]),

@@ -27,6 +27,7 @@ use crate::retention::{Position, Pruned, RetentionError, Rules};
 use crate::rotation::plan::{PlanError, Preview};
 use crate::rotation::self_test::SelfTest;
 use crate::supervisor::WorkerStatus;
+use crate::token::{Reach, Scope};
 
 /// A request with every cookie of a large jar fits; anything longer is no request of ours.
 const LONGEST_LINE: u64 = 4 << 20;
@@ -129,6 +130,16 @@ pub enum Operation {
     WorkerTokenRevoke {
         token_id: String,
     },
+    ApiTokenCreate {
+        name: String,
+        reach: Reach,
+        scopes: Vec<Scope>,
+        /// From now; None: never over by itself.
+        expires_seconds: Option<u32>,
+    },
+    ApiTokenRevoke {
+        token_id: String,
+    },
     CredentialSet(SetCredential),
 }
 
@@ -178,6 +189,14 @@ pub struct WorkerToken {
     pub expires_at: Option<Millis>,
     /// Whether a plugin serves its service too.
     pub served: bool,
+}
+
+/// A token of the API, the one time that it is shown.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ApiToken {
+    pub token_id: String,
+    pub token: SecretInput,
+    pub expires_at: Option<Millis>,
 }
 
 /// The one place where a secret is serialised: between two processes of one user, over a
@@ -230,6 +249,7 @@ pub enum Outcome {
         clock_behind: Option<i64>,
     },
     WorkerToken(Box<WorkerToken>),
+    ApiToken(Box<ApiToken>),
 }
 
 /// What the running daemon says of its port.

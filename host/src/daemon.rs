@@ -13,14 +13,15 @@ use tokio::sync::watch;
 
 use crate::catalogue;
 use crate::config::{self, Config, ConfigError, Home, Isolation, Live};
-use crate::control::{self, Operation, Outcome, Refusal, SecretInput, WorkerToken};
-use crate::credential::{Jar, Key, Millis, Secret, now};
+use crate::control::{self, ApiToken, Operation, Outcome, Refusal, SecretInput, WorkerToken};
+use crate::credential::{ID_RULE, Jar, Key, Millis, Secret, is_id, now};
+use crate::db::api_tokens::NewApiToken;
 use crate::db::external::NewWorkerToken;
 use crate::db::queries::{GenerationRow, ReadError, Reader};
 use crate::db::writer::{NewCredential, NewGeneration, ScheduleChange, WriteError, Writer, WriterThread};
 use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Between, Egress, EgressError, EgressOptions};
-use crate::external;
+use crate::limits;
 use crate::provider::KeySpec;
 use crate::quiet::Quiet;
 use crate::registry::{self, Providers, Registry, RegistryError};
@@ -28,10 +29,11 @@ use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
 use crate::supervisor::Supervisor;
+use crate::token::{self, Reach, Scope};
 use crate::vault::{Vault, VaultError};
 use crate::web;
 
-/// Of a token for external workers: a column of a table.
+/// A column of a table.
 const LONGEST_TOKEN_NAME: usize = 64;
 
 /// How often idle workers are looked for, and half the shortest idle time that is honoured.
@@ -338,6 +340,14 @@ impl Host {
                 self.writer.revoke_worker_token(&token_id).await?;
                 Ok(Outcome::Done)
             }
+            Operation::ApiTokenCreate { name, reach, scopes, expires_seconds } => {
+                let token = self.create_api_token(name, reach, scopes, expires_seconds).await?;
+                Ok(Outcome::ApiToken(Box::new(token)))
+            }
+            Operation::ApiTokenRevoke { token_id } => {
+                self.writer.revoke_api_token(&token_id).await?;
+                Ok(Outcome::Done)
+            }
             Operation::CredentialSelfTest { credential_id } => {
                 let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
                 Ok(Outcome::SelfTested(self.rotation.self_test(reader, &credential_id).await?))
@@ -361,14 +371,8 @@ impl Host {
     ) -> Result<WorkerToken, Refusal> {
         registry::manifest::check_service_name(&service)
             .map_err(|error| Refusal::bad_input(error.to_string()))?;
-        let is_short = !name.is_empty() && name.len() <= LONGEST_TOKEN_NAME;
-        if !is_short || name.contains(registry::manifest::is_deceptive) {
-            return Err(Refusal::bad_input(format!(
-                "a token can't be named {name:?}; allowed: 1 to {LONGEST_TOKEN_NAME} bytes of printable text"
-            )));
-        }
-        let token = external::new_token()
-            .map_err(|error| Refusal::internal(format!("the system gives no random bytes: {error}")))?;
+        check_token_name(&name)?;
+        let token = token::Kind::Worker.make().map_err(no_chance)?;
         let expires_at = expires_seconds.map(|seconds| now() + Millis::from(seconds) * 1_000);
         let served = self.rotation.providers.get(&service).is_some();
         self.writer
@@ -376,11 +380,84 @@ impl Host {
                 token_id: token.id.clone(),
                 name,
                 service,
-                tag: self.vault.tag(external::tagged(&token.text).expose()),
+                tag: self.vault.tag(token::Kind::Worker.tagged(&token.text).expose()),
                 expires_at,
             })
             .await?;
         Ok(WorkerToken { token_id: token.id, token: SecretInput::new(&token.text), expires_at, served })
+    }
+
+    async fn create_api_token(
+        &self,
+        name: String,
+        reach: Reach,
+        mut scopes: Vec<Scope>,
+        expires_seconds: Option<u32>,
+    ) -> Result<ApiToken, Refusal> {
+        check_token_name(&name)?;
+        scopes.sort_unstable();
+        scopes.dedup();
+        if scopes.is_empty() {
+            return Err(Refusal::bad_input("a token needs a scope; allowed: read, state, ack, metrics"));
+        }
+        let needs_reach = scopes.iter().any(|scope| *scope != Scope::Metrics);
+        let reach = self.check_reach(reach, needs_reach)?;
+        let token = token::Kind::Api.make().map_err(no_chance)?;
+        let expires_at = expires_seconds.map(|seconds| now() + Millis::from(seconds) * 1_000);
+        self.writer
+            .create_api_token(NewApiToken {
+                token_id: token.id.clone(),
+                name,
+                tag: self.vault.tag(token::Kind::Api.tagged(&token.text).expose()),
+                scopes,
+                reach,
+                expires_at,
+            })
+            .await?;
+        Ok(ApiToken { token_id: token.id, token: SecretInput::new(&token.text), expires_at })
+    }
+
+    /// What a token is to reach, where that can be: a name that nobody has is a slip more often
+    /// than a plan.
+    fn check_reach(&self, reach: Reach, is_needed: bool) -> Result<Reach, Refusal> {
+        match reach {
+            Reach::Nothing if is_needed => Err(Refusal::bad_input(
+                "a token for secrets, states or acknowledgements must reach some; allowed: credentials, a service or a profile",
+            )),
+            Reach::Nothing => Ok(Reach::Nothing),
+            _ if !is_needed => Err(Refusal::bad_input(
+                "a token for metrics alone reaches no credential; hint: leave credentials, service and profile out",
+            )),
+            Reach::Credentials(mut ids) => {
+                ids.sort_unstable();
+                ids.dedup();
+                let most = limits::API_CREDENTIALS_PER_TOKEN;
+                if ids.is_empty() || ids.len() > most {
+                    return Err(Refusal::bad_input(format!(
+                        "a token can't name {} credentials; allowed: 1 to {most}; hint: a service or a profile has any number",
+                        ids.len()
+                    )));
+                }
+                let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
+                for id in &ids {
+                    let found =
+                        reader.credential(id).map_err(|error| Refusal::internal(error.to_string()))?;
+                    if found.is_none() {
+                        return Err(Refusal::not_found(format!("no credential `{id}`")));
+                    }
+                }
+                Ok(Reach::Credentials(ids))
+            }
+            Reach::Service(service) => {
+                registry::manifest::check_service_name(&service)
+                    .map_err(|error| Refusal::bad_input(error.to_string()))?;
+                Ok(Reach::Service(service))
+            }
+            Reach::Profile(profile) if is_id(&profile) => Ok(Reach::Profile(profile)),
+            Reach::Profile(profile) => {
+                Err(Refusal::bad_input(format!("{profile:?} is no profile; allowed: {ID_RULE}")))
+            }
+        }
     }
 
     async fn add(&self, new: control::AddCredential) -> Result<(), Refusal> {
@@ -541,6 +618,20 @@ impl Host {
             .collect();
         Jar { keys }
     }
+}
+
+fn check_token_name(name: &str) -> Result<(), Refusal> {
+    let is_short = !name.is_empty() && name.len() <= LONGEST_TOKEN_NAME;
+    if is_short && !name.contains(registry::manifest::is_deceptive) {
+        return Ok(());
+    }
+    Err(Refusal::bad_input(format!(
+        "a token can't be named {name:?}; allowed: 1 to {LONGEST_TOKEN_NAME} bytes of printable text"
+    )))
+}
+
+fn no_chance(error: impl fmt::Display) -> Refusal {
+    Refusal::internal(format!("the system gives no random bytes: {error}"))
 }
 
 /// Which generation a rollback brings back: the one that was named, or the newest that was in

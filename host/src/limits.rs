@@ -144,6 +144,29 @@ pub const HTTP_FAILED_SIGN_INS: u32 = 20;
 /// Peer addresses whose failed sign-ins are counted apart; all others share one count.
 pub const HTTP_PEERS: usize = 4_096;
 
+/// Credentials that one token of the API may name; more of them share a service or a profile.
+pub const API_CREDENTIALS_PER_TOKEN: usize = 100;
+
+/// Rows of each of the API's two histories, a hundred bytes and their indexes each: 20 MB at most.
+pub const API_HISTORY_ROWS: i64 = 100_000;
+
+/// How many of a token's or a peer's newest rows are looked at for one that says the same. A
+/// reader has a handful of credentials; who tries more names fills rows, up to the bound above.
+pub const API_HISTORY_LOOKED_BACK: u32 = 64;
+
+/// The longest wait for a newer generation: what proxies let a silent answer take.
+pub const API_WAIT: Duration = Duration::from_secs(60);
+
+/// Such waits at once, of the port's connections: a quarter, so that there are always others.
+pub const API_WAITING: usize = HTTP_CONNECTIONS / 4;
+
+/// Between two looks of those who wait, at the most so often: a busy writer commits a thousand
+/// times a second.
+pub const API_LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Credentials on one page of a list.
+pub const API_PAGE: u32 = 1_000;
+
 /// Attempts in flight over all services: a few hundred kilobytes of memory, and at a tenth of a
 /// second an attempt more than ten thousand a second.
 pub const IN_FLIGHT: usize = 1_024;

@@ -2,6 +2,7 @@
 //! running daemon, or open the home themselves where none runs; commands that only read do so
 //! from the database either way.
 
+mod api_token;
 mod author;
 mod completions;
 mod connection;
@@ -76,6 +77,9 @@ enum Command {
     /// Tokens for workers that can't be plugins: create, list, revoke
     #[command(subcommand)]
     WorkerToken(worker_token::Command),
+    /// Tokens for programs that read secrets over HTTP: create, list, revoke, history
+    #[command(subcommand)]
+    ApiToken(api_token::Command),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -201,6 +205,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Credential(command) => credential::run(home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
+        Command::ApiToken(command) => api_token::run(&home()?, command, output).await,
         Command::Completions { shell } => {
             completions::print(shell, output);
             Ok(())

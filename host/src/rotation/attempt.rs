@@ -15,7 +15,7 @@ use super::verdict;
 use crate::crash;
 use crate::credential::{Jar, Key, Millis, now};
 use crate::db::writer::{Claim, Finish, GenerationChange, MonitorUpdate, WriteError};
-use crate::db::{Action, SealedGeneration, SealedKey};
+use crate::db::{Action, SealedGeneration};
 use crate::egress::{Exchange, KeyChange, Seen, redact_text};
 use crate::limits;
 use crate::protocol::{
@@ -24,8 +24,8 @@ use crate::protocol::{
 use crate::provider::{Manifest, Resolved, ResolvedMethod};
 use crate::registry::ActiveProvider;
 use crate::report::{Report, Status, iso8601};
+pub use crate::sealing::{open_jar, seal_jar};
 use crate::supervisor::{CallError, CallEvent, RunningCall};
-use crate::vault::{Place, Vault, VaultError};
 
 /// Between two tries to store what was issued, each of which retries by itself.
 const STORE_AGAIN: Duration = Duration::from_millis(500);
@@ -620,47 +620,6 @@ fn spread(credential: &str, attempt: u32) -> u64 {
         .bytes()
         .chain(attempt.to_le_bytes())
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// Opens every key of a stored generation.
-///
-/// # Errors
-/// Where a value was changed, moved or sealed with another master key.
-pub fn open_jar(vault: &Vault, credential: &str, sealed: &SealedGeneration) -> Result<Jar, VaultError> {
-    let open = |key: &SealedKey| {
-        let place = Place { credential, generation: sealed.generation, key: &key.name };
-        Ok(Key {
-            name: key.name.clone(),
-            secret: vault.open_sealed(place, &key.sealed)?,
-            fingerprint: key.fingerprint.clone(),
-            expires: key.expires,
-            cookie: key.cookie.clone(),
-        })
-    };
-    Ok(Jar { keys: sealed.keys.iter().map(open).collect::<Result<_, _>>()? })
-}
-
-/// Seals every key for the generation it is about to become.
-///
-/// # Errors
-/// Where the system gives no random bytes.
-pub fn seal_jar(
-    vault: &Vault,
-    credential: &str,
-    generation: u32,
-    jar: &Jar,
-) -> Result<Vec<SealedKey>, VaultError> {
-    let seal = |key: &Key| {
-        let place = Place { credential, generation, key: &key.name };
-        Ok(SealedKey {
-            name: key.name.clone(),
-            sealed: vault.seal(place, &key.secret)?,
-            fingerprint: key.fingerprint.clone(),
-            expires: key.expires,
-            cookie: key.cookie.clone(),
-        })
-    };
-    jar.keys.iter().map(seal).collect()
 }
 
 #[cfg(test)]

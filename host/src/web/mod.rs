@@ -1,9 +1,11 @@
 //! The HTTP port: what is served there and how it is wired. `server` owns connections and their
 //! end, `gate` who may come in, `intake` what a message must look like, `workers` the routes of
-//! external workers. It reads the database through `db::queries` and writes through the one
-//! writer, and never answers with a token or with a value of `cookieKeys`.
+//! external workers, `api` those of programs that use the secrets. It reads the database through
+//! `db::queries` and writes through the one writer, and never answers with a token or with a value
+//! of `cookieKeys`; a secret leaves by `api` alone.
 
 mod answer;
+mod api;
 mod gate;
 pub mod intake;
 mod server;
@@ -17,12 +19,13 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::Http;
 use crate::control::{Command, Counted, HttpStatus};
 use crate::db::queries::Reader;
 use crate::db::writer::Writer;
+use crate::limits;
 use crate::vault::Vault;
 use answer::Refused;
 use gate::Gate;
@@ -74,6 +77,9 @@ struct Shared {
     #[expect(dead_code, reason = "for pages and the API")]
     command: Command,
     port: Arc<Port>,
+    /// So many may wait for a newer generation at once.
+    waiting: Semaphore,
+    stop: watch::Receiver<bool>,
 }
 
 impl Web {
@@ -101,14 +107,17 @@ impl Web {
             writer: parts.writer,
             command: parts.command,
             port,
+            waiting: Semaphore::new(limits::API_WAITING),
+            stop: stop.clone(),
         });
-        server::serve(door, routes(shared), stop).await;
+        tokio::join!(server::serve(door, routes(Arc::clone(&shared)), stop), api::keep_history(&shared));
     }
 }
 
 fn routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .merge(workers::routes())
+        .merge(api::routes())
         .fallback(|State(shared): State<Arc<Shared>>| async move { shared.refuse(Refused::no_such_path()) })
         .method_not_allowed_fallback(|State(shared): State<Arc<Shared>>| async move {
             shared.refuse(Refused::method())
