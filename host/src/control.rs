@@ -257,6 +257,8 @@ pub enum Outcome {
 #[serde(rename_all = "camelCase")]
 pub struct HttpStatus {
     pub listening: SocketAddr,
+    /// Clients that wait for a newer generation.
+    pub waiting: usize,
     #[serde(flatten)]
     pub counted: Counted,
 }

@@ -53,11 +53,17 @@ pub struct Web {
 pub struct Port {
     listening: SocketAddr,
     counted: Mutex<Counted>,
+    /// So many may wait for a newer generation at once.
+    waiting: Semaphore,
 }
 
 impl Port {
     pub fn status(&self) -> HttpStatus {
-        HttpStatus { listening: self.listening, counted: self.counted(|counted| counted.clone()) }
+        HttpStatus {
+            listening: self.listening,
+            waiting: limits::API_WAITING - self.waiting.available_permits(),
+            counted: self.counted(|counted| counted.clone()),
+        }
     }
 
     fn counted<T>(&self, change: impl FnOnce(&mut Counted) -> T) -> T {
@@ -77,8 +83,6 @@ struct Shared {
     #[expect(dead_code, reason = "for pages and the API")]
     command: Command,
     port: Arc<Port>,
-    /// So many may wait for a newer generation at once.
-    waiting: Semaphore,
     stop: watch::Receiver<bool>,
 }
 
@@ -89,7 +93,11 @@ impl Web {
     /// The system's: the address is in use, or isn't this machine's.
     pub async fn open(listen: SocketAddr, options: Http, parts: Parts) -> io::Result<Self> {
         let door = Door::open(listen).await?;
-        let port = Arc::new(Port { listening: door.address(), counted: Mutex::default() });
+        let port = Arc::new(Port {
+            listening: door.address(),
+            counted: Mutex::default(),
+            waiting: Semaphore::new(limits::API_WAITING),
+        });
         Ok(Self { door, options, parts, port })
     }
 
@@ -107,7 +115,6 @@ impl Web {
             writer: parts.writer,
             command: parts.command,
             port,
-            waiting: Semaphore::new(limits::API_WAITING),
             stop: stop.clone(),
         });
         tokio::join!(server::serve(door, routes(Arc::clone(&shared)), stop), api::keep_history(&shared));
