@@ -142,10 +142,8 @@ async fn look(shared: &Shared) -> Facts {
 
 async fn is_writable(shared: &Shared) -> bool {
     let progress = shared.writer.progress().borrow().clone();
-    if progress.failing.is_some() {
-        return false;
-    }
-    {
+    // Where the last write failed the next one tells, also while nobody else writes.
+    if progress.failing.is_none() {
         let mut written = hold(&shared.pulse.written);
         if written.0 != progress.commits {
             *written = (progress.commits, Instant::now());
