@@ -86,6 +86,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             "egress",
             "limits",
+            "meter",
             "protocol",
             "provider",
             "quiet",
@@ -128,6 +129,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             "egress",
             "limits",
+            // Attempts are counted where they end.
+            "meter",
             "protocol",
             "provider",
             "quiet",
@@ -146,7 +149,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // `worker` only for the numbers of a child's descriptors, and the list of a probe's attempts.
     ("supervisor", &["credential", "limits", "protocol", "provider", "worker"]),
     ("worker", &["limits", "protocol", "provider"]),
-    ("egress", &["credential", "limits", "protocol", "provider"]),
+    ("egress", &["credential", "limits", "meter", "protocol", "provider"]),
     ("db", &["crash", "credential", "external", "limits", "provider", "report", "token"]),
     ("sealing", &["credential", "db", "vault"]),
     // The words in which the registry shows what an operator typed.
@@ -167,6 +170,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // Where a cookie goes follows from what a provider says of it.
     ("credential", &["provider"]),
     ("catalogue", &["provider"]),
+    ("meter", &[]),
     ("crash", &[]),
     ("lib", &[]),
 ];

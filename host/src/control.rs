@@ -1,7 +1,7 @@
 //! How a command talks to the running daemon: one JSON line each way over a Unix socket that
 //! only its owner may open. The operations are plain data; `daemon` carries them out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -39,6 +39,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 #[serde(rename_all = "kebab-case", tag = "op")]
 pub enum Operation {
     Status,
+    /// What metrics and readiness look at, without a query.
+    Vitals,
     PluginList,
     PluginCheck {
         path: PathBuf,
@@ -250,6 +252,25 @@ pub enum Outcome {
     },
     WorkerToken(Box<WorkerToken>),
     ApiToken(Box<ApiToken>),
+    Vitals(Box<Vitals>),
+}
+
+/// How the daemon's parts are.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Vitals {
+    pub workers: Vec<WorkerStatus>,
+    /// Files of the plugin folder by state.
+    pub plugins: BTreeMap<String, u64>,
+    /// Those that a plugin serves.
+    pub services: BTreeSet<String>,
+    pub paused: BTreeSet<String>,
+    /// Those that something holds up, the paused ones included.
+    pub held: BTreeSet<String>,
+    pub in_flight: usize,
+    /// How far the services' clocks are ahead of this host's, in milliseconds, where it matters.
+    pub clock_behind: Option<i64>,
+    /// When it was last looked for what is due; None: not yet.
+    pub looked: Option<Millis>,
 }
 
 /// What the running daemon says of its port.
@@ -257,6 +278,8 @@ pub enum Outcome {
 #[serde(rename_all = "camelCase")]
 pub struct HttpStatus {
     pub listening: SocketAddr,
+    /// Clients that wait for a newer generation.
+    pub waiting: usize,
     #[serde(flatten)]
     pub counted: Counted,
 }

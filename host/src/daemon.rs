@@ -2,6 +2,7 @@
 //! of it. The same `Host` serves a running daemon and a command that works without one; only
 //! the daemon also schedules, watches and listens.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -22,9 +23,10 @@ use crate::db::writer::{NewCredential, NewGeneration, ScheduleChange, WriteError
 use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Between, Egress, EgressError, EgressOptions};
 use crate::limits;
+use crate::meter::Meter;
 use crate::provider::KeySpec;
 use crate::quiet::Quiet;
-use crate::registry::{self, Providers, Registry, RegistryError};
+use crate::registry::{self, PluginState, Providers, Registry, RegistryError};
 use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
@@ -178,6 +180,8 @@ impl Host {
             EgressOptions { extra_ca_pem },
             Arc::new(move |secret: &Secret| of_egress.fingerprint(secret)),
         )?;
+        let meter: Arc<Meter> = Arc::default();
+        egress = egress.with_meter(Arc::clone(&meter));
         if let Some(between) = options.between {
             egress = egress.with_between(between);
         }
@@ -199,6 +203,7 @@ impl Host {
             Arc::clone(&vault),
             writer.clone(),
             providers,
+            meter,
             format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
             config.services.clone(),
         );
@@ -241,6 +246,7 @@ impl Host {
                 held: self.rotation.holds(),
                 clock_behind: self.rotation.egress.host_is_behind(),
             }),
+            Operation::Vitals => Ok(Outcome::Vitals(Box::new(self.vitals()))),
             Operation::PluginList => {
                 self.registry.rescan_until_still().await?;
                 Ok(Outcome::Plugins(self.registry.status()))
@@ -360,6 +366,24 @@ impl Host {
             Operation::ReportsPrune { rules, archive, from } => {
                 Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
             }
+        }
+    }
+
+    fn vitals(&self) -> control::Vitals {
+        let mut plugins: BTreeMap<String, u64> =
+            PluginState::ALL.iter().map(|state| (state.as_str().to_owned(), 0)).collect();
+        for plugin in self.registry.status() {
+            *plugins.entry(plugin.state.as_str().to_owned()).or_default() += 1;
+        }
+        control::Vitals {
+            workers: self.supervisor.status(),
+            plugins,
+            services: self.rotation.providers.services().into_iter().collect(),
+            paused: self.rotation.paused(),
+            held: self.rotation.holds().into_iter().map(|(service, _)| service).collect(),
+            in_flight: self.rotation.in_flight(),
+            clock_behind: self.rotation.egress.host_is_behind(),
+            looked: self.rotation.looked(),
         }
     }
 
@@ -767,6 +791,9 @@ async fn open_port(host: &Arc<Host>) -> Result<Option<web::Web>, OpenError> {
         vault: Arc::clone(&host.vault),
         writer: host.writer.clone(),
         reader: host.reader()?,
+        counter: host.reader()?,
+        meter: Arc::clone(&host.rotation.meter),
+        metrics: host.config.get().metrics.clone(),
         command: Arc::new(move |operation| {
             let host = Arc::clone(&of_port);
             Box::pin(async move { host.carry_out(operation).await })

@@ -19,6 +19,7 @@ pub mod formats;
 pub mod hook;
 pub mod kit;
 pub mod limits;
+pub mod meter;
 pub mod protocol;
 pub mod provider;
 pub mod quiet;

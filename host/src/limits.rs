@@ -167,6 +167,10 @@ pub const API_LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Credentials on one page of a list.
 pub const API_PAGE: u32 = 1_000;
 
+/// Credentials that get series of their own where the operator wants that: four each, which is as
+/// much as a Prometheus likes to have from one target.
+pub const METRICS_CREDENTIALS: u32 = 10_000;
+
 /// Attempts in flight over all services: a few hundred kilobytes of memory, and at a tenth of a
 /// second an attempt more than ten thousand a second.
 pub const IN_FLIGHT: usize = 1_024;

@@ -1,6 +1,8 @@
 //! Where an installation lives and what its operator chose. A configuration never changes; a
 //! running daemon may be given another one (`Live`), and each part says whether it follows. A leaf.
 
+pub mod metrics;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -216,6 +218,7 @@ pub struct Config {
     /// Certificates to trust beside the system's, in PEM.
     pub extra_ca_file: Option<PathBuf>,
     pub http: Http,
+    pub metrics: metrics::Metrics,
     pub reports: Reports,
     /// The operator's rules for services, by name. A service needn't be there yet.
     pub services: BTreeMap<String, ServiceRules>,
@@ -369,6 +372,7 @@ impl Default for Config {
             rescan_seconds: 30,
             extra_ca_file: None,
             http: Http::default(),
+            metrics: metrics::Metrics::default(),
             reports: Reports::default(),
             services: BTreeMap::new(),
         }
@@ -397,7 +401,7 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 # Certificates to trust beside the system's, in PEM.
 #extra_ca_file = "/etc/keywheel/ca.pem"
 
-# The HTTP port, for workers that can't be plugins. Without `listen` there is none. It speaks
+# The HTTP port, for workers that can't be plugins, programs that read secrets, and metrics. Without `listen` there is none. It speaks
 # plain HTTP: only loopback addresses are allowed, unless `allow_remote` is true. `hosts` are the
 # names by which a proxy in front of it is called. The other two are limits for each token.
 #[http]
@@ -406,6 +410,13 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #hosts = []
 #requests_per_second = 10
 #requests_at_once = 50
+
+# /metrics on that port. "token" lets in tokens with the scope `metrics` alone; "open" everyone who
+# reaches the port. Without a line it is "open" where only loopback does and there are no series
+# for each credential. `per_credential` gives each of the first 10000 its own.
+#[metrics]
+#access = "open"
+#per_credential = false
 
 # Reports of attempts older than so many days are deleted, and so are those past so many newest
 # of a credential; 0 means no such limit. The last report of each credential and its last

@@ -5,12 +5,14 @@
 //! This file owns how connections are opened and the lock that keeps a second host away.
 
 pub mod api_tokens;
+pub mod census;
 mod commands;
 pub mod external;
 #[cfg(test)]
 #[path = "in_memory_tests.rs"]
 pub mod in_memory;
 pub mod migrations;
+mod pulse;
 pub mod queries;
 #[cfg(test)]
 mod sync_probe;

@@ -771,6 +771,10 @@ impl Reader {
         )
     }
 
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.db
+    }
+
     pub(super) fn all<T>(
         &self,
         sql: &str,

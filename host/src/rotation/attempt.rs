@@ -57,13 +57,22 @@ pub struct Attempt<'a> {
 /// Where something can't be written; the claim's journal row then leads to its recovery.
 pub async fn run(engine: &Rotation, claim: Claim) -> Result<Report, WriteError> {
     crash::point("attempt.claimed");
-    match Attempt::prepare(engine, &claim) {
+    let began = Instant::now();
+    let report = run_to_report(engine, &claim).await?;
+    let verdict = report.meta.get("verdict").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let rotated = report.meta.contains_key("rotated");
+    engine.meter.attempt(&claim.service, claim.action.as_str(), verdict, rotated, began.elapsed());
+    Ok(report)
+}
+
+async fn run_to_report(engine: &Rotation, claim: &Claim) -> Result<Report, WriteError> {
+    match Attempt::prepare(engine, claim) {
         Ok(mut attempt) => {
             let conclusion = attempt.conclude().await?;
-            finish(engine, &claim, Some(attempt), conclusion).await
+            finish(engine, claim, Some(attempt), conclusion).await
         }
         // Nothing was asked, so nothing is known of the service.
-        Err(why) => finish(engine, &claim, None, unprepared(&claim, why)).await,
+        Err(why) => finish(engine, claim, None, unprepared(claim, why)).await,
     }
 }
 

@@ -30,6 +30,7 @@ use crate::db::Action;
 use crate::db::writer::{Claim, ClaimDue, ClaimToken, Due, Gate, Passage, WriteError, Writer};
 use crate::egress::Egress;
 use crate::limits;
+use crate::meter::Meter;
 use crate::quiet::Quiet;
 use crate::registry::Providers;
 use crate::report::Report;
@@ -66,6 +67,7 @@ pub struct Rotation {
     pub vault: Arc<Vault>,
     pub writer: Writer,
     pub providers: Arc<Providers>,
+    pub meter: Arc<Meter>,
     /// Names this host in claims.
     pub owner: String,
     resolved: resolved::ResolvedSettings,
@@ -107,6 +109,7 @@ impl Rotation {
         vault: Arc<Vault>,
         writer: Writer,
         providers: Arc<Providers>,
+        meter: Arc<Meter>,
         owner: String,
         rules: BTreeMap<String, ServiceRules>,
     ) -> Arc<Self> {
@@ -120,6 +123,7 @@ impl Rotation {
             vault,
             writer,
             providers,
+            meter,
             owner,
             resolved: resolved::ResolvedSettings::default(),
             in_flight: Mutex::default(),
@@ -169,6 +173,16 @@ impl Rotation {
                 of_service.clone()
             }
         }
+    }
+
+    /// When it was last looked for what is due.
+    pub fn looked(&self) -> Option<Millis> {
+        Some(self.looked.load(Ordering::Relaxed)).filter(|at| *at > 0)
+    }
+
+    /// The services of which nothing is done by itself.
+    pub fn paused(&self) -> BTreeSet<String> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What holds services up now, in words, by service.

@@ -315,7 +315,7 @@ async fn wait_for_another(
     after: u32,
     wait: Duration,
 ) -> Result<(), Refused> {
-    let Ok(_place) = shared.waiting.try_acquire() else {
+    let Ok(_place) = shared.port.waiting.try_acquire() else {
         let message = format!("{} clients wait already, which is as many as may", limits::API_WAITING);
         return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, "too-many-waiting", message).again_after(5));
     };

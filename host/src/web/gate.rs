@@ -103,9 +103,7 @@ impl Gate {
     /// # Errors
     /// As for `token`; and a page of another site, whose reader is the operator's own browser.
     pub async fn api(&self, headers: &HeaderMap, peer: IpAddr) -> Result<ApiTokenRow, Turned> {
-        if is_of_another_site(headers) {
-            let message = "a page of another site asked for this in a browser; hint: programs send neither Origin nor Sec-Fetch-Site";
-            let refused = Refused::new(StatusCode::FORBIDDEN, "other-site", message).at("Origin");
+        if let Err(refused) = self.no_other_site(headers) {
             return Err(self.turned(peer, refused, RefusalReason::OtherSite, None));
         }
         match self.look_up_api(headers).await? {
@@ -121,6 +119,16 @@ impl Gate {
                 Err(self.turned(peer, refused, reason, token_id))
             }
         }
+    }
+
+    /// # Errors
+    /// A page of another site asks in a browser.
+    pub fn no_other_site(&self, headers: &HeaderMap) -> Result<(), Refused> {
+        if !is_of_another_site(headers) {
+            return Ok(());
+        }
+        let message = "a page of another site asked for this in a browser; hint: programs send neither Origin nor Sec-Fetch-Site";
+        Err(Refused::new(StatusCode::FORBIDDEN, "other-site", message).at("Origin"))
     }
 
     /// Reads the database, away from the threads that serve.
