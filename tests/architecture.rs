@@ -27,6 +27,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "formats",
             "kit",
             "limits",
+            // That it is ready is said where the log says it.
+            "notify_systemd",
             // `doctor` shows the layers of the sandbox as the processes tell them.
             "protocol",
             "provider",
@@ -34,6 +36,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "quiet",
             "registry",
             "report",
+            // Which keys wait for a restart.
+            "reload",
             // What a clean-up would delete is only read.
             "retention",
             "rotation",
@@ -68,6 +72,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             "limits",
             "registry",
+            // What a reload came to.
+            "reload",
             "report",
             "retention",
             "rotation",
@@ -85,10 +91,13 @@ const EDGES: &[(&str, &[&str])] = &[
             "egress",
             "external",
             "limits",
+            // How it is, for systemd.
+            "notify_systemd",
             "protocol",
             "provider",
             "quiet",
             "registry",
+            "reload",
             "report",
             "retention",
             "rotation",
@@ -138,6 +147,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &["protocol", "quiet"]),
     ("limits", &["protocol"]),
     ("protocol", &["provider"]),
+    ("notify_systemd", &[]),
+    ("reload", &["config"]),
     ("provider", &[]),
     ("quiet", &["credential"]),
     ("report", &["credential"]),

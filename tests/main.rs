@@ -28,6 +28,7 @@ mod power_cut;
 mod recovery;
 mod reload;
 mod retention;
+mod running;
 mod schedule;
 mod secrets;
 mod servers;

@@ -22,6 +22,7 @@ use crate::db::writer::WriteError;
 use crate::db::{Action, TrustedKey};
 use crate::limits;
 use crate::registry::{PluginStatus, RegistryError, Wish};
+use crate::reload::Reloaded;
 use crate::report::Report;
 use crate::retention::{Position, Pruned, RetentionError, Rules};
 use crate::rotation::plan::{PlanError, Preview};
@@ -130,6 +131,10 @@ pub enum Operation {
         token_id: String,
     },
     CredentialSet(SetCredential),
+    /// Reads the configuration anew.
+    Reload,
+    /// The texts of the configuration that the daemon was started with, and that is in force.
+    Configuration,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -230,6 +235,11 @@ pub enum Outcome {
         clock_behind: Option<i64>,
     },
     WorkerToken(Box<WorkerToken>),
+    Reloaded(Reloaded),
+    Configuration {
+        started: String,
+        now: String,
+    },
 }
 
 /// What the running daemon says of its port.

@@ -4,11 +4,13 @@
 
 mod author;
 mod completions;
+mod config;
 mod connection;
 mod credential;
 mod demo;
 mod doctor;
 mod init;
+mod man;
 mod operator;
 mod output;
 mod plugin;
@@ -76,6 +78,17 @@ enum Command {
     /// Tokens for workers that can't be plugins: create, list, revoke
     #[command(subcommand)]
     WorkerToken(worker_token::Command),
+    /// Print the commented default configuration; check a file, show what is in force
+    #[command(after_help = "Example: keywheel config > config.toml")]
+    Config(config::Arguments),
+    /// Let the running daemon read its configuration anew
+    #[command(
+        after_help = "The same as SIGHUP, with the answer here. A file that can't be used changes nothing.\n\nExample: keywheel reload"
+    )]
+    Reload,
+    /// Write manual pages for all commands
+    #[command(after_help = "Example: keywheel man ~/.local/share/man/man1")]
+    Man(man::Arguments),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -201,6 +214,9 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Credential(command) => credential::run(home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
+        Command::Config(arguments) => config::run(home(), arguments, output).await,
+        Command::Reload => config::reload(&home()?, output).await,
+        Command::Man(arguments) => man::run(&arguments, output),
         Command::Completions { shell } => {
             completions::print(shell, output);
             Ok(())
