@@ -4,6 +4,7 @@
 
 mod architecture;
 mod author;
+mod backup;
 mod catalogue;
 mod compatibility;
 mod conformance;

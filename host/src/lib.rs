@@ -5,6 +5,7 @@
 //! drives each attempt, `egress` makes its HTTP requests, `vault` seals what the services
 //! issue, and `db` keeps it with one writer. `docs/architecture.md` has the invariants.
 
+pub mod backup;
 pub mod catalogue;
 pub mod cli;
 pub mod config;

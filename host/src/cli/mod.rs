@@ -3,6 +3,7 @@
 //! from the database either way.
 
 mod author;
+mod backup;
 mod completions;
 mod config;
 mod connection;
@@ -78,6 +79,16 @@ enum Command {
     /// Tokens for workers that can't be plugins: create, list, revoke
     #[command(subcommand)]
     WorkerToken(worker_token::Command),
+    /// Copy the whole home, but for its master key, into one sealed file; the daemon may run
+    #[command(
+        after_help = "Examples: keywheel backup /mnt/backups/monday.backup\n          keywheel backup /mnt/backups --keep 14"
+    )]
+    Backup(backup::Arguments),
+    /// Make a home of a backup, in an empty folder
+    #[command(
+        after_help = "What the backup brings back may have been rotated since it was made. So each credential is validated first, and where that can't prove that nothing was spent, you are called.\n\nExample: keywheel restore monday.backup --home /var/lib/keywheel --master-key /root/master.key"
+    )]
+    Restore(backup::RestoreArguments),
     /// Print the commented default configuration; check a file, show what is in force
     #[command(after_help = "Example: keywheel config > config.toml")]
     Config(config::Arguments),
@@ -214,6 +225,8 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Credential(command) => credential::run(home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
+        Command::Backup(arguments) => backup::run(home(), &arguments, output),
+        Command::Restore(arguments) => backup::restore(&home()?, &arguments, output).await,
         Command::Config(arguments) => config::run(home(), arguments, output).await,
         Command::Reload => config::reload(&home()?, output).await,
         Command::Man(arguments) => man::run(&arguments, output),

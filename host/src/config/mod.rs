@@ -87,7 +87,7 @@ enum KeyElsewhere {
 }
 
 /// The name of a systemd credential, and of the file in the home.
-const KEY_NAME: &str = "master.key";
+pub const KEY_NAME: &str = "master.key";
 
 impl KeyElsewhere {
     fn find() -> Option<Self> {

@@ -793,6 +793,12 @@ impl Machine {
         // Within this very attempt the time that a service grants can't be over yet.
         let just_now = self.start.interrupted.is_none() && !self.start.in_doubt;
         match verdict {
+            // Of one that was replaced more than once a service believes that it was stolen.
+            Verdict::Valid(_) if self.start.restored && self.class() == CommitClass::Grace => {
+                self.conclude(needs_human(format!(
+                    "{lost}; it still works, but so does one that was replaced, for a while; hint: `keywheel credential rotate --now` tries it at that risk, or import fresh secrets"
+                )))
+            }
             Verdict::Valid(_)
                 if self.class() == CommitClass::Grace
                     && (proven || just_now)
