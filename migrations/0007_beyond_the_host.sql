@@ -59,3 +59,9 @@ CREATE INDEX api_refusals_by_token ON api_refusals (token_id, id) WHERE token_id
 CREATE INDEX credentials_by_profile ON credentials (profile_id) WHERE profile_id IS NOT NULL;
 
 -- Alerts and what is still to be delivered of them.
+
+-- Backups.
+
+-- The generation that a backup brought back, of which nothing was heard since: it is in doubt, and
+-- more than after a lost answer, for its successors may be in use. NULL: none did.
+ALTER TABLE credentials ADD COLUMN restored_generation INTEGER;

@@ -16,6 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "backup",
             "catalogue",
             "config",
             "control",
@@ -25,6 +26,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "formats",
             "kit",
             "limits",
+            // That it is ready is said where the log says it.
+            "notify_systemd",
             // `doctor` shows the layers of the sandbox as the processes tell them.
             "protocol",
             "provider",
@@ -32,6 +35,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "quiet",
             "registry",
             "report",
+            // Which keys wait for a restart.
+            "reload",
             // What a clean-up would delete is only read.
             "retention",
             "rotation",
@@ -41,6 +46,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "vault",
         ],
     ),
+    // Copies of a home's database, sealed; the way back begins with the writer of the new home.
+    ("backup", &["config", "credential", "db", "limits", "report", "vault"]),
     // Runs a plugin as a daemon would, in a home that is gone afterwards.
     (
         "kit",
@@ -68,6 +75,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             "limits",
             "registry",
+            // What a reload came to.
+            "reload",
             "report",
             "retention",
             "rotation",
@@ -87,10 +96,13 @@ const EDGES: &[(&str, &[&str])] = &[
             "egress",
             "limits",
             "meter",
+            // How it is, for systemd.
+            "notify_systemd",
             "protocol",
             "provider",
             "quiet",
             "registry",
+            "reload",
             "report",
             "retention",
             "rotation",
@@ -162,6 +174,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &["protocol", "quiet"]),
     ("limits", &["protocol"]),
     ("protocol", &["provider"]),
+    ("notify_systemd", &[]),
+    ("reload", &["config"]),
     ("provider", &[]),
     ("quiet", &["credential"]),
     ("report", &["credential"]),
@@ -190,8 +204,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("execve", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("SYS_clone", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("wasmtime", &["worker"]),
-    ("chacha20poly1305", &["vault.rs"]),
-    (".master_key()", &["config", "daemon.rs", "cli/init.rs", "cli/credential.rs"]),
+    ("chacha20poly1305", &["vault"]),
+    (".master_key()", &["config", "daemon.rs", "cli/backup.rs", "cli/init.rs"]),
     // `write_atomically` and the listings of folders are all that a file is touched with
     // elsewhere; the key's own name stands where the home is laid out.
     ("\"master.key\"", &["config"]),

@@ -5,6 +5,7 @@
 mod api;
 mod architecture;
 mod author;
+mod backup;
 mod catalogue;
 mod compatibility;
 mod conformance;
@@ -29,6 +30,7 @@ mod power_cut;
 mod recovery;
 mod reload;
 mod retention;
+mod running;
 mod schedule;
 mod secrets;
 mod servers;

@@ -22,6 +22,7 @@ use crate::db::writer::WriteError;
 use crate::db::{Action, TrustedKey};
 use crate::limits;
 use crate::registry::{PluginStatus, RegistryError, Wish};
+use crate::reload::Reloaded;
 use crate::report::Report;
 use crate::retention::{Position, Pruned, RetentionError, Rules};
 use crate::rotation::plan::{PlanError, Preview};
@@ -143,6 +144,10 @@ pub enum Operation {
         token_id: String,
     },
     CredentialSet(SetCredential),
+    /// Reads the configuration anew.
+    Reload,
+    /// The texts of the configuration that the daemon was started with, and that is in force.
+    Configuration,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -253,6 +258,11 @@ pub enum Outcome {
     WorkerToken(Box<WorkerToken>),
     ApiToken(Box<ApiToken>),
     Vitals(Box<Vitals>),
+    Reloaded(Reloaded),
+    Configuration {
+        started: String,
+        now: String,
+    },
 }
 
 /// How the daemon's parts are.
@@ -269,8 +279,8 @@ pub struct Vitals {
     pub in_flight: usize,
     /// How far the services' clocks are ahead of this host's, in milliseconds, where it matters.
     pub clock_behind: Option<i64>,
-    /// When it was last looked for what is due; None: not yet.
-    pub looked: Option<Millis>,
+    /// Milliseconds since the scheduler began its last round; None: it doesn't serve.
+    pub turned: Option<u64>,
 }
 
 /// What the running daemon says of its port.

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::catalogue;
@@ -24,9 +25,11 @@ use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Between, Egress, EgressError, EgressOptions};
 use crate::limits;
 use crate::meter::Meter;
+use crate::notify_systemd::{self, Pulse};
 use crate::provider::KeySpec;
 use crate::quiet::Quiet;
 use crate::registry::{self, PluginState, Providers, Registry, RegistryError};
+use crate::reload::{self, Reloaded};
 use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
@@ -40,6 +43,10 @@ const LONGEST_TOKEN_NAME: usize = 64;
 
 /// How often idle workers are looked for, and half the shortest idle time that is honoured.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
+
+/// What the writing thread may take for a command that does nothing, behind all that waits: a
+/// slow disk takes seconds, and the five tries of a failing one six.
+const WRITER_TURN: Duration = Duration::from_secs(60);
 
 /// How often the daemon looks for reports that end.
 const PRUNE: Duration = Duration::from_secs(60);
@@ -97,6 +104,8 @@ pub struct Host {
     /// Set once the port is open.
     http: OnceLock<Arc<web::Port>>,
     pub retention: Arc<Retention>,
+    /// The configuration's text when this was opened.
+    started_with: String,
     thread: WriterThread,
 }
 
@@ -133,7 +142,10 @@ pub fn make_home(home: &Home) -> Result<(), OpenError> {
         config::write_atomically(&home.config(), config::TEMPLATE.as_bytes())
             .map_err(|source| OpenError::Io { what: "config.toml can't be written", source })?;
     }
-    if home.exists() {
+    // A key that was made elsewhere beforehand is no home yet.
+    let made =
+        if home.own_master_key() == home.master_key() { home.exists() } else { home.database().exists() };
+    if made {
         return Err(OpenError::NotNew(format!(
             "{} is a home already; hint: nothing was changed, `keywheel status` shows it",
             home.root().display()
@@ -151,8 +163,21 @@ pub fn make_home(home: &Home) -> Result<(), OpenError> {
             home.master_key().display()
         )));
     }
-    Vault::create(&home.master_key())?;
+    if home.exists() {
+        open_vault(home)?;
+    } else {
+        Vault::create(&home.master_key())?;
+    }
     Ok(())
+}
+
+/// Opens the home's master key, wherever it is.
+///
+/// # Errors
+/// The vault's.
+pub fn open_vault(home: &Home) -> Result<Vault, VaultError> {
+    let path = home.master_key();
+    if home.key_is_credential() { Vault::open_credential(&path) } else { Vault::open(&path) }
 }
 
 impl Host {
@@ -164,7 +189,7 @@ impl Host {
         home.require()?;
         home.make_folders()?;
         let lock = HomeLock::acquire(&home.lock())?;
-        let vault = Arc::new(Vault::open(&home.master_key())?);
+        let vault = Arc::new(open_vault(&home)?);
         let (writer, thread) = Writer::start(&home.database(), lock)?;
         let marker = writer.remember("vault_marker", vault.marker()?).await?;
         vault.check_marker(&marker)?;
@@ -213,8 +238,21 @@ impl Host {
         }
         let http = OnceLock::new();
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
+        let started_with = config.text.clone();
         let config = Live::new(config);
-        Ok(Self { home, config, vault, writer, supervisor, registry, rotation, retention, http, thread })
+        Ok(Self {
+            home,
+            config,
+            vault,
+            writer,
+            supervisor,
+            registry,
+            rotation,
+            retention,
+            http,
+            started_with,
+            thread,
+        })
     }
 
     /// Ends the workers, then waits until everything sent to the database is committed.
@@ -363,6 +401,11 @@ impl Host {
                 let planned = self.rotation.preview(reader, &credential_id).await?;
                 Ok(Outcome::Planned(Box::new(planned)))
             }
+            Operation::Reload => Ok(Outcome::Reloaded(self.reload()?)),
+            Operation::Configuration => Ok(Outcome::Configuration {
+                started: self.started_with.clone(),
+                now: self.config.get().text.clone(),
+            }),
             Operation::ReportsPrune { rules, archive, from } => {
                 Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
             }
@@ -383,7 +426,38 @@ impl Host {
             held: self.rotation.holds().into_iter().map(|(service, _)| service).collect(),
             in_flight: self.rotation.in_flight(),
             clock_behind: self.rotation.egress.host_is_behind(),
-            looked: self.rotation.looked(),
+            turned: self.rotation.turned().map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// Reads the configuration anew and puts in force what can change while the daemon runs.
+    ///
+    /// # Errors
+    /// One that can't be used, in words. Nothing has changed then.
+    pub fn reload(&self) -> Result<Reloaded, Refusal> {
+        let new = Config::load(&self.home).map_err(|error| {
+            tracing::error!(%error, "the configuration can't be used, the one before stays in force");
+            Refusal::bad_input(format!("{error}; nothing was changed"))
+        })?;
+        let before = self.config.get();
+        let reloaded = reload::compare(&self.started_with, &before.text, &new.text);
+        self.rotation.set_rules(new.services.clone());
+        self.config.replace(reload::in_force(&before, new));
+        for line in reloaded.words() {
+            tracing::info!("configuration read anew, {line}");
+        }
+        Ok(reloaded)
+    }
+
+    /// Whether scheduler and writer turn, asked of them.
+    async fn pulse(&self) -> Pulse {
+        let writer = tokio::time::timeout(WRITER_TURN, self.writer.turn()).await;
+        Pulse {
+            scheduler: self.rotation.turned(),
+            // An error is an answer; that the thread has ended is none.
+            writer: matches!(writer, Ok(answer) if !matches!(answer, Err(WriteError::Closed))),
+            in_flight: self.rotation.in_flight(),
+            failing: self.writer.progress().borrow().failing.clone(),
         }
     }
 
@@ -745,7 +819,7 @@ pub async fn serve(
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move {
             let plugins = host.home.plugins();
-            registry::watch(Arc::clone(&host.registry), &plugins, host.config.get().rescan(), stop).await;
+            registry::watch(Arc::clone(&host.registry), &plugins, &host.config, stop).await;
         }
     });
     let keeper = tokio::spawn({
@@ -755,6 +829,14 @@ pub async fn serve(
     let pruner = tokio::spawn({
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move { prune(&host, stop).await }
+    });
+    let reloader = tokio::spawn({
+        let (host, stop) = (Arc::clone(&host), stop.clone());
+        async move { reload_on_hangup(&host, stop).await }
+    });
+    let heart = tokio::spawn({
+        let (host, stop) = (Arc::clone(&host), stop.clone());
+        async move { notify_systemd::keep_alive(|| host.pulse(), stop).await }
     });
     let control = tokio::spawn(control::serve(listener, Arc::clone(&host), stop.clone()));
     let web_stop = stop.clone();
@@ -768,7 +850,8 @@ pub async fn serve(
     // An error means the sender is gone, which ends the daemon just as well.
     let _ = stop.wait_for(|stop| *stop).await;
     tracing::info!("stopping: what is in flight may end");
-    for task in [scheduler, watcher, keeper, pruner, web, control] {
+    notify_systemd::stopping();
+    for task in [scheduler, watcher, keeper, pruner, reloader, heart, web, control] {
         if let Err(error) = task.await {
             tracing::error!(%error, "a part of the daemon ended badly");
         }
@@ -780,6 +863,28 @@ pub async fn serve(
         Err(host) => host.supervisor.close().await,
     }
     Ok(())
+}
+
+/// SIGHUP: the same as `keywheel reload`, and the log has the answer.
+async fn reload_on_hangup(host: &Host, mut stop: watch::Receiver<bool>) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP can't be watched; `keywheel reload` does the same");
+            return;
+        }
+    };
+    while !*stop.borrow() {
+        tokio::select! {
+            _ = hangup.recv() => {
+                notify_systemd::reloading();
+                // Either way it was said in the log.
+                let _ = host.reload();
+                notify_systemd::ready();
+            }
+            _ = stop.changed() => {}
+        }
+    }
 }
 
 /// Opens the HTTP port where the configuration asks for one. One that can't be had stops the

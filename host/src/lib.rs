@@ -5,6 +5,7 @@
 //! drives each attempt, `egress` makes its HTTP requests, `vault` seals what the services
 //! issue, and `db` keeps it with one writer. `docs/architecture.md` has the invariants.
 
+pub mod backup;
 pub mod catalogue;
 pub mod cli;
 pub mod config;
@@ -20,10 +21,12 @@ pub mod hook;
 pub mod kit;
 pub mod limits;
 pub mod meter;
+pub mod notify_systemd;
 pub mod protocol;
 pub mod provider;
 pub mod quiet;
 pub mod registry;
+pub mod reload;
 pub mod report;
 pub mod retention;
 pub mod rotation;

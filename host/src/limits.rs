@@ -180,3 +180,10 @@ pub const DELIVERY_WALL: Duration = Duration::from_secs(15);
 
 /// What a command of the operator's has to end in: restarting a service takes seconds.
 pub const HOOK_WALL: Duration = Duration::from_secs(30);
+
+/// Copies of the database from before its schema was changed: the way back from the last upgrades,
+/// each as large as the database was.
+pub const SCHEMA_COPIES: usize = 2;
+
+/// One file of a backup besides the database: the largest plugin, and room to spare.
+pub const BACKUP_FILE_BYTES: u64 = 2 * PLUGIN_BYTES;

@@ -18,6 +18,7 @@ use crate::catalogue;
 use crate::config::{Home, write_atomically};
 use crate::control::{AddCredential, KeyInput, Operation, Outcome, RefusalKind, SecretInput, SetCredential};
 use crate::credential::{ID_RULE, is_id, now};
+use crate::daemon::open_vault;
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, Reader};
 use crate::db::writer::WriteError;
@@ -28,7 +29,6 @@ use crate::quiet::Quiet;
 use crate::registry::manifest;
 use crate::report::Status;
 use crate::rotation::attempt::open_jar;
-use crate::vault::Vault;
 
 /// A browser's whole cookie store is a few MiB.
 const LARGEST_IMPORT: u64 = 16 << 20;
@@ -494,7 +494,7 @@ fn export(
     output: Output,
 ) -> Result<(), Failure> {
     refuse_external(&find(home, id)?)?;
-    let vault = Vault::open(&home.master_key())?;
+    let vault = open_vault(home)?;
     let sealed = Reader::open(&home.database())?
         .sealed_generation(id)?
         .ok_or_else(|| Failure::NotFound(format!("`{id}` has no secrets")))?;

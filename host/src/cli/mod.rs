@@ -4,12 +4,15 @@
 
 mod api_token;
 mod author;
+mod backup;
 mod completions;
+mod config;
 mod connection;
 mod credential;
 mod demo;
 mod doctor;
 mod init;
+mod man;
 mod operator;
 mod output;
 mod plugin;
@@ -80,6 +83,27 @@ enum Command {
     /// Tokens for programs that read secrets over HTTP: create, list, revoke, history
     #[command(subcommand)]
     ApiToken(api_token::Command),
+    /// Copy the whole home, but for its master key, into one sealed file; the daemon may run
+    #[command(
+        after_help = "Examples: keywheel backup /mnt/backups/monday.backup\n          keywheel backup /mnt/backups --keep 14"
+    )]
+    Backup(backup::Arguments),
+    /// Make a home of a backup, in an empty folder
+    #[command(
+        after_help = "What the backup brings back may have been rotated since it was made. So each credential is validated first, and where that can't prove that nothing was spent, you are called.\n\nExample: keywheel restore monday.backup --home /var/lib/keywheel --master-key /root/master.key"
+    )]
+    Restore(backup::RestoreArguments),
+    /// Print the commented default configuration; check a file, show what is in force
+    #[command(after_help = "Example: keywheel config > config.toml")]
+    Config(config::Arguments),
+    /// Let the running daemon read its configuration anew
+    #[command(
+        after_help = "The same as SIGHUP, with the answer here. A file that can't be used changes nothing.\n\nExample: keywheel reload"
+    )]
+    Reload,
+    /// Write manual pages for all commands
+    #[command(after_help = "Example: keywheel man ~/.local/share/man/man1")]
+    Man(man::Arguments),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -206,6 +230,11 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Reports(command) => reports::run(&home()?, command, output).await,
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
         Command::ApiToken(command) => api_token::run(&home()?, command, output).await,
+        Command::Backup(arguments) => backup::run(home(), &arguments, output),
+        Command::Restore(arguments) => backup::restore(&home()?, &arguments, output).await,
+        Command::Config(arguments) => config::run(home(), arguments, output).await,
+        Command::Reload => config::reload(&home()?, output).await,
+        Command::Man(arguments) => man::run(&arguments, output),
         Command::Completions { shell } => {
             completions::print(shell, output);
             Ok(())

@@ -2,6 +2,7 @@
 //! running daemon may be given another one (`Live`), and each part says whether it follows. A leaf.
 
 pub mod metrics;
+pub mod place;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +18,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
 
 use crate::protocol::Require;
 use crate::quiet::Quiet;
@@ -26,7 +28,7 @@ pub enum ConfigError {
     #[error("no home: {0} doesn't exist; hint: `keywheel init` makes one")]
     NoHome(PathBuf),
     #[error(
-        "no master key at {0}, and a database beside it; hint: put the backup of it back, or run `keywheel init` if this home was never finished"
+        "no master key at {0}, and a database beside it; hint: put the backup of it back, name the file in KEYWHEEL_MASTER_KEY if it lies elsewhere, or run `keywheel init` if this home was never finished"
     )]
     NoKey(PathBuf),
     #[error(
@@ -72,6 +74,32 @@ impl Live {
 #[derive(Debug, Clone)]
 pub struct Home {
     root: PathBuf,
+    /// Where the master key is, if not in the home.
+    key: Option<KeyElsewhere>,
+}
+
+/// A master key outside of the home: who has a copy of the home has no secret then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum KeyElsewhere {
+    /// The file that `KEYWHEEL_MASTER_KEY` names.
+    Named(PathBuf),
+    /// What systemd put into the folder that it made for this service alone.
+    Credential(PathBuf),
+}
+
+/// The name of a systemd credential, and of the file in the home.
+pub const KEY_NAME: &str = "master.key";
+
+impl KeyElsewhere {
+    fn find() -> Option<Self> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let Some(named) = set("KEYWHEEL_MASTER_KEY") {
+            // Absolute, as the home is: children change their folder.
+            return Some(Self::Named(std::path::absolute(&named).unwrap_or(named)));
+        }
+        let credential = set("CREDENTIALS_DIRECTORY")?.join(KEY_NAME);
+        credential.exists().then_some(Self::Credential(credential))
+    }
 }
 
 impl Home {
@@ -89,7 +117,13 @@ impl Home {
         let root = named.or_else(usual).ok_or(ConfigError::Nowhere)?;
         // A relative home would follow the caller's folder; children change theirs.
         let root = std::path::absolute(&root).map_err(|source| ConfigError::Io { path: root, source })?;
-        Ok(Self { root })
+        Ok(Self { root, key: KeyElsewhere::find() })
+    }
+
+    /// The same home with its master key in this file.
+    #[must_use]
+    pub fn with_master_key(self, file: PathBuf) -> Self {
+        Self { key: Some(KeyElsewhere::Named(file)), ..self }
     }
 
     pub fn root(&self) -> &Path {
@@ -101,7 +135,20 @@ impl Home {
     }
 
     pub fn master_key(&self) -> PathBuf {
-        self.root.join("master.key")
+        match &self.key {
+            None => self.root.join(KEY_NAME),
+            Some(KeyElsewhere::Named(path) | KeyElsewhere::Credential(path)) => path.clone(),
+        }
+    }
+
+    /// Where the key lies by itself.
+    pub fn own_master_key(&self) -> PathBuf {
+        self.root.join(KEY_NAME)
+    }
+
+    /// Whether systemd keeps the key for this service.
+    pub fn key_is_credential(&self) -> bool {
+        matches!(self.key, Some(KeyElsewhere::Credential(_)))
     }
 
     pub fn database(&self) -> PathBuf {
@@ -146,11 +193,15 @@ impl Home {
     pub fn require(&self) -> Result<(), ConfigError> {
         if self.exists() && self.database().exists() {
             Ok(())
-        } else if self.exists() {
+        } else if self.exists() && self.key.is_none() {
             // A new one in its place would look like an installation that never had a credential.
             Err(ConfigError::NoDatabase(self.database()))
         } else if self.database().exists() {
-            Err(ConfigError::NoKey(self.master_key()))
+            // A daemon that runs has its key, wherever that is; it isn't this process's business.
+            match std::os::unix::net::UnixStream::connect(self.socket()) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(ConfigError::NoKey(self.master_key())),
+            }
         } else {
             Err(ConfigError::NoHome(self.root.clone()))
         }
@@ -220,6 +271,11 @@ pub struct Config {
     pub http: Http,
     pub metrics: metrics::Metrics,
     pub reports: Reports,
+    /// What is logged, where the command line doesn't say: a level, or tracing's filters.
+    pub log: Option<String>,
+    /// The file's own text.
+    #[serde(skip)]
+    pub text: String,
     /// The operator's rules for services, by name. A service needn't be there yet.
     pub services: BTreeMap<String, ServiceRules>,
 }
@@ -374,6 +430,8 @@ impl Default for Config {
             http: Http::default(),
             metrics: metrics::Metrics::default(),
             reports: Reports::default(),
+            log: None,
+            text: String::new(),
             services: BTreeMap::new(),
         }
     }
@@ -394,6 +452,10 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 
 # A worker without work for this long is stopped; it starts again when something is due.
 #idle_stop_seconds = 300
+
+# What is logged, where neither --log nor KEYWHEEL_LOG says: a level, or tracing's filters such as
+# "info,keywheel::rotation=debug".
+#log = "info"
 
 # The plugin folder is watched, and looked at this often all the same.
 #rescan_seconds = 30
@@ -447,10 +509,44 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(ConfigError::Io { path, source }),
         };
-        let config: Self = toml::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.clone(), message: error.to_string() })?;
-        if config.rescan_seconds == 0 || config.idle_stop_seconds == 0 {
-            return Err(ConfigError::Parse { path, message: "seconds must be at least 1".into() });
+        Self::parse(&text, &path)
+    }
+
+    /// Reads and judges a configuration; `path` is for the words alone.
+    ///
+    /// # Errors
+    /// An unknown field or a value that isn't allowed, with line and column.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        Self::judge(text, path.to_owned()).map_err(|error| match error {
+            // What is wrong with the writing has its place already.
+            ConfigError::Parse { path, message } if !message.starts_with("line ") => {
+                ConfigError::Parse { path, message: place::of_meaning(text, &message) }
+            }
+            error => error,
+        })
+    }
+
+    /// Each check's words begin with the key that they are about.
+    fn judge(text: &str, path: PathBuf) -> Result<Self, ConfigError> {
+        let mut config: Self = toml::from_str(text).map_err(|error| {
+            let message = place::of_syntax(text, &error);
+            ConfigError::Parse { path: path.clone(), message }
+        })?;
+        text.clone_into(&mut config.text);
+        for (key, found) in
+            [("rescan_seconds", config.rescan_seconds), ("idle_stop_seconds", config.idle_stop_seconds)]
+        {
+            if found == 0 {
+                let message = format!("{key} is 0; seconds must be at least 1");
+                return Err(ConfigError::Parse { path, message });
+            }
+        }
+        if let Some(Err(error)) = config.log.as_ref().map(EnvFilter::try_new) {
+            let message = format!(
+                "log is {:?}, which can't be read: {error}; allowed: off, error, warn, info, debug, trace, or filters such as \"info,keywheel::rotation=debug\"",
+                config.log.as_deref().unwrap_or_default()
+            );
+            return Err(ConfigError::Parse { path, message });
         }
         if let Err(message) = config.http.check() {
             return Err(ConfigError::Parse { path, message });

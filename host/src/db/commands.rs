@@ -867,7 +867,7 @@ fn read_claim(db: &Connection, credential: i64, interrupted: bool) -> Written<Cl
                     c.rotated_at, c.validate_interval_seconds, m.consecutive_failures,
                     m.last_verdict, m.expires_at, j.phase, j.method, j.commit_class,
                     j.from_generation, c.max_age_seconds, c.doubtful_generation,
-                    c.idle_limit_seconds, c.quiet_json
+                    c.idle_limit_seconds, c.quiet_json, c.restored_generation
              FROM credentials c
              JOIN journal j ON j.credential = c.id
              JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
@@ -924,6 +924,7 @@ fn claim_from(
             None
         },
         doubtful_generation: row.get(24)?,
+        restored_generation: row.get(27)?,
     };
     Ok((claim, row.get(11)?, row.get(12)?))
 }
@@ -1079,8 +1080,12 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
 
     if let Some(in_doubt) = end.in_doubt {
         db.prepare_cached(
+            // A doubt from a backup goes over to what was promoted in it; any other end ends it.
             "UPDATE credentials
-             SET doubtful_generation = CASE WHEN ?2 THEN current_generation END WHERE id = ?1",
+             SET doubtful_generation = CASE WHEN ?2 THEN current_generation END,
+                 restored_generation = CASE WHEN ?2 AND restored_generation = doubtful_generation
+                                            THEN current_generation END
+             WHERE id = ?1",
         )?
         .execute(params![credential, in_doubt])?;
     }

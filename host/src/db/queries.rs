@@ -354,6 +354,10 @@ impl Reader {
         Ok(Self { db: open_for_reading(path)? })
     }
 
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.db
+    }
+
     /// A value of the installation.
     pub fn installation(&self, key: &str) -> Found<Option<Vec<u8>>> {
         let value = self
@@ -769,10 +773,6 @@ impl Reader {
                 })
             },
         )
-    }
-
-    pub(super) const fn connection(&self) -> &Connection {
-        &self.db
     }
 
     pub(super) fn all<T>(

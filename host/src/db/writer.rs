@@ -151,6 +151,8 @@ pub struct Claim {
     pub interrupted: Option<Interrupted>,
     /// The generation that a rotation may have spent without anybody's knowing.
     pub doubtful_generation: Option<u32>,
+    /// The generation that a backup brought back.
+    pub restored_generation: Option<u32>,
 }
 
 impl Claim {
@@ -158,6 +160,11 @@ impl Claim {
     pub fn in_doubt(&self) -> bool {
         let current = self.current.as_ref().map(|current| current.generation);
         current.is_some() && self.doubtful_generation == current
+    }
+
+    /// Whether it is in doubt because it comes from a backup.
+    pub fn is_restored(&self) -> bool {
+        self.in_doubt() && self.restored_generation == self.doubtful_generation
     }
 }
 
@@ -451,6 +458,14 @@ impl Writer {
     /// Changes with each commit, and when the database can't be written.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
+    }
+
+    /// Goes once through the writing thread and changes nothing: whoever asks learns that it turns.
+    ///
+    /// # Errors
+    /// Where the database can't be written, which the thread then says.
+    pub async fn turn(&self) -> Result<(), WriteError> {
+        self.run(|_| Ok(())).await
     }
 
     pub(super) async fn run<T: Send + 'static>(

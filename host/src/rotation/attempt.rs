@@ -128,6 +128,7 @@ impl<'a> Attempt<'a> {
             next_generation: claim.next_generation,
             interrupted: claim.interrupted.as_ref().map(|before| (before.phase, before.commit_class)),
             in_doubt: claim.in_doubt(),
+            restored: claim.is_restored(),
             identity: claim.identity.clone(),
             resolved: Arc::clone(&resolved),
             method: method.clone(),
