@@ -238,6 +238,7 @@ impl Host {
                 http: self.http.get().map(|port| port.status()),
                 held: self.rotation.holds(),
                 clock_behind: self.rotation.egress.host_is_behind(),
+                not_writable: self.writer.progress().borrow().failing.clone(),
             }),
             Operation::PluginList => {
                 self.registry.rescan_until_still().await?;

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::Failure;
 use super::connection::Connection;
+use super::layout::Column;
 use super::operator;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
@@ -26,7 +27,7 @@ use crate::formats::export::{ExportError, Form, to_form};
 use crate::provider::{Manifest, Resolved};
 use crate::quiet::Quiet;
 use crate::registry::manifest;
-use crate::report::Status;
+use crate::report::{Report, Status};
 use crate::rotation::attempt::open_jar;
 use crate::vault::Vault;
 
@@ -41,10 +42,20 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Add an account's credential; its secrets come from a file or standard input
+    #[command(
+        after_help = "Examples:\n  keywheel credential add ann --service gitlab < token.env\n  keywheel credential add ann --from-browser firefox --domain shop.example --set validate_path=/account\n  keywheel credential add ann --service http-session --from cookies.txt --set base_url=https://shop.example"
+    )]
     Add(Add),
     /// Change when it is looked at; what isn't named stays
+    #[command(override_usage = "keywheel credential set <ID> [OPTIONS]")]
+    #[command(
+        after_help = "Examples:\n  keywheel credential set ann --every 15m --rotate-every 7d\n  keywheel credential set ann --quiet \"22:00-06:00 Europe/Berlin\""
+    )]
     Set(Set),
     /// Put new secrets into a credential
+    #[command(
+        after_help = "Examples:\n  keywheel credential import ann cookies.txt\n  keywheel credential import ann - < token.env"
+    )]
     Import {
         id: String,
         /// cookies.txt, storageState, a browser extension's JSON or key=value lines; `-` is standard input
@@ -59,6 +70,9 @@ pub enum Command {
         exact: bool,
     },
     /// Every credential and where it stands
+    #[command(
+        after_help = "Examples:\n  keywheel credential list\n  keywheel credential list --failing --json"
+    )]
     List {
         #[arg(long)]
         service: Option<String>,
@@ -70,8 +84,10 @@ pub enum Command {
         limit: u32,
     },
     /// One credential with its keys' fingerprints and generations
+    #[command(after_help = "Examples:\n  keywheel credential show ann")]
     Show { id: String },
     /// Its attempts, newest first: what each did and what came of it
+    #[command(after_help = "Examples:\n  keywheel credential history ann --limit 5")]
     History {
         id: String,
         /// At most so many
@@ -82,8 +98,14 @@ pub enum Command {
         before: Option<i64>,
     },
     /// Ask the service now whether it lives
+    #[command(
+        after_help = "Examples:\n  keywheel credential validate ann    # 0 valid, 1 dead or needs a person, 4 could not tell"
+    )]
     Validate { id: String },
     /// Get a fresh secret, unless it rests: paused, or its service asked to be left alone
+    #[command(
+        after_help = "Examples:\n  keywheel credential rotate ann --plan    # what would be sent; sends nothing\n  keywheel credential rotate ann"
+    )]
     Rotate {
         id: String,
         /// Also where there is a reason to wait
@@ -94,6 +116,9 @@ pub enum Command {
         plan: bool,
     },
     /// Put an earlier generation of its secrets in force again, and validate it
+    #[command(
+        after_help = "Examples:\n  keywheel credential rollback ann\n  keywheel credential rollback ann --to 3 --yes"
+    )]
     Rollback {
         id: String,
         /// Which one [default: the newest before the present one]
@@ -104,12 +129,18 @@ pub enum Command {
         yes: bool,
     },
     /// Ask the service about a made-up secret in its place, which must not be called valid
+    #[command(after_help = "Examples:\n  keywheel credential self-test ann")]
     SelfTest { id: String },
     /// Stop what it does by itself
+    #[command(after_help = "Examples:\n  keywheel credential pause ann")]
     Pause { id: String },
     /// Go on after a pause
+    #[command(after_help = "Examples:\n  keywheel credential resume ann")]
     Resume { id: String },
     /// Print its secrets, in clear
+    #[command(
+        after_help = "Examples:\n  keywheel credential export ann --output cookies.txt\n  keywheel credential export ann --format header --url https://shop.example/"
+    )]
     Export {
         id: String,
         #[arg(long, default_value = "netscape")]
@@ -122,6 +153,7 @@ pub enum Command {
         output: Option<PathBuf>,
     },
     /// Forget it and its secrets; its reports stay
+    #[command(after_help = "Examples:\n  keywheel credential remove ann")]
     Remove { id: String },
 }
 
@@ -420,7 +452,15 @@ fn failing(home: &Home, service: Option<&str>, limit: u32, output: Output) -> Re
 fn table(rows: &[CredentialRow], empty: &str, output: Output) {
     output.table(
         rows,
-        &["credential", "service", "status", "last attempt", "expires", "next", "message"],
+        &[
+            Column::kept("credential"),
+            Column::ranked("service", 4),
+            Column::word("status"),
+            Column::ranked("last attempt", 6),
+            Column::ranked("expires", 5),
+            Column::ranked("next", 2),
+            Column::ranked("message", 1),
+        ],
         |row| {
             let monitor = &row.monitor;
             let status = if row.paused || row.service_paused {
@@ -474,7 +514,17 @@ async fn run_now(home: &Home, id: String, action: Action, now: bool, output: Out
             report.message.as_ref().map(|message| format!(" ({message})")).unwrap_or_default()
         )
     });
-    if report.status == Status::Success { Ok(()) } else { Err(Failure::Unhealthy) }
+    verdict_of(&report)
+}
+
+/// What a script is told of a credential: that it lives, that it doesn't or a person must act, or
+/// that nobody could tell.
+pub fn verdict_of(report: &Report) -> Result<(), Failure> {
+    match report.meta.get("verdict").and_then(serde_json::Value::as_str) {
+        _ if report.status == Status::Success => Ok(()),
+        Some("unknown") => Err(Failure::Unclear),
+        _ => Err(Failure::Unhealthy),
+    }
 }
 
 async fn pause(home: &Home, id: String, paused: bool, output: Output) -> Result<(), Failure> {

@@ -8,7 +8,11 @@ mod connection;
 mod credential;
 mod demo;
 mod doctor;
+#[cfg(test)]
+mod help_tests;
 mod init;
+mod layout;
+mod needs;
 mod operator;
 mod output;
 mod plugin;
@@ -35,7 +39,7 @@ use output::Output;
 
 /// Keeps sessions, tokens and API keys alive, one sandboxed provider plugin per service.
 #[derive(Debug, Parser)]
-#[command(name = "keywheel", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "keywheel", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Arguments {
     /// The installation's folder [default: $XDG_DATA_HOME/keywheel]
     #[arg(long, global = true, env = "KEYWHEEL_HOME", value_name = "DIR")]
@@ -43,26 +47,49 @@ struct Arguments {
     /// Print JSON instead of tables
     #[arg(long, global = true)]
     json: bool,
+    /// Print every column of a table, however wide the terminal
+    #[arg(long, global = true)]
+    wide: bool,
     #[command(subcommand)]
     command: Command,
 }
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 the credential isn't healthy, the plugin has a fault, or the command failed; 2 wrong usage; \
-3 not found; 65 bad input; 75 busy or not writable now, try again; 77 no permission; \
-78 the home or its configuration can't be used";
+const AFTER_HELP: &str = "\
+Examples:
+  keywheel init                     # asks, and keeps a first credential alive
+  keywheel serve                    # the daemon
+  keywheel status                   # is everything fine, and if not, what to do
+  keywheel credential list --json
+
+Exit codes:
+   0  done; of `status`: everything is fine; of `credential validate` and `rotate`: valid
+   1  something needs a person, a plugin has a fault, or the command failed
+   2  wrong usage
+   3  not found: a credential, a service, a report, a file
+   4  it could not be told whether a credential lives: try again later
+  65  bad input: a file, a setting, a plugin
+  75  busy, or the database can't be written now: try again
+  77  no permission: a file of the system, or the master key
+  78  the home or its configuration can't be used
+ 130  ended by a second signal";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a home: folders, master key, database, configuration
     Init,
     /// Run the daemon
+    #[command(
+        after_help = "Examples:\n  keywheel serve\n  keywheel serve --log info,keywheel::rotation=debug --log-json"
+    )]
     Serve(serve::Arguments),
     /// Watch a whole day of Keywheel in seconds, in a home of its own
+    #[command(after_help = "Examples:\n  keywheel demo --once")]
     Demo(demo::Arguments),
     /// What runs, what is healthy, what is not
+    #[command(after_help = "Examples:\n  keywheel status\n  keywheel status --json")]
     Status,
     /// What of the sandbox this machine gives, and whether that is enough
+    #[command(after_help = "Examples:\n  keywheel doctor\n  keywheel doctor --self-test")]
     Doctor(doctor::Arguments),
     /// Provider plugins: new, dev, record, pack, list, show, check, test, install, approve, unpark, pause, resume, every, remove, history, trust, distrust, keys
     #[command(subcommand)]
@@ -77,6 +104,9 @@ enum Command {
     #[command(subcommand)]
     WorkerToken(worker_token::Command),
     /// Print a completion script for a shell
+    #[command(
+        after_help = "Examples:\n  keywheel completions bash > ~/.local/share/bash-completion/completions/keywheel"
+    )]
     Completions { shell: clap_complete::Shell },
 }
 
@@ -114,6 +144,9 @@ enum Failure {
     /// Everything was said already; only the exit code is left.
     #[error("unhealthy")]
     Unhealthy,
+    /// As `Unhealthy`, where nothing was learnt of it.
+    #[error("unclear")]
+    Unclear,
 }
 
 impl Failure {
@@ -133,6 +166,7 @@ impl Failure {
             },
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
+            Self::Unclear => 4,
             Self::BadInput(_) => 65,
             Self::Config(_) => 78,
             Self::Db(error) => db_code(error),
@@ -163,7 +197,7 @@ const fn db_code(error: &DbError) -> u8 {
 /// Parses the command line, runs the command and says how it went.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let output = Output { json: arguments.json };
+    let output = Output { json: arguments.json, wide: arguments.wide };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -177,7 +211,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !matches!(failure, Failure::Unhealthy) {
+            if !matches!(failure, Failure::Unhealthy | Failure::Unclear) {
                 output.error(&with_causes(&failure));
             }
             ExitCode::from(failure.code())

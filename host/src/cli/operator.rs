@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::connection::Connection;
 use super::credential::{find, manifest_of, refuse_external};
+use super::layout::Column;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
 use crate::config::Home;
@@ -31,7 +32,13 @@ pub fn show(home: &Home, id: &str, output: Output) -> Result<(), Failure> {
     output.line(&in_words(&row));
     output.table(
         &generations,
-        &["generation", "state", "age", "origin", "keys"],
+        &[
+            Column::kept("generation"),
+            Column::word("state"),
+            Column::ranked("age", 1),
+            Column::ranked("origin", 2),
+            Column::ranked("keys", 3),
+        ],
         |row| {
             let keys = row.keys.iter().map(|key| format!("{} {}", key.name, key.fingerprint));
             vec![
@@ -112,7 +119,15 @@ pub fn history(
     }
     output.table(
         &reports,
-        &["id", "finished", "action", "verdict", "path", "generation", "message"],
+        &[
+            Column::word("id"),
+            Column::ranked("finished", 3),
+            Column::ranked("action", 4),
+            Column::word("verdict"),
+            Column::ranked("path", 5),
+            Column::ranked("generation", 2),
+            Column::ranked("message", 1),
+        ],
         |row| {
             let meta = |name: &str| row.report.meta.get(name);
             let word = |name: &str| meta(name).and_then(Value::as_str).unwrap_or("–").to_owned();

@@ -11,6 +11,7 @@ use super::Failure;
 use super::author;
 use super::connection::Connection;
 use super::credential::seconds;
+use super::layout::Column;
 use super::output::{Output, coloured, relative};
 use super::plugin_test;
 use crate::catalogue::{self, CatalogueError};
@@ -30,31 +31,49 @@ const KEY_FILE_BYTES: u64 = 4 << 10;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// A new provider: a project that builds, with a passing test
+    #[command(
+        after_help = "Examples:\n  keywheel plugin new forge\n  keywheel plugin new forge --lang python --into ~/src/forge"
+    )]
     New(author::new::Arguments),
     /// Build a project whenever it changes, and show what its fixtures make of it
+    #[command(after_help = "Examples:\n  keywheel plugin dev\n  keywheel plugin dev forge --once")]
     Dev(author::dev::Arguments),
     /// Ask the real service once, and write its answer into a fixture without your secrets
+    #[command(
+        after_help = "Examples:\n  keywheel plugin record forge.wasm --out fixtures/alive.toml --set base_url=https://forge.example < token.env"
+    )]
     Record(Box<author::record::Arguments>),
     /// Put together what is handed on: the plugin, its digest, what it may do
+    #[command(after_help = "Examples:\n  keywheel plugin pack forge.wasm --out forge-0.1.0")]
     Pack(author::pack::Arguments),
     /// Every plugin file and where it stands
+    #[command(after_help = "Examples:\n  keywheel plugin list\n  keywheel plugin list --available")]
     List {
         /// The providers that come with Keywheel, installed or not
         #[arg(long)]
         available: bool,
     },
     /// What serves a service, what it may do, and what waits to replace it
+    #[command(after_help = "Examples:\n  keywheel plugin show gitlab")]
     Show { service: String },
     /// What a plugin file is and would be allowed, without installing it
+    #[command(after_help = "Examples:\n  keywheel plugin check forge.wasm")]
     Check { file: PathBuf },
     /// Run a plugin's fixtures in the sandbox, with every answer gone wrong once, and say what is at fault
+    #[command(after_help = "Examples:\n  keywheel plugin test forge.wasm --strict")]
     Test(plugin_test::Arguments),
     /// Copy a plugin file into the folder, with the signature beside it
+    #[command(
+        after_help = "Examples:\n  keywheel plugin install gitlab\n  keywheel plugin install ./forge.wasm"
+    )]
     Install {
         /// The file, or the name of a provider that comes with Keywheel
         file: PathBuf,
     },
     /// Show what a service's plugin asks for beyond what it has, and grant exactly that
+    #[command(
+        after_help = "Examples:\n  keywheel plugin approve gitlab\n  keywheel plugin approve gitlab --digest 0123456789abcdef"
+    )]
     Approve {
         service: String,
         /// Grant without asking
@@ -65,20 +84,30 @@ pub enum Command {
         digest: Option<String>,
     },
     /// Let a service whose worker kept dying run again
+    #[command(after_help = "Examples:\n  keywheel plugin unpark gitlab")]
     Unpark { service: String },
     /// Stop everything that a service does by itself
+    #[command(after_help = "Examples:\n  keywheel plugin pause gitlab")]
     Pause { service: String },
     /// Go on after a pause
+    #[command(after_help = "Examples:\n  keywheel plugin resume gitlab")]
     Resume { service: String },
     /// How often the credentials of a service are checked, such as 90s, 15m, 12h
+    #[command(
+        after_help = "Examples:\n  keywheel plugin every gitlab 30m\n  keywheel plugin every gitlab default"
+    )]
     Every {
         service: String,
         /// Or `default`: as the plugin says
         time: String,
     },
     /// Remove a service's plugin file; credentials and reports stay
+    #[command(after_help = "Examples:\n  keywheel plugin remove gitlab")]
     Remove { service: String },
     /// What was decided about plugins, by whom and when, newest first
+    #[command(
+        after_help = "Examples:\n  keywheel plugin history\n  keywheel plugin history gitlab --limit 10"
+    )]
     History {
         /// Of one service
         service: Option<String>,
@@ -87,6 +116,9 @@ pub enum Command {
         limit: u32,
     },
     /// Believe the signatures of a minisign key
+    #[command(
+        after_help = "Examples:\n  keywheel plugin trust minisign.pub --name Ann\n  keywheel plugin trust --list"
+    )]
     Trust {
         /// The public key, or the file it is in
         #[arg(required_unless_present = "list")]
@@ -99,11 +131,13 @@ pub enum Command {
         list: bool,
     },
     /// Believe a key no longer
+    #[command(after_help = "Examples:\n  keywheel plugin distrust 0123456789ABCDEF")]
     Distrust {
         /// As `keywheel plugin keys` shows it
         key_id: String,
     },
     /// The keys that are trusted
+    #[command(after_help = "Examples:\n  keywheel plugin keys")]
     Keys,
 }
 
@@ -204,7 +238,14 @@ async fn plugins(home: &Home, operation: Operation) -> Result<Vec<PluginStatus>,
 async fn list(home: &Home, output: Output) -> Result<(), Failure> {
     output.table(
         &plugins(home, Operation::PluginList).await?,
-        &["file", "state", "service", "version", "signer", "reason"],
+        &[
+            Column::kept("file"),
+            Column::word("state"),
+            Column::ranked("service", 3),
+            Column::ranked("version", 4),
+            Column::ranked("signer", 5),
+            Column::ranked("reason", 1),
+        ],
         |plugin| {
             vec![
                 Cell::new(&plugin.file),
@@ -460,7 +501,16 @@ fn history(home: &Home, service: Option<&str>, limit: u32, output: Output) -> Re
     home.require()?;
     output.table(
         &Reader::open(&home.database())?.audit(service, limit)?,
-        &["when", "by", "what", "service", "file", "digest", "signer", "detail"],
+        &[
+            Column::kept("when"),
+            Column::ranked("by", 4),
+            Column::word("what"),
+            Column::ranked("service", 2),
+            Column::ranked("file", 3),
+            Column::ranked("digest", 5),
+            Column::ranked("signer", 6),
+            Column::ranked("detail", 1),
+        ],
         |row| {
             let word = |text: &Option<String>| Cell::new(text.as_deref().unwrap_or("–"));
             vec![
