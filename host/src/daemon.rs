@@ -395,10 +395,12 @@ impl Host {
             && !resolved.methods.iter().any(|known| known.name == *method)
         {
             let known: Vec<_> = resolved.methods.iter().map(|method| method.name.as_str()).collect();
+            let nearest = registry::manifest::nearest(method, known.iter().copied());
             return Err(Refusal::bad_input(format!(
-                "`{}` has no method `{method}`; known: {}",
+                "`{}` has no method `{method}`; known: {}{}",
                 new.service,
-                known.join(", ")
+                known.join(", "),
+                registry::manifest::did_you_mean(&nearest)
             )));
         }
         Quiet::parse(&new.quiet).map_err(|error| Refusal::bad_input(error.to_string()))?;

@@ -3,11 +3,13 @@
 //! from the database either way.
 
 mod author;
+mod browser;
 mod completions;
 mod connection;
 mod credential;
 mod demo;
 mod doctor;
+mod first;
 #[cfg(test)]
 mod help_tests;
 mod init;
@@ -21,6 +23,7 @@ mod prune;
 mod reports;
 mod serve;
 mod status;
+mod suggest;
 mod worker_token;
 
 use std::path::PathBuf;
@@ -76,7 +79,10 @@ Exit codes:
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a home: folders, master key, database, configuration
-    Init,
+    #[command(
+        after_help = "Examples:\n  keywheel init    # asks\n  keywheel init --http --from-browser firefox --domain https://shop.example/account\n  keywheel init --yes --no-http"
+    )]
+    Init(Box<init::Arguments>),
     /// Run the daemon
     #[command(
         after_help = "Examples:\n  keywheel serve\n  keywheel serve --log info,keywheel::rotation=debug --log-json"
@@ -141,6 +147,9 @@ enum Failure {
         #[source]
         source: std::io::Error,
     },
+    /// A credential that is dead, or that a person must see to.
+    #[error("{0}")]
+    Dead(String),
     /// Everything was said already; only the exit code is left.
     #[error("unhealthy")]
     Unhealthy,
@@ -182,7 +191,12 @@ impl Failure {
             Self::Kit(KitError::Refused(_) | KitError::Case(_)) => 65,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 3,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
-            Self::Read(_) | Self::Other(_) | Self::Io { .. } | Self::Kit(_) | Self::Unhealthy => 1,
+            Self::Read(_)
+            | Self::Other(_)
+            | Self::Dead(_)
+            | Self::Io { .. }
+            | Self::Kit(_)
+            | Self::Unhealthy => 1,
         }
     }
 }
@@ -222,7 +236,7 @@ pub fn run() -> ExitCode {
 async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
     let home = || Home::locate(arguments.home.clone());
     match arguments.command {
-        Command::Init => init::run(&home()?, output),
+        Command::Init(arguments) => init::run(&home()?, *arguments, output).await,
         Command::Serve(arguments) => serve::run(home()?, arguments).await,
         Command::Demo(arguments) => demo::run(arguments, output).await,
         Command::Status => status::run(&home()?, output).await,
@@ -240,6 +254,12 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// Whether there is such a command.
+fn exists(path: &[&str]) -> bool {
+    let whole = <Arguments as clap::CommandFactory>::command();
+    path.iter().try_fold(&whole, |command, name| command.find_subcommand(name)).is_some()
 }
 
 /// The error and what caused it, on one line.

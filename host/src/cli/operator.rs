@@ -233,6 +233,7 @@ fn class_of(home: &Home, row: &CredentialRow) -> Option<CommitClass> {
 }
 
 pub async fn plan(home: &Home, id: String, output: Output) -> Result<(), Failure> {
+    find(home, &id)?;
     let Outcome::Planned(preview) =
         Connection::once(home, Operation::CredentialPlan { credential_id: id }).await?
     else {
@@ -244,6 +245,7 @@ pub async fn plan(home: &Home, id: String, output: Output) -> Result<(), Failure
 
 /// Fails where a made-up secret passes for valid, and where nothing could be learnt.
 pub async fn self_test(home: &Home, id: String, output: Output) -> Result<(), Failure> {
+    find(home, &id)?;
     let Outcome::SelfTested(test) =
         Connection::once(home, Operation::CredentialSelfTest { credential_id: id }).await?
     else {

@@ -14,6 +14,7 @@ use super::credential::seconds;
 use super::layout::Column;
 use super::output::{Output, coloured, relative};
 use super::plugin_test;
+use super::suggest;
 use crate::catalogue::{self, CatalogueError};
 use crate::config::{ConfigError, Home};
 use crate::control::{Operation, Outcome};
@@ -152,27 +153,45 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
         command => command,
     };
     let home = home?;
+    let service = match &command {
+        Command::Show { service }
+        | Command::Approve { service, .. }
+        | Command::Unpark { service }
+        | Command::Pause { service }
+        | Command::Resume { service }
+        | Command::Every { service, .. }
+        | Command::Remove { service } => Some(service.clone()),
+        _ => None,
+    };
+    let ran = run_at(&home, command, output).await;
+    match service {
+        Some(service) => ran.map_err(|failure| suggest::with_service(&home, &service, failure)),
+        None => ran,
+    }
+}
+
+async fn run_at(home: &Home, command: Command, output: Output) -> Result<(), Failure> {
     let absolute = |file: PathBuf| {
         // The daemon has another working folder.
         std::path::absolute(&file).map_err(Failure::io(format!("{} can't be found", file.display())))
     };
     match command {
-        Command::List { available: false } => list(&home, output).await,
-        Command::List { available: true } => available(&home, output),
-        Command::Show { service } => show(&home, &service, output).await,
+        Command::List { available: false } => list(home, output).await,
+        Command::List { available: true } => available(home, output),
+        Command::Show { service } => show(home, &service, output).await,
         Command::Check { file } => {
-            describe(&home, Operation::PluginCheck { path: absolute(file)? }, output).await
+            describe(home, Operation::PluginCheck { path: absolute(file)? }, output).await
         }
         Command::Install { file } => {
             let file = if is_name(&file) { of_catalogue(&file.to_string_lossy())? } else { absolute(file)? };
-            describe(&home, Operation::PluginInstall { path: file }, output).await
+            describe(home, Operation::PluginInstall { path: file }, output).await
         }
         Command::Approve { service, yes, digest } => {
-            approve(&home, &service, yes, digest.as_deref(), output).await
+            approve(home, &service, yes, digest.as_deref(), output).await
         }
         Command::Unpark { service } => {
             let operation = Operation::PluginUnpark { service: service.clone() };
-            let Outcome::Unparked(parked) = Connection::once(&home, operation).await? else {
+            let Outcome::Unparked(parked) = Connection::once(home, operation).await? else {
                 return Err(unexpected());
             };
             output.value(&json!({ "service": service, "unparked": parked }), || match parked {
@@ -181,11 +200,11 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
             });
             Ok(())
         }
-        Command::Pause { service } => pause(&home, service, true, output).await,
-        Command::Resume { service } => pause(&home, service, false, output).await,
+        Command::Pause { service } => pause(home, service, true, output).await,
+        Command::Resume { service } => pause(home, service, false, output).await,
         Command::Every { service, time } => {
             let seconds = if time == "default" { None } else { Some(seconds(&time)?) };
-            Connection::once(&home, Operation::PluginEvery { service: service.clone(), seconds }).await?;
+            Connection::once(home, Operation::PluginEvery { service: service.clone(), seconds }).await?;
             output.value(&json!({ "service": service, "every": seconds }), || match seconds {
                 Some(_) => format!("credentials of `{service}` are checked every {time}, those with a time of their own as before"),
                 None => format!("credentials of `{service}` are checked as often as its plugin says"),
@@ -193,21 +212,21 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
             Ok(())
         }
         Command::Remove { service } => {
-            let Outcome::Lines(lines) = Connection::once(&home, Operation::PluginRemove { service }).await?
+            let Outcome::Lines(lines) = Connection::once(home, Operation::PluginRemove { service }).await?
             else {
                 return Err(unexpected());
             };
             output.value(&lines, || lines.join("\n"));
             Ok(())
         }
-        Command::History { service, limit } => history(&home, service.as_deref(), limit, output),
-        Command::Trust { key: Some(key), name, .. } => trust(&home, &key, name, output).await,
-        Command::Trust { key: None, .. } | Command::Keys => keys(&home, output),
+        Command::History { service, limit } => history(home, service.as_deref(), limit, output),
+        Command::Trust { key: Some(key), name, .. } => trust(home, &key, name, output).await,
+        Command::Trust { key: None, .. } | Command::Keys => keys(home, output),
         Command::Test(_) | Command::New(_) | Command::Dev(_) | Command::Record(_) | Command::Pack(_) => {
             Ok(())
         }
         Command::Distrust { key_id } => {
-            let Outcome::Lines(ids) = Connection::once(&home, Operation::PluginDistrust { key_id }).await?
+            let Outcome::Lines(ids) = Connection::once(home, Operation::PluginDistrust { key_id }).await?
             else {
                 return Err(unexpected());
             };
@@ -270,7 +289,7 @@ fn of_catalogue(service: &str) -> Result<PathBuf, Failure> {
     catalogue::file(service).map_err(no_catalogue)
 }
 
-fn no_catalogue(error: CatalogueError) -> Failure {
+pub fn no_catalogue(error: CatalogueError) -> Failure {
     let what = error.to_string();
     match error {
         CatalogueError::NoSuchService { .. } | CatalogueError::Missing(_) => Failure::NotFound(what),

@@ -97,6 +97,44 @@ impl Reader {
         Ok(glance)
     }
 
+    /// Ids that a misspelt one may stand for: those with its first letter, then others, so many at
+    /// most.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn ids_like(&self, typed: &str, at_most: u32) -> Found<Vec<String>> {
+        let first: String = typed.chars().take(1).collect();
+        self.all(
+            "SELECT credential_id FROM (SELECT credential_id FROM credentials
+                 WHERE credential_id >= ?1 AND credential_id < ?1 || char(0x10FFFF)
+                 ORDER BY credential_id LIMIT ?2)
+             UNION SELECT credential_id FROM (SELECT credential_id FROM credentials
+                 ORDER BY credential_id LIMIT 1000)",
+            params![first, at_most],
+            |row| row.get(0),
+        )
+    }
+
+    /// Every service that has a provider or a credential.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn service_names(&self) -> Found<Vec<String>> {
+        // Each probe of the index finds the next service, however many credentials are in between.
+        self.all(
+            "WITH RECURSIVE known (service) AS (
+                 SELECT min(service) FROM credentials INDEXED BY credentials_kept WHERE external = 0
+                 UNION ALL
+                 SELECT (SELECT min(service) FROM credentials INDEXED BY credentials_kept
+                         WHERE external = 0 AND service > known.service)
+                 FROM known WHERE known.service IS NOT NULL)
+             SELECT service FROM known WHERE service IS NOT NULL
+             UNION SELECT service FROM cookie_rotation_providers",
+            [],
+            |row| row.get(0),
+        )
+    }
+
     fn service_rows(&self, now: Millis) -> Found<Vec<ServiceRow>> {
         let mut services: BTreeMap<String, ServiceRow> = BTreeMap::new();
         let named = |name: String| ServiceRow { service: name, ..ServiceRow::default() };

@@ -6,6 +6,7 @@
 
 mod commands;
 pub mod external;
+pub mod firefox;
 pub mod glance;
 #[cfg(test)]
 #[path = "in_memory_tests.rs"]
