@@ -58,6 +58,15 @@ CREATE INDEX api_refusals_by_token ON api_refusals (token_id, id) WHERE token_id
 -- What a token for a profile reaches.
 CREATE INDEX credentials_by_profile ON credentials (profile_id) WHERE profile_id IS NOT NULL;
 
+-- Pages of the dashboard, which read an index each and no table.
+
+-- Who waits for a person, longest first. A healthy credential has no entry.
+CREATE INDEX monitor_wants_person ON cookie_rotation_monitor (last_success_at)
+    WHERE consecutive_failures > 0
+      AND (last_verdict IN ('needs-human', 'invalid') OR last_status = 'validation_failed');
+-- What expires first. Those without an end have no entry.
+CREATE INDEX monitor_by_expiry ON cookie_rotation_monitor (expires_at) WHERE expires_at IS NOT NULL;
+
 -- Alerts and what is still to be delivered of them.
 
 -- Backups.
@@ -65,3 +74,9 @@ CREATE INDEX credentials_by_profile ON credentials (profile_id) WHERE profile_id
 -- The generation that a backup brought back, of which nothing was heard since: it is in doubt, and
 -- more than after a lost answer, for its successors may be in use. NULL: none did.
 ALTER TABLE credentials ADD COLUMN restored_generation INTEGER;
+
+-- What `keywheel status` counts without reading the rows of a million that are well.
+
+CREATE INDEX monitor_unwell ON cookie_rotation_monitor (last_status, service)
+    WHERE last_status IS NOT 'success';
+CREATE INDEX credentials_paused ON credentials (service) WHERE paused = 1;

@@ -254,6 +254,9 @@ pub enum Outcome {
         held: Vec<(String, String)>,
         /// How far the services' clocks are ahead of this host's, in milliseconds, where it matters.
         clock_behind: Option<i64>,
+        /// Why the last batch could not be written; None: it was.
+        #[serde(default)]
+        not_writable: Option<String>,
     },
     WorkerToken(Box<WorkerToken>),
     ApiToken(Box<ApiToken>),

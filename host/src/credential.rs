@@ -120,7 +120,7 @@ pub fn is_id(text: &str) -> bool {
 /// What `is_id` allows, in words.
 pub const ID_RULE: &str = "1 to 128 letters, digits and . _ @ + -, not starting with -";
 
-const LONGEST_ID: usize = 128;
+pub const LONGEST_ID: usize = 128;
 
 /// The key name of a cookie that travels with the credential but isn't in the key mapping.
 pub fn extra_cookie_key(name: &str, domain: &str, path: &str) -> String {

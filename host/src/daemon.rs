@@ -283,6 +283,7 @@ impl Host {
                 http: self.http.get().map(|port| port.status()),
                 held: self.rotation.holds(),
                 clock_behind: self.rotation.egress.host_is_behind(),
+                not_writable: self.writer.progress().borrow().failing.clone(),
             }),
             Operation::Vitals => Ok(Outcome::Vitals(Box::new(self.vitals()))),
             Operation::PluginList => {
@@ -569,10 +570,12 @@ impl Host {
             && !resolved.methods.iter().any(|known| known.name == *method)
         {
             let known: Vec<_> = resolved.methods.iter().map(|method| method.name.as_str()).collect();
+            let nearest = registry::manifest::nearest(method, known.iter().copied());
             return Err(Refusal::bad_input(format!(
-                "`{}` has no method `{method}`; known: {}",
+                "`{}` has no method `{method}`; known: {}{}",
                 new.service,
-                known.join(", ")
+                known.join(", "),
+                registry::manifest::did_you_mean(&nearest)
             )));
         }
         Quiet::parse(&new.quiet).map_err(|error| Refusal::bad_input(error.to_string()))?;

@@ -175,6 +175,9 @@ pub const METRICS_CREDENTIALS: u32 = 10_000;
 /// second an attempt more than ten thousand a second.
 pub const IN_FLIGHT: usize = 1_024;
 
+/// Less on the home's disk is told: a write-ahead log of its usual size and a day's reports.
+pub const LITTLE_SPACE: u64 = 100 << 20;
+
 /// What the operator's own receivers of webhooks and alerts have to answer in.
 pub const DELIVERY_WALL: Duration = Duration::from_secs(15);
 

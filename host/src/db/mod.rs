@@ -9,6 +9,8 @@ pub mod census;
 mod commands;
 pub mod copies;
 pub mod external;
+pub mod firefox;
+pub mod glance;
 #[cfg(test)]
 #[path = "in_memory_tests.rs"]
 pub mod in_memory;
