@@ -37,6 +37,8 @@ const EDGES: &[(&str, &[&str])] = &[
             // What a clean-up would delete is only read.
             "retention",
             "rotation",
+            // Where a sink stands.
+            "sinks",
             "supervisor",
             "vault",
         ],
@@ -71,6 +73,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "report",
             "retention",
             "rotation",
+            // Why a delivery failed.
+            "sinks",
             "supervisor",
         ],
     ),
@@ -92,6 +96,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "report",
             "retention",
             "rotation",
+            "sinks",
             "supervisor",
             "vault",
             "web",
@@ -119,6 +124,23 @@ const EDGES: &[(&str, &[&str])] = &[
             "vault",
         ],
     ),
+    // Of `rotation` only how a stored generation is opened; of `egress` only the operator's messages.
+    (
+        "sinks",
+        &[
+            "config",
+            "crash",
+            "credential",
+            "db",
+            "egress",
+            "formats",
+            "hook",
+            "limits",
+            "report",
+            "rotation",
+            "vault",
+        ],
+    ),
     // `worker::engine` names the engine that native code is for.
     (
         "registry",
@@ -135,7 +157,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("retention", &["crash", "credential", "db", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.
-    ("config", &["protocol", "quiet"]),
+    ("config", &["credential", "limits", "protocol", "quiet"]),
     ("limits", &["protocol"]),
     ("protocol", &["provider"]),
     ("provider", &[]),

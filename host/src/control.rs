@@ -26,6 +26,7 @@ use crate::report::Report;
 use crate::retention::{Position, Pruned, RetentionError, Rules};
 use crate::rotation::plan::{PlanError, Preview};
 use crate::rotation::self_test::SelfTest;
+use crate::sinks::SinkError;
 use crate::supervisor::WorkerStatus;
 
 /// A request with every cookie of a large jar fits; anything longer is no request of ours.
@@ -130,6 +131,25 @@ pub enum Operation {
         token_id: String,
     },
     CredentialSet(SetCredential),
+    /// Delivers to a sink now.
+    SinkSync {
+        sink: String,
+    },
+    ConsumerAdd {
+        credential_id: String,
+        name: String,
+        wait_seconds: u32,
+    },
+    ConsumerRemove {
+        credential_id: String,
+        name: String,
+    },
+    /// A consumer uses this generation.
+    CredentialAck {
+        credential_id: String,
+        consumer: String,
+        generation: u32,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -230,6 +250,10 @@ pub enum Outcome {
         clock_behind: Option<i64>,
     },
     WorkerToken(Box<WorkerToken>),
+    /// The generation that is in force.
+    Acknowledged {
+        current: u32,
+    },
 }
 
 /// What the running daemon says of its port.
@@ -317,6 +341,19 @@ impl From<RetentionError> for Refusal {
             }
             _ => Self::internal(error.to_string()),
         }
+    }
+}
+
+impl From<SinkError> for Refusal {
+    fn from(error: SinkError) -> Self {
+        let kind = match error {
+            SinkError::Write(error) => return error.into(),
+            SinkError::NoSuchSink { .. } | SinkError::NoCredential(_) => RefusalKind::NotFound,
+            SinkError::NoSecrets(_) | SinkError::Form(_) | SinkError::Secret { .. } => RefusalKind::BadInput,
+            SinkError::Busy => RefusalKind::Busy,
+            _ => RefusalKind::Unavailable,
+        };
+        Self { kind, message: error.to_string() }
     }
 }
 

@@ -14,19 +14,21 @@ use tokio::sync::watch;
 use crate::catalogue;
 use crate::config::{self, Config, ConfigError, Home, Isolation, Live};
 use crate::control::{self, Operation, Outcome, Refusal, SecretInput, WorkerToken};
-use crate::credential::{Jar, Key, Millis, Secret, now};
+use crate::credential::{ID_RULE, Jar, Key, Millis, Secret, is_id, now};
 use crate::db::external::NewWorkerToken;
 use crate::db::queries::{GenerationRow, ReadError, Reader};
 use crate::db::writer::{NewCredential, NewGeneration, ScheduleChange, WriteError, Writer, WriterThread};
 use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Between, Egress, EgressError, EgressOptions};
 use crate::external;
+use crate::limits;
 use crate::provider::KeySpec;
 use crate::quiet::Quiet;
 use crate::registry::{self, Providers, Registry, RegistryError};
 use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
+use crate::sinks::Sinks;
 use crate::supervisor::Supervisor;
 use crate::vault::{Vault, VaultError};
 use crate::web;
@@ -93,6 +95,7 @@ pub struct Host {
     /// Set once the port is open.
     http: OnceLock<Arc<web::Port>>,
     pub retention: Arc<Retention>,
+    pub sinks: Arc<Sinks>,
     thread: WriterThread,
 }
 
@@ -173,7 +176,7 @@ impl Host {
         };
         let of_egress = Arc::clone(&vault);
         let mut egress = Egress::new(
-            EgressOptions { extra_ca_pem },
+            EgressOptions { extra_ca_pem: extra_ca_pem.clone() },
             Arc::new(move |secret: &Secret| of_egress.fingerprint(secret)),
         )?;
         if let Some(between) = options.between {
@@ -207,14 +210,35 @@ impl Host {
         let http = OnceLock::new();
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
         let config = Live::new(config);
-        Ok(Self { home, config, vault, writer, supervisor, registry, rotation, retention, http, thread })
+        let waiting = Arc::clone(&rotation);
+        let sinks = Sinks::new(
+            home.database(),
+            Arc::clone(&vault),
+            writer.clone(),
+            config.clone(),
+            extra_ca_pem,
+            move || waiting.wake(),
+        );
+        Ok(Self {
+            home,
+            config,
+            vault,
+            writer,
+            supervisor,
+            registry,
+            rotation,
+            retention,
+            sinks,
+            http,
+            thread,
+        })
     }
 
     /// Ends the workers, then waits until everything sent to the database is committed.
     pub async fn close(self) {
-        let Self { writer, supervisor, registry, rotation, retention, thread, .. } = self;
+        let Self { writer, supervisor, registry, rotation, retention, sinks, thread, .. } = self;
         supervisor.close().await;
-        drop((writer, registry, rotation, retention));
+        drop((writer, registry, rotation, retention, sinks));
         // The thread ends when the last writer is gone; tasks just told to stop may hold one
         // for a moment longer.
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -346,6 +370,39 @@ impl Host {
                 let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
                 let planned = self.rotation.preview(reader, &credential_id).await?;
                 Ok(Outcome::Planned(Box::new(planned)))
+            }
+            Operation::SinkSync { sink } => {
+                self.sinks.sync(&sink).await?;
+                Ok(Outcome::Done)
+            }
+            Operation::ConsumerAdd { credential_id, name, wait_seconds } => {
+                if !is_id(&name) {
+                    return Err(Refusal::bad_input(format!(
+                        "a consumer can't be named {name:?}; allowed: {ID_RULE}"
+                    )));
+                }
+                let longest = limits::LONGEST_ACKNOWLEDGE_WAIT;
+                if wait_seconds == 0 || wait_seconds > longest {
+                    return Err(Refusal::bad_input(format!(
+                        "a wait of {wait_seconds} s; allowed: 1 s to {} days",
+                        longest / 86_400
+                    )));
+                }
+                self.writer.add_consumer(&credential_id, &name, wait_seconds).await?;
+                Ok(Outcome::Done)
+            }
+            Operation::ConsumerRemove { credential_id, name } => {
+                if self.writer.remove_consumer(&credential_id, &name).await? {
+                    self.rotation.wake();
+                }
+                Ok(Outcome::Done)
+            }
+            Operation::CredentialAck { credential_id, consumer, generation } => {
+                let acknowledged = self.writer.acknowledge(&credential_id, &consumer, generation).await?;
+                if acknowledged.released {
+                    self.rotation.wake();
+                }
+                Ok(Outcome::Acknowledged { current: acknowledged.current })
             }
             Operation::ReportsPrune { rules, archive, from } => {
                 Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
@@ -641,6 +698,9 @@ pub async fn serve(
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move { prune(&host, stop).await }
     });
+    // It ends last: what the others still bring about is delivered too.
+    let (end_sinks, sinks_stop) = watch::channel(false);
+    let sinks = tokio::spawn(Arc::clone(&host.sinks).serve(sinks_stop));
     let control = tokio::spawn(control::serve(listener, Arc::clone(&host), stop.clone()));
     let web_stop = stop.clone();
     let web = tokio::spawn(async move {
@@ -657,6 +717,10 @@ pub async fn serve(
         if let Err(error) = task.await {
             tracing::error!(%error, "a part of the daemon ended badly");
         }
+    }
+    end_sinks.send_replace(true);
+    if let Err(error) = sinks.await {
+        tracing::error!(%error, "the sinks ended badly");
     }
     // The socket goes last: until then a command still learns that a daemon is there.
     let _ = std::fs::remove_file(host.home.socket());

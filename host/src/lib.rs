@@ -26,6 +26,7 @@ pub mod registry;
 pub mod report;
 pub mod retention;
 pub mod rotation;
+pub mod sinks;
 pub mod supervisor;
 pub mod vault;
 pub mod web;
