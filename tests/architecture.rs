@@ -181,8 +181,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("rusqlite", &["db"]),
     // The demo's daemon is a process of its own, as it is for everybody.
     // An author's compilers run as the author, an operator's commands as the daemon.
-    ("process::Command", &["cli/demo/daemon.rs", "cli/author/tools.rs", "hook.rs"]),
-    ("Command::new(", &["cli/demo/daemon.rs", "cli/author/tools.rs", "hook.rs"]),
+    // What a person runs with secrets runs as that person.
+    ("process::Command", &["cli/demo/daemon.rs", "cli/author/tools.rs", "cli/run.rs", "hook.rs"]),
+    ("Command::new(", &["cli/demo/daemon.rs", "cli/author/tools.rs", "cli/run.rs", "hook.rs"]),
     ("execve", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("SYS_clone", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("wasmtime", &["worker"]),
