@@ -40,6 +40,8 @@ const EDGES: &[(&str, &[&str])] = &[
             // What a clean-up would delete is only read.
             "retention",
             "rotation",
+            // Where a sink stands.
+            "sinks",
             "supervisor",
             // Which tokens are over, and what they may do.
             "token",
@@ -80,6 +82,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "report",
             "retention",
             "rotation",
+            // Why a delivery failed.
+            "sinks",
             "supervisor",
             // What a token is to do and to reach.
             "token",
@@ -106,6 +110,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "report",
             "retention",
             "rotation",
+            "sinks",
             "supervisor",
             "token",
             "vault",
@@ -153,6 +158,23 @@ const EDGES: &[(&str, &[&str])] = &[
             "vault",
         ],
     ),
+    // Of `rotation` only how a stored generation is opened; of `egress` only the operator's messages.
+    (
+        "sinks",
+        &[
+            "config",
+            "crash",
+            "credential",
+            "db",
+            "egress",
+            "formats",
+            "hook",
+            "limits",
+            "report",
+            "rotation",
+            "vault",
+        ],
+    ),
     // `worker::engine` names the engine that native code is for.
     (
         "registry",
@@ -171,7 +193,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("retention", &["crash", "credential", "db", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.
-    ("config", &["protocol", "quiet"]),
+    ("config", &["credential", "limits", "protocol", "quiet"]),
     ("limits", &["protocol"]),
     ("protocol", &["provider"]),
     ("notify_systemd", &[]),
@@ -199,8 +221,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("rusqlite", &["db"]),
     // The demo's daemon is a process of its own, as it is for everybody.
     // An author's compilers run as the author, an operator's commands as the daemon.
-    ("process::Command", &["cli/demo/daemon.rs", "cli/author/tools.rs", "hook.rs"]),
-    ("Command::new(", &["cli/demo/daemon.rs", "cli/author/tools.rs", "hook.rs"]),
+    // What a person runs with secrets runs as that person.
+    ("process::Command", &["cli/demo/daemon.rs", "cli/author/tools.rs", "cli/run.rs", "hook.rs"]),
+    ("Command::new(", &["cli/demo/daemon.rs", "cli/author/tools.rs", "cli/run.rs", "hook.rs"]),
     ("execve", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("SYS_clone", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("wasmtime", &["worker"]),

@@ -27,6 +27,7 @@ use crate::report::Report;
 use crate::retention::{Position, Pruned, RetentionError, Rules};
 use crate::rotation::plan::{PlanError, Preview};
 use crate::rotation::self_test::SelfTest;
+use crate::sinks::SinkError;
 use crate::supervisor::WorkerStatus;
 use crate::token::{Reach, Scope};
 
@@ -148,6 +149,25 @@ pub enum Operation {
     Reload,
     /// The texts of the configuration that the daemon was started with, and that is in force.
     Configuration,
+    /// Delivers to a sink now.
+    SinkSync {
+        sink: String,
+    },
+    ConsumerAdd {
+        credential_id: String,
+        name: String,
+        wait_seconds: u32,
+    },
+    ConsumerRemove {
+        credential_id: String,
+        name: String,
+    },
+    /// A consumer uses this generation.
+    CredentialAck {
+        credential_id: String,
+        consumer: String,
+        generation: u32,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -259,6 +279,10 @@ pub enum Outcome {
         not_writable: Option<String>,
     },
     WorkerToken(Box<WorkerToken>),
+    /// The generation that is in force.
+    Acknowledged {
+        current: u32,
+    },
     ApiToken(Box<ApiToken>),
     Vitals(Box<Vitals>),
     Reloaded(Reloaded),
@@ -373,6 +397,19 @@ impl From<RetentionError> for Refusal {
             }
             _ => Self::internal(error.to_string()),
         }
+    }
+}
+
+impl From<SinkError> for Refusal {
+    fn from(error: SinkError) -> Self {
+        let kind = match error {
+            SinkError::Write(error) => return error.into(),
+            SinkError::NoSuchSink { .. } | SinkError::NoCredential(_) => RefusalKind::NotFound,
+            SinkError::NoSecrets(_) | SinkError::Form(_) | SinkError::Secret { .. } => RefusalKind::BadInput,
+            SinkError::Busy => RefusalKind::Busy,
+            _ => RefusalKind::Unavailable,
+        };
+        Self { kind, message: error.to_string() }
     }
 }
 

@@ -33,6 +33,7 @@ use crate::reload::{self, Reloaded};
 use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
+use crate::sinks::Sinks;
 use crate::supervisor::Supervisor;
 use crate::token::{self, Reach, Scope};
 use crate::vault::{Vault, VaultError};
@@ -106,6 +107,7 @@ pub struct Host {
     pub retention: Arc<Retention>,
     /// The configuration's text when this was opened.
     started_with: String,
+    pub sinks: Arc<Sinks>,
     thread: WriterThread,
 }
 
@@ -202,7 +204,7 @@ impl Host {
         };
         let of_egress = Arc::clone(&vault);
         let mut egress = Egress::new(
-            EgressOptions { extra_ca_pem },
+            EgressOptions { extra_ca_pem: extra_ca_pem.clone() },
             Arc::new(move |secret: &Secret| of_egress.fingerprint(secret)),
         )?;
         let meter: Arc<Meter> = Arc::default();
@@ -240,6 +242,15 @@ impl Host {
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
         let started_with = config.text.clone();
         let config = Live::new(config);
+        let waiting = Arc::clone(&rotation);
+        let sinks = Sinks::new(
+            home.database(),
+            Arc::clone(&vault),
+            writer.clone(),
+            config.clone(),
+            extra_ca_pem,
+            move || waiting.wake(),
+        );
         Ok(Self {
             home,
             config,
@@ -249,6 +260,7 @@ impl Host {
             registry,
             rotation,
             retention,
+            sinks,
             http,
             started_with,
             thread,
@@ -257,9 +269,9 @@ impl Host {
 
     /// Ends the workers, then waits until everything sent to the database is committed.
     pub async fn close(self) {
-        let Self { writer, supervisor, registry, rotation, retention, thread, .. } = self;
+        let Self { writer, supervisor, registry, rotation, retention, sinks, thread, .. } = self;
         supervisor.close().await;
-        drop((writer, registry, rotation, retention));
+        drop((writer, registry, rotation, retention, sinks));
         // The thread ends when the last writer is gone; tasks just told to stop may hold one
         // for a moment longer.
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -407,6 +419,39 @@ impl Host {
                 started: self.started_with.clone(),
                 now: self.config.get().text.clone(),
             }),
+            Operation::SinkSync { sink } => {
+                self.sinks.sync(&sink).await?;
+                Ok(Outcome::Done)
+            }
+            Operation::ConsumerAdd { credential_id, name, wait_seconds } => {
+                if !is_id(&name) {
+                    return Err(Refusal::bad_input(format!(
+                        "a consumer can't be named {name:?}; allowed: {ID_RULE}"
+                    )));
+                }
+                let longest = limits::LONGEST_ACKNOWLEDGE_WAIT;
+                if wait_seconds == 0 || wait_seconds > longest {
+                    return Err(Refusal::bad_input(format!(
+                        "a wait of {wait_seconds} s; allowed: 1 s to {} days",
+                        longest / 86_400
+                    )));
+                }
+                self.writer.add_consumer(&credential_id, &name, wait_seconds).await?;
+                Ok(Outcome::Done)
+            }
+            Operation::ConsumerRemove { credential_id, name } => {
+                if self.writer.remove_consumer(&credential_id, &name).await? {
+                    self.rotation.wake();
+                }
+                Ok(Outcome::Done)
+            }
+            Operation::CredentialAck { credential_id, consumer, generation } => {
+                let acknowledged = self.writer.acknowledge(&credential_id, &consumer, generation).await?;
+                if acknowledged.released {
+                    self.rotation.wake();
+                }
+                Ok(Outcome::Acknowledged { current: acknowledged.current })
+            }
             Operation::ReportsPrune { rules, archive, from } => {
                 Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
             }
@@ -841,6 +886,9 @@ pub async fn serve(
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move { notify_systemd::keep_alive(|| host.pulse(), stop).await }
     });
+    // It ends last: what the others still bring about is delivered too.
+    let (end_sinks, sinks_stop) = watch::channel(false);
+    let sinks = tokio::spawn(Arc::clone(&host.sinks).serve(sinks_stop));
     let control = tokio::spawn(control::serve(listener, Arc::clone(&host), stop.clone()));
     let web_stop = stop.clone();
     let web = tokio::spawn(async move {
@@ -858,6 +906,10 @@ pub async fn serve(
         if let Err(error) = task.await {
             tracing::error!(%error, "a part of the daemon ended badly");
         }
+    }
+    end_sinks.send_replace(true);
+    if let Err(error) = sinks.await {
+        tracing::error!(%error, "the sinks ended badly");
     }
     // The socket goes last: until then a command still learns that a daemon is there.
     let _ = std::fs::remove_file(host.home.socket());

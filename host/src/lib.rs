@@ -31,6 +31,7 @@ pub mod report;
 pub mod retention;
 pub mod rotation;
 pub mod sealing;
+pub mod sinks;
 pub mod supervisor;
 pub mod token;
 pub mod vault;

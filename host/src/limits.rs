@@ -190,3 +190,38 @@ pub const SCHEMA_COPIES: usize = 2;
 
 /// One file of a backup besides the database: the largest plugin, and room to spare.
 pub const BACKUP_FILE_BYTES: u64 = 2 * PLUGIN_BYTES;
+/// How long a due rotation waits for a consumer that names no time of its own: restarting what
+/// uses the secret takes minutes.
+pub const ACKNOWLEDGE_WAIT: u32 = 600;
+
+/// And at the most. Past a week nobody waits, somebody forgot.
+pub const LONGEST_ACKNOWLEDGE_WAIT: u32 = 7 * 86_400;
+
+/// Consumers of one credential: a claim looks at each.
+pub const CONSUMERS: u32 = 64;
+
+/// Commits that come within this are answered by one look at the sinks: what a rotation writes
+/// comes in several, and nobody sees the difference.
+pub const SINK_DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Between two looks at the files themselves: whether they are still there, and still the same.
+pub const SINK_CHECK: Duration = Duration::from_secs(5);
+
+/// Deliveries at once, so that a hundred sinks don't start a hundred commands.
+pub const SINK_DELIVERIES: usize = 8;
+
+/// Tries of a delivery: the first pause, doubling, and the longest. A receiver that is back, or a
+/// disk that has space again, is found within a minute.
+pub const SINK_FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub const SINK_LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a receiver may ask for with `Retry-After`, and the pause where it says that it won't take
+/// this whatever comes.
+pub const SINK_REFUSED_PAUSE: Duration = Duration::from_secs(600);
+
+/// Writing one small file. A file system that doesn't answer by then is gone, and holds up nothing
+/// but its own sinks.
+pub const SINK_FILE_WALL: Duration = Duration::from_secs(30);
+
+/// What was issued while the daemon was being stopped may still be delivered.
+pub const SINK_DRAIN: Duration = Duration::from_secs(10);

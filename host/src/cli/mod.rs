@@ -9,6 +9,7 @@ mod browser;
 mod completions;
 mod config;
 mod connection;
+mod consumer;
 mod credential;
 mod demo;
 mod doctor;
@@ -25,7 +26,9 @@ mod plugin;
 mod plugin_test;
 mod prune;
 mod reports;
+mod run;
 mod serve;
+mod sink;
 mod status;
 mod suggest;
 mod worker_token;
@@ -104,9 +107,14 @@ enum Command {
     /// Provider plugins: new, dev, record, pack, list, show, check, test, install, approve, unpark, pause, resume, every, remove, history, trust, distrust, keys
     #[command(subcommand)]
     Plugin(plugin::Command),
-    /// Credentials: add, set, import, list, show, history, validate, self-test, rotate, rollback, pause, resume, export, remove
+    /// Credentials: add, set, import, list, show, history, validate, self-test, rotate, rollback, pause, resume, export, consumer, ack, remove
     #[command(subcommand)]
     Credential(credential::Command),
+    /// Run a command with a credential's secrets, in its environment or in files that end with it
+    Run(run::Arguments),
+    /// Files, commands and webhooks that get new secrets by themselves: list, sync
+    #[command(subcommand)]
+    Sink(sink::Command),
     /// Reports of attempts: list, show, tail, prune
     #[command(subcommand)]
     Reports(reports::Command),
@@ -184,6 +192,9 @@ enum Failure {
     /// As `Unhealthy`, where nothing was learnt of it.
     #[error("unclear")]
     Unclear,
+    /// The end of a command that was run, which has spoken for itself.
+    #[error("exit code {0}")]
+    Exit(u8),
 }
 
 impl Failure {
@@ -201,6 +212,7 @@ impl Failure {
                 RefusalKind::Busy | RefusalKind::Unavailable => 75,
                 RefusalKind::Internal => 1,
             },
+            Self::Exit(code) => *code,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
             Self::Unclear => 4,
@@ -253,7 +265,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !matches!(failure, Failure::Unhealthy | Failure::Unclear) {
+            if !matches!(failure, Failure::Unhealthy | Failure::Unclear | Failure::Exit(_)) {
                 output.error(&with_causes(&failure));
             }
             ExitCode::from(failure.code())
@@ -275,6 +287,8 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         }
         Command::Plugin(command) => plugin::run(home(), command, output).await,
         Command::Credential(command) => credential::run(home()?, command, output).await,
+        Command::Run(arguments) => run::run(&home()?, arguments, output).await,
+        Command::Sink(command) => sink::run(&home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
         Command::ApiToken(command) => api_token::run(&home()?, command, output).await,

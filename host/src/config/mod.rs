@@ -3,6 +3,7 @@
 
 pub mod metrics;
 pub mod place;
+pub mod sinks;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -278,6 +279,8 @@ pub struct Config {
     pub text: String,
     /// The operator's rules for services, by name. A service needn't be there yet.
     pub services: BTreeMap<String, ServiceRules>,
+    /// Where secrets go that are in force, by name.
+    pub sinks: sinks::Sinks,
 }
 
 /// The HTTP port: none unless it is asked for.
@@ -433,6 +436,7 @@ impl Default for Config {
             log: None,
             text: String::new(),
             services: BTreeMap::new(),
+            sinks: sinks::Sinks::new(),
         }
     }
 }
@@ -497,6 +501,29 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #rate_per_minute = 60
 # Nothing is rotated by itself then, unless the secret would expire meanwhile; checks go on.
 #quiet = ["22:00-06:00 Europe/Berlin"]
+
+# A sink, by a name of your own: where a credential's secrets go whenever new ones are in force.
+# A file, then a command, then a webhook; any of them will do. None of it has a default but the
+# file's mode and the two times.
+#[sinks.NAME]
+#credential = "ann"
+# netscape (cookies.txt), storage-state (Playwright), browser-json, header, env or json. The file
+# is replaced whole or not at all; the folder must exist.
+#path = "/run/app/cookies.txt"
+#format = "netscape"
+# For format = "header": which cookies are sent depends on it.
+#url = "https://shop.example/"
+#mode = "0600"
+#owner = "app:app"
+# Run after the file was written: a program and its arguments, no shell.
+#command = ["systemctl", "reload", "app"]
+#command_seconds = 30
+# Told that there are new secrets, never what they are; signed, see docs/operating.md.
+#webhook = "https://app.example/hooks/keywheel"
+#webhook_secret_file = "/etc/keywheel/webhook.secret"
+# A delivery is an acknowledgement: rotations that would retire the secret before wait for it.
+#acknowledges = false
+#acknowledge_wait_seconds = 600
 "#;
 
 impl Config {
@@ -559,6 +586,9 @@ impl Config {
             if let Err(message) = rules.check(service) {
                 return Err(ConfigError::Parse { path, message });
             }
+        }
+        if let Err(message) = sinks::check(&config.sinks, home) {
+            return Err(ConfigError::Parse { path, message });
         }
         Ok(config)
     }

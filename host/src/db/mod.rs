@@ -19,6 +19,7 @@ mod pulse;
 pub mod queries;
 #[cfg(test)]
 mod sync_probe;
+pub mod uses;
 pub mod writer;
 
 use std::fs::{File, OpenOptions};

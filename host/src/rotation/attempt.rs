@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::Rotation;
+use super::decide;
 use super::machine::{self, Clock, Conclusion, Ended, Event, Machine, Start};
 use super::schedule::{self, Facts, Standing, Trouble};
 use super::verdict;
@@ -572,6 +573,9 @@ fn meta(
         {
             meta.insert("method".into(), json!(method.name));
             meta.insert("commitClass".into(), json!(method.commit_class.as_str()));
+            if decide::waits_for_consumers(method.commit_class) && !claim.unacknowledged.is_empty() {
+                meta.insert("unacknowledged".into(), json!(claim.unacknowledged));
+            }
         }
     }
     meta
