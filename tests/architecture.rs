@@ -98,8 +98,27 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // The port takes secrets in, so it has the redaction of `egress` and the fingerprints of the
-    // vault; it writes by commands alone.
-    ("web", &["config", "control", "credential", "db", "egress", "external", "limits", "report", "vault"]),
+    // vault; it writes by commands alone. Its pages show what plugins and workers are, in the
+    // registry's words and by the supervisor's status, and what a commit class risks, as
+    // `rotation::plan` says it.
+    (
+        "web",
+        &[
+            "config",
+            "control",
+            "credential",
+            "db",
+            "egress",
+            "external",
+            "limits",
+            "provider",
+            "registry",
+            "report",
+            "rotation",
+            "supervisor",
+            "vault",
+        ],
+    ),
     (
         "rotation",
         &[

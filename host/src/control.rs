@@ -130,6 +130,10 @@ pub enum Operation {
         token_id: String,
     },
     CredentialSet(SetCredential),
+    /// A link into the dashboard, for one use.
+    DashboardLink,
+    /// Ends every session of the dashboard.
+    DashboardSignOut,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -178,6 +182,14 @@ pub struct WorkerToken {
     pub expires_at: Option<Millis>,
     /// Whether a plugin serves its service too.
     pub served: bool,
+}
+
+/// A link into the dashboard: where it is served, and the one-time part.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DashboardLink {
+    pub listening: SocketAddr,
+    pub token: SecretInput,
+    pub seconds: u64,
 }
 
 /// The one place where a secret is serialised: between two processes of one user, over a
@@ -230,6 +242,9 @@ pub enum Outcome {
         clock_behind: Option<i64>,
     },
     WorkerToken(Box<WorkerToken>),
+    DashboardLink(Box<DashboardLink>),
+    /// How many sessions there were.
+    SignedOut(usize),
 }
 
 /// What the running daemon says of its port.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::catalogue;
 use crate::config::{self, Config, ConfigError, Home, Isolation, Live};
-use crate::control::{self, Operation, Outcome, Refusal, SecretInput, WorkerToken};
+use crate::control::{self, DashboardLink, Operation, Outcome, Refusal, SecretInput, WorkerToken};
 use crate::credential::{Jar, Key, Millis, Secret, now};
 use crate::db::external::NewWorkerToken;
 use crate::db::queries::{GenerationRow, ReadError, Reader};
@@ -21,6 +21,7 @@ use crate::db::writer::{NewCredential, NewGeneration, ScheduleChange, WriteError
 use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Between, Egress, EgressError, EgressOptions};
 use crate::external;
+use crate::limits;
 use crate::provider::KeySpec;
 use crate::quiet::Quiet;
 use crate::registry::{self, Providers, Registry, RegistryError};
@@ -338,6 +339,15 @@ impl Host {
                 self.writer.revoke_worker_token(&token_id).await?;
                 Ok(Outcome::Done)
             }
+            Operation::DashboardLink => {
+                let (listening, token) = self.port()?.dashboard_link().map_err(|error| {
+                    Refusal::internal(format!("the system gives no random bytes: {error}"))
+                })?;
+                let seconds = limits::DASHBOARD_LINK.as_secs();
+                let link = DashboardLink { listening, token: SecretInput::new(&token), seconds };
+                Ok(Outcome::DashboardLink(Box::new(link)))
+            }
+            Operation::DashboardSignOut => Ok(Outcome::SignedOut(self.port()?.sign_out_all())),
             Operation::CredentialSelfTest { credential_id } => {
                 let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
                 Ok(Outcome::SelfTested(self.rotation.self_test(reader, &credential_id).await?))
@@ -351,6 +361,12 @@ impl Host {
                 Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
             }
         }
+    }
+
+    /// The open port, of a daemon that has one.
+    fn port(&self) -> Result<&web::Port, Refusal> {
+        let none = "no dashboard is served; hint: it needs `http.listen` in config.toml and a daemon that was started since";
+        self.http.get().map(|port| &**port).ok_or_else(|| Refusal::not_found(none))
     }
 
     async fn create_worker_token(
@@ -676,6 +692,8 @@ async fn open_port(host: &Arc<Host>) -> Result<Option<web::Web>, OpenError> {
         vault: Arc::clone(&host.vault),
         writer: host.writer.clone(),
         reader: host.reader()?,
+        pages: host.reader()?,
+        counting: host.reader()?,
         command: Arc::new(move |operation| {
             let host = Arc::clone(&of_port);
             Box::pin(async move { host.carry_out(operation).await })

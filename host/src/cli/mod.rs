@@ -6,6 +6,7 @@ mod author;
 mod completions;
 mod connection;
 mod credential;
+mod dashboard;
 mod demo;
 mod doctor;
 mod init;
@@ -76,6 +77,8 @@ enum Command {
     /// Tokens for workers that can't be plugins: create, list, revoke
     #[command(subcommand)]
     WorkerToken(worker_token::Command),
+    /// Open the dashboard: print a link that signs a browser in, once
+    Dashboard(dashboard::Arguments),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -201,6 +204,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Credential(command) => credential::run(home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
+        Command::Dashboard(arguments) => dashboard::run(&home()?, &arguments, output).await,
         Command::Completions { shell } => {
             completions::print(shell, output);
             Ok(())

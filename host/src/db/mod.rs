@@ -13,6 +13,7 @@ pub mod migrations;
 pub mod queries;
 #[cfg(test)]
 mod sync_probe;
+pub mod views;
 pub mod writer;
 
 use std::fs::{File, OpenOptions};

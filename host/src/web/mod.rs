@@ -1,9 +1,10 @@
 //! The HTTP port: what is served there and how it is wired. `server` owns connections and their
 //! end, `gate` who may come in, `intake` what a message must look like, `workers` the routes of
-//! external workers. It reads the database through `db::queries` and writes through the one
-//! writer, and never answers with a token or with a value of `cookieKeys`.
+//! external workers, `dashboard` the pages for people. It reads the database through `db::queries`
+//! and writes through the one writer, and never answers with a secret.
 
 mod answer;
+mod dashboard;
 mod gate;
 pub mod intake;
 mod server;
@@ -21,10 +22,13 @@ use tokio::sync::watch;
 
 use crate::config::Http;
 use crate::control::{Command, Counted, HttpStatus};
+use crate::credential::Secret;
 use crate::db::queries::Reader;
 use crate::db::writer::Writer;
 use crate::vault::Vault;
 use answer::Refused;
+use dashboard::Pages;
+use dashboard::session::{Moment, Sessions};
 use gate::Gate;
 use server::Door;
 
@@ -33,6 +37,9 @@ pub struct Parts {
     pub vault: Arc<Vault>,
     pub writer: Writer,
     pub reader: Reader,
+    /// For pages, and for counting beside them: neither waits for the other, nor a token for both.
+    pub pages: Reader,
+    pub counting: Reader,
     /// What else the daemon can be asked and told.
     pub command: Command,
 }
@@ -50,11 +57,25 @@ pub struct Web {
 pub struct Port {
     listening: SocketAddr,
     counted: Mutex<Counted>,
+    sessions: Arc<Sessions>,
 }
 
 impl Port {
     pub fn status(&self) -> HttpStatus {
         HttpStatus { listening: self.listening, counted: self.counted(|counted| counted.clone()) }
+    }
+
+    /// A link into the dashboard, for one use.
+    ///
+    /// # Errors
+    /// Where the system gives no random bytes.
+    pub fn dashboard_link(&self) -> io::Result<(SocketAddr, Secret)> {
+        Ok((self.listening, self.sessions.new_link(Moment::now())?))
+    }
+
+    /// Ends every session of the dashboard, and says how many there were.
+    pub fn sign_out_all(&self) -> usize {
+        self.sessions.sign_out_all(Moment::now())
     }
 
     fn counted<T>(&self, change: impl FnOnce(&mut Counted) -> T) -> T {
@@ -71,8 +92,8 @@ struct Shared {
     gate: Gate,
     vault: Arc<Vault>,
     writer: Writer,
-    #[expect(dead_code, reason = "for pages and the API")]
     command: Command,
+    pages: Pages,
     port: Arc<Port>,
 }
 
@@ -83,7 +104,8 @@ impl Web {
     /// The system's: the address is in use, or isn't this machine's.
     pub async fn open(listen: SocketAddr, options: Http, parts: Parts) -> io::Result<Self> {
         let door = Door::open(listen).await?;
-        let port = Arc::new(Port { listening: door.address(), counted: Mutex::default() });
+        let sessions = Arc::new(Sessions::new(Arc::clone(&parts.vault)));
+        let port = Arc::new(Port { listening: door.address(), counted: Mutex::default(), sessions });
         Ok(Self { door, options, parts, port })
     }
 
@@ -95,11 +117,13 @@ impl Web {
     pub async fn serve(self, stop: watch::Receiver<bool>) {
         let Self { door, options, parts, port } = self;
         tracing::info!(address = %port.listening, "http is open");
+        let pages = Pages::new(Arc::clone(&port.sessions), parts.pages, parts.counting, stop.clone());
         let shared = Arc::new(Shared {
             gate: Gate::new(&options, parts.reader, Arc::clone(&parts.vault)),
             vault: parts.vault,
             writer: parts.writer,
             command: parts.command,
+            pages,
             port,
         });
         server::serve(door, routes(shared), stop).await;
@@ -109,6 +133,7 @@ impl Web {
 fn routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .merge(workers::routes())
+        .merge(dashboard::routes(&shared))
         .fallback(|State(shared): State<Arc<Shared>>| async move { shared.refuse(Refused::no_such_path()) })
         .method_not_allowed_fallback(|State(shared): State<Arc<Shared>>| async move {
             shared.refuse(Refused::method())
