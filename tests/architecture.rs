@@ -119,6 +119,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     // The port takes secrets in, so it has the redaction of `egress` and the fingerprints of the
     // vault; it writes by commands alone. The API opens what is in force and puts it into a form.
+    // Its pages show what plugins and workers are, in the registry's words and by the supervisor's
+    // status, and what a commit class risks, as `rotation::plan` says it.
     (
         "web",
         &[
@@ -130,8 +132,12 @@ const EDGES: &[(&str, &[&str])] = &[
             "external",
             "formats",
             "limits",
+            "provider",
+            "registry",
             "report",
+            "rotation",
             "sealing",
+            "supervisor",
             "token",
             "vault",
         ],

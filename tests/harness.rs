@@ -892,6 +892,20 @@ pub fn run_browser_worker(folder: &Path, environment: &[(&str, &str)]) -> Output
     Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
+/// Who uses the dashboard, not yet started.
+pub fn dashboard_browser() -> Command {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| set_up("dashboard"));
+    let mut browser = command("node");
+    browser.arg(target().join("peers/browser/dashboard.mjs"));
+    browser
+}
+
+/// A folder that stays when a test has ended.
+pub fn artefacts(name: &str) -> PathBuf {
+    target().join(name)
+}
+
 /// A provider that comes with Keywheel, by its service.
 pub fn plugin(service: &str) -> PathBuf {
     providers().join(format!("{service}.wasm"))

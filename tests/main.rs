@@ -10,6 +10,7 @@ mod catalogue;
 mod compatibility;
 mod conformance;
 mod credentials;
+mod dashboard;
 mod docs;
 mod egress;
 mod external_workers;

@@ -168,6 +168,10 @@ pub enum Operation {
         consumer: String,
         generation: u32,
     },
+    /// A link into the dashboard, for one use.
+    DashboardLink,
+    /// Ends every session of the dashboard.
+    DashboardSignOut,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -226,6 +230,14 @@ pub struct ApiToken {
     pub expires_at: Option<Millis>,
 }
 
+/// A link into the dashboard: where it is served, and the one-time part.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DashboardLink {
+    pub listening: SocketAddr,
+    pub token: SecretInput,
+    pub seconds: u64,
+}
+
 /// The one place where a secret is serialised: between two processes of one user, over a
 /// socket in a private folder. Hexadecimal, for secrets are bytes.
 #[derive(Serialize, Deserialize)]
@@ -279,6 +291,9 @@ pub enum Outcome {
         not_writable: Option<String>,
     },
     WorkerToken(Box<WorkerToken>),
+    DashboardLink(Box<DashboardLink>),
+    /// How many sessions there were.
+    SignedOut(usize),
     /// The generation that is in force.
     Acknowledged {
         current: u32,

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::catalogue;
 use crate::config::{self, Config, ConfigError, Home, Isolation, Live};
-use crate::control::{self, ApiToken, Operation, Outcome, Refusal, SecretInput, WorkerToken};
+use crate::control::{self, ApiToken, DashboardLink, Operation, Outcome, Refusal, SecretInput, WorkerToken};
 use crate::credential::{ID_RULE, Jar, Key, Millis, Secret, is_id, now};
 use crate::db::api_tokens::NewApiToken;
 use crate::db::external::NewWorkerToken;
@@ -405,6 +405,15 @@ impl Host {
                 self.writer.revoke_api_token(&token_id).await?;
                 Ok(Outcome::Done)
             }
+            Operation::DashboardLink => {
+                let (listening, token) = self.port()?.dashboard_link().map_err(|error| {
+                    Refusal::internal(format!("the system gives no random bytes: {error}"))
+                })?;
+                let seconds = limits::DASHBOARD_LINK.as_secs();
+                let link = DashboardLink { listening, token: SecretInput::new(&token), seconds };
+                Ok(Outcome::DashboardLink(Box::new(link)))
+            }
+            Operation::DashboardSignOut => Ok(Outcome::SignedOut(self.port()?.sign_out_all())),
             Operation::CredentialSelfTest { credential_id } => {
                 let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
                 Ok(Outcome::SelfTested(self.rotation.self_test(reader, &credential_id).await?))
@@ -505,6 +514,12 @@ impl Host {
             in_flight: self.rotation.in_flight(),
             failing: self.writer.progress().borrow().failing.clone(),
         }
+    }
+
+    /// The open port, of a daemon that has one.
+    fn port(&self) -> Result<&web::Port, Refusal> {
+        let none = "no dashboard is served; hint: it needs `http.listen` in config.toml and a daemon that was started since";
+        self.http.get().map(|port| &**port).ok_or_else(|| Refusal::not_found(none))
     }
 
     async fn create_worker_token(
@@ -954,6 +969,8 @@ async fn open_port(host: &Arc<Host>) -> Result<Option<web::Web>, OpenError> {
         counter: host.reader()?,
         meter: Arc::clone(&host.rotation.meter),
         metrics: host.config.get().metrics.clone(),
+        pages: host.reader()?,
+        counting: host.reader()?,
         command: Arc::new(move |operation| {
             let host = Arc::clone(&of_port);
             Box::pin(async move { host.carry_out(operation).await })

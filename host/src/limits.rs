@@ -170,6 +170,41 @@ pub const API_PAGE: u32 = 1_000;
 /// Credentials that get series of their own where the operator wants that: four each, which is as
 /// much as a Prometheus likes to have from one target.
 pub const METRICS_CREDENTIALS: u32 = 10_000;
+/// A link into the dashboard: long enough to change from the terminal to a browser.
+pub const DASHBOARD_LINK: Duration = Duration::from_secs(300);
+
+/// Links that wait for their use; the oldest goes for a newer one.
+pub const DASHBOARD_LINKS: usize = 16;
+
+/// A session of the dashboard that nobody uses, and one however much it is used: a working day.
+pub const DASHBOARD_IDLE: Duration = Duration::from_secs(30 * 60);
+pub const DASHBOARD_SESSION: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// Sessions at once; the one that was used longest ago goes for a newer one.
+pub const DASHBOARD_SESSIONS: usize = 64;
+
+/// What a session keeps of the results of what was asked.
+pub const DASHBOARD_MESSAGES: usize = 16;
+
+/// Live pages at once, of all sessions: a quarter of the connections.
+pub const DASHBOARD_STREAMS: usize = 32;
+
+/// Between two words on a live page: a fast daemon commits a thousand times a second, and nobody
+/// reads faster than this.
+pub const DASHBOARD_DEBOUNCE: Duration = Duration::from_millis(500);
+
+/// How often a live page hears something at least. Less than half of `HTTP_REQUEST_WALL`, which
+/// each word puts off.
+pub const DASHBOARD_HEARTBEAT: Duration = Duration::from_secs(4);
+
+/// How long a page waits for what it asked for; an attempt may take longer, and is told later.
+pub const DASHBOARD_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Things asked for from pages and not done yet.
+pub const DASHBOARD_TASKS: usize = 16;
+
+/// A form: an id, a digest, two tokens.
+pub const DASHBOARD_FORM: usize = 8 << 10;
 
 /// Attempts in flight over all services: a few hundred kilobytes of memory, and at a tenth of a
 /// second an attempt more than ten thousand a second.

@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod consumer;
 mod credential;
+mod dashboard;
 mod demo;
 mod doctor;
 mod first;
@@ -145,6 +146,8 @@ enum Command {
     /// Write manual pages for all commands
     #[command(after_help = "Example: keywheel man ~/.local/share/man/man1")]
     Man(man::Arguments),
+    /// Open the dashboard: print a link that signs a browser in, once
+    Dashboard(dashboard::Arguments),
     /// Print a completion script for a shell
     #[command(
         after_help = "Examples:\n  keywheel completions bash > ~/.local/share/bash-completion/completions/keywheel"
@@ -297,6 +300,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Config(arguments) => config::run(home(), arguments, output).await,
         Command::Reload => config::reload(&home()?, output).await,
         Command::Man(arguments) => man::run(&arguments, output),
+        Command::Dashboard(arguments) => dashboard::run(&home()?, &arguments, output).await,
         Command::Completions { shell } => {
             completions::print(shell, output);
             Ok(())

@@ -536,15 +536,16 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(ConfigError::Io { path, source }),
         };
-        Self::parse(&text, &path)
+        Self::parse(&text, &path, Some(home))
     }
 
-    /// Reads and judges a configuration; `path` is for the words alone.
+    /// Reads and judges a configuration; `path` is for the words alone. Without a home what it
+    /// says of paths isn't compared with that.
     ///
     /// # Errors
     /// An unknown field or a value that isn't allowed, with line and column.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        Self::judge(text, path.to_owned()).map_err(|error| match error {
+    pub fn parse(text: &str, path: &Path, home: Option<&Home>) -> Result<Self, ConfigError> {
+        Self::judge(text, path.to_owned(), home).map_err(|error| match error {
             // What is wrong with the writing has its place already.
             ConfigError::Parse { path, message } if !message.starts_with("line ") => {
                 ConfigError::Parse { path, message: place::of_meaning(text, &message) }
@@ -554,7 +555,7 @@ impl Config {
     }
 
     /// Each check's words begin with the key that they are about.
-    fn judge(text: &str, path: PathBuf) -> Result<Self, ConfigError> {
+    fn judge(text: &str, path: PathBuf, home: Option<&Home>) -> Result<Self, ConfigError> {
         let mut config: Self = toml::from_str(text).map_err(|error| {
             let message = place::of_syntax(text, &error);
             ConfigError::Parse { path: path.clone(), message }

@@ -20,6 +20,7 @@ pub mod queries;
 #[cfg(test)]
 mod sync_probe;
 pub mod uses;
+pub mod views;
 pub mod writer;
 
 use std::fs::{File, OpenOptions};
