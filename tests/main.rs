@@ -5,6 +5,7 @@
 mod architecture;
 mod author;
 mod catalogue;
+mod cli;
 mod compatibility;
 mod conformance;
 mod credentials;
@@ -12,6 +13,7 @@ mod docs;
 mod egress;
 mod external_workers;
 mod faults;
+mod first_hour;
 mod harness;
 mod home;
 mod hostile;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the peers of the end-to-end tests from their lockfiles; with the argument `browser`
-# the documented browser worker instead, which wants Chromium.
+# the documented browser worker instead, which wants Chromium; with `firefox` Firefox itself.
 #
 # Owns: $TARGET_DIR (default <repository>/target/peers), and nothing else. Must
 # never write into the source tree. Run again, it returns at once unless a
@@ -95,6 +95,8 @@ oidc_provider() {
     printf '%s\n' "$want" >"$to/.stamp"
 }
 
+has_firefox() { command -v firefox-esr >/dev/null; }
+
 has_chromium() { command -v "${CHROMIUM:-chromium}" >/dev/null; }
 
 # The example of docs/external-workers.md, as its reader sets it up.
@@ -130,5 +132,6 @@ peers)
     oidc_provider
     ;;
 browser) playwright_worker ;;
-*) fail "unknown argument $1; allowed: nothing, or browser" ;;
+firefox) need Firefox has_firefox firefox-esr ;;
+*) fail "unknown argument $1; allowed: nothing, browser or firefox" ;;
 esac
