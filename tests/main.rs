@@ -2,8 +2,10 @@
 //! loopback alone. What a unit can show is tested beside its code; here stands what only the
 //! whole can show. Each test has a home of its own, so all of them run at once.
 
+mod api;
 mod architecture;
 mod author;
+mod backup;
 mod catalogue;
 mod cli;
 mod compatibility;
@@ -30,6 +32,7 @@ mod power_cut;
 mod recovery;
 mod reload;
 mod retention;
+mod running;
 mod schedule;
 mod secrets;
 mod servers;

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::Failure;
 use super::browser::Browser;
 use super::connection::{Connection, daemon_answers};
+use super::consumer;
 use super::first;
 use super::layout::Column;
 use super::operator;
@@ -21,7 +22,8 @@ use super::suggest;
 use crate::catalogue;
 use crate::config::{Home, write_atomically};
 use crate::control::{AddCredential, KeyInput, Operation, Outcome, RefusalKind, SecretInput, SetCredential};
-use crate::credential::{ID_RULE, is_id, now};
+use crate::credential::{ID_RULE, Jar, is_id, now};
+use crate::daemon::open_vault;
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, Reader};
 use crate::db::writer::WriteError;
@@ -32,7 +34,6 @@ use crate::quiet::Quiet;
 use crate::registry::manifest;
 use crate::report::{Report, Status};
 use crate::rotation::attempt::open_jar;
-use crate::vault::Vault;
 
 /// A browser's whole cookie store is a few MiB.
 const LARGEST_IMPORT: u64 = 16 << 20;
@@ -140,6 +141,18 @@ pub enum Command {
     /// Go on after a pause
     #[command(after_help = "Examples:\n  keywheel credential resume ann")]
     Resume { id: String },
+    /// Who says that he uses its secrets, so that rotations wait for him: add, list, remove
+    #[command(subcommand)]
+    Consumer(consumer::Command),
+    /// Say that a consumer uses a generation now
+    Ack {
+        id: String,
+        #[arg(long, value_name = "NAME")]
+        consumer: String,
+        /// As commands, webhooks and `credential show` tell it
+        #[arg(long, value_name = "NUMBER")]
+        generation: u32,
+    },
     /// Print its secrets, in clear
     #[command(
         after_help = "Examples:\n  keywheel credential export ann --output cookies.txt\n  keywheel credential export ann --format header --url https://shop.example/"
@@ -300,6 +313,10 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
         Command::SelfTest { id } => operator::self_test(&home, id, output).await,
         Command::Pause { id } => pause(&home, id, true, output).await,
         Command::Resume { id } => pause(&home, id, false, output).await,
+        Command::Consumer(command) => consumer::run(&home, command, output).await,
+        Command::Ack { id, consumer, generation } => {
+            consumer::acknowledge(&home, id, consumer, generation, output).await
+        }
         Command::Export { id, format, url, output: file } => {
             export(&home, &id, format, url.as_deref(), file.as_deref(), output)
         }
@@ -593,12 +610,7 @@ fn export(
     file: Option<&Path>,
     output: Output,
 ) -> Result<(), Failure> {
-    refuse_external(&find(home, id)?)?;
-    let vault = Vault::open(&home.master_key())?;
-    let sealed = Reader::open(&home.database())?
-        .sealed_generation(id)?
-        .ok_or_else(|| Failure::NotFound(format!("`{id}` has no secrets")))?;
-    let jar = open_jar(&vault, id, &sealed)?;
+    let jar = jar_in_force(home, id)?;
     let text = to_form(&jar, format, url, now()).map_err(|error| match error {
         ExportError::NoUrl => Failure::BadInput(format!("{error}; hint: --url https://…")),
         error => Failure::BadInput(error.to_string()),
@@ -608,6 +620,16 @@ fn export(
             .map_err(Failure::io(format!("{} can't be written", path.display()))),
         None => output.secret(&text).map_err(Failure::io("standard output can't be written")),
     }
+}
+
+/// The secrets in force, opened.
+pub fn jar_in_force(home: &Home, id: &str) -> Result<Jar, Failure> {
+    refuse_external(&find(home, id)?)?;
+    let vault = open_vault(home)?;
+    let sealed = Reader::open(&home.database())?
+        .sealed_generation(id)?
+        .ok_or_else(|| Failure::NotFound(format!("`{id}` has no secrets")))?;
+    Ok(open_jar(&vault, id, &sealed)?)
 }
 
 pub fn find(home: &Home, id: &str) -> Result<CredentialRow, Failure> {

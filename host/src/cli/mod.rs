@@ -2,10 +2,14 @@
 //! running daemon, or open the home themselves where none runs; commands that only read do so
 //! from the database either way.
 
+mod api_token;
 mod author;
+mod backup;
 mod browser;
 mod completions;
+mod config;
 mod connection;
+mod consumer;
 mod credential;
 mod demo;
 mod doctor;
@@ -14,6 +18,7 @@ mod first;
 mod help_tests;
 mod init;
 mod layout;
+mod man;
 mod needs;
 mod operator;
 mod output;
@@ -22,7 +27,9 @@ mod plugin_test;
 mod progress;
 mod prune;
 mod reports;
+mod run;
 mod serve;
+mod sink;
 mod status;
 mod suggest;
 mod worker_token;
@@ -101,15 +108,44 @@ enum Command {
     /// Provider plugins: new, dev, record, pack, list, show, check, test, install, approve, unpark, pause, resume, every, remove, history, trust, distrust, keys
     #[command(subcommand)]
     Plugin(plugin::Command),
-    /// Credentials: add, set, import, list, show, history, validate, self-test, rotate, rollback, pause, resume, export, remove
+    /// Credentials: add, set, import, list, show, history, validate, self-test, rotate, rollback, pause, resume, export, consumer, ack, remove
     #[command(subcommand)]
     Credential(credential::Command),
+    /// Run a command with a credential's secrets, in its environment or in files that end with it
+    Run(run::Arguments),
+    /// Files, commands and webhooks that get new secrets by themselves: list, sync
+    #[command(subcommand)]
+    Sink(sink::Command),
     /// Reports of attempts: list, show, tail, prune
     #[command(subcommand)]
     Reports(reports::Command),
     /// Tokens for workers that can't be plugins: create, list, revoke
     #[command(subcommand)]
     WorkerToken(worker_token::Command),
+    /// Tokens for programs that read secrets over HTTP: create, list, revoke, history
+    #[command(subcommand)]
+    ApiToken(api_token::Command),
+    /// Copy the whole home, but for its master key, into one sealed file; the daemon may run
+    #[command(
+        after_help = "Examples: keywheel backup /mnt/backups/monday.backup\n          keywheel backup /mnt/backups --keep 14"
+    )]
+    Backup(backup::Arguments),
+    /// Make a home of a backup, in an empty folder
+    #[command(
+        after_help = "What the backup brings back may have been rotated since it was made. So each credential is validated first, and where that can't prove that nothing was spent, you are called.\n\nExample: keywheel restore monday.backup --home /var/lib/keywheel --master-key /root/master.key"
+    )]
+    Restore(backup::RestoreArguments),
+    /// Print the commented default configuration; check a file, show what is in force
+    #[command(after_help = "Example: keywheel config > config.toml")]
+    Config(config::Arguments),
+    /// Let the running daemon read its configuration anew
+    #[command(
+        after_help = "The same as SIGHUP, with the answer here. A file that can't be used changes nothing.\n\nExample: keywheel reload"
+    )]
+    Reload,
+    /// Write manual pages for all commands
+    #[command(after_help = "Example: keywheel man ~/.local/share/man/man1")]
+    Man(man::Arguments),
     /// Print a completion script for a shell
     #[command(
         after_help = "Examples:\n  keywheel completions bash > ~/.local/share/bash-completion/completions/keywheel"
@@ -157,6 +193,9 @@ enum Failure {
     /// As `Unhealthy`, where nothing was learnt of it.
     #[error("unclear")]
     Unclear,
+    /// The end of a command that was run, which has spoken for itself.
+    #[error("exit code {0}")]
+    Exit(u8),
 }
 
 impl Failure {
@@ -174,6 +213,7 @@ impl Failure {
                 RefusalKind::Busy | RefusalKind::Unavailable => 75,
                 RefusalKind::Internal => 1,
             },
+            Self::Exit(code) => *code,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
             Self::Unclear => 4,
@@ -227,7 +267,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !matches!(failure, Failure::Unhealthy | Failure::Unclear) {
+            if !matches!(failure, Failure::Unhealthy | Failure::Unclear | Failure::Exit(_)) {
                 output.error(&with_causes(&failure));
             }
             ExitCode::from(failure.code())
@@ -249,8 +289,16 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         }
         Command::Plugin(command) => plugin::run(home(), command, output).await,
         Command::Credential(command) => credential::run(home()?, command, output).await,
+        Command::Run(arguments) => run::run(&home()?, arguments, output).await,
+        Command::Sink(command) => sink::run(&home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
+        Command::ApiToken(command) => api_token::run(&home()?, command, output).await,
+        Command::Backup(arguments) => backup::run(home(), &arguments, output),
+        Command::Restore(arguments) => backup::restore(&home()?, &arguments, output).await,
+        Command::Config(arguments) => config::run(home(), arguments, output).await,
+        Command::Reload => config::reload(&home()?, output).await,
+        Command::Man(arguments) => man::run(&arguments, output),
         Command::Completions { shell } => {
             completions::print(shell, output);
             Ok(())

@@ -15,8 +15,8 @@ use crate::config::Home;
 use crate::control::{Operation, Outcome};
 use crate::credential::now;
 use crate::db::queries::Reader;
-use crate::external::TokenState;
 use crate::report::iso8601;
+use crate::token::TokenState;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
