@@ -873,7 +873,7 @@ fn installed_peers() -> PathBuf {
     target().join("peers")
 }
 
-fn set_up(what: &str) {
+pub fn set_up(what: &str) {
     let mut setup = command("bash");
     setup.arg(source("tests/peers/setup.sh")).arg(what).env("TARGET_DIR", target().join("peers"));
     assert!(setup.status().expect("bash starts").success(), "tests/peers/setup.sh {what} failed");

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the peers of the end-to-end tests from their lockfiles; with the argument `browser`
-# the documented browser worker instead, with `dashboard` who uses the dashboard. Both want
-# Chromium.
+# the documented browser worker instead, with `dashboard` who uses the dashboard (both want
+# Chromium), with `firefox` Firefox itself.
 #
 # Owns: $TARGET_DIR (default <repository>/target/peers), and nothing else. Must
 # never write into the source tree. Run again, it returns at once unless a
@@ -96,6 +96,8 @@ oidc_provider() {
     printf '%s\n' "$want" >"$to/.stamp"
 }
 
+has_firefox() { command -v firefox-esr >/dev/null; }
+
 has_chromium() { command -v "${CHROMIUM:-chromium}" >/dev/null; }
 
 # The example of docs/external-workers.md, as its reader sets it up.
@@ -152,5 +154,6 @@ peers)
     ;;
 browser) playwright_worker ;;
 dashboard) dashboard_browser ;;
-*) fail "unknown argument $1; allowed: nothing, browser, or dashboard" ;;
+firefox) need Firefox has_firefox firefox-esr ;;
+*) fail "unknown argument $1; allowed: nothing, browser, dashboard or firefox" ;;
 esac

@@ -25,6 +25,7 @@ mod operator;
 mod output;
 mod plugin;
 mod plugin_test;
+mod progress;
 mod prune;
 mod reports;
 mod run;
@@ -255,6 +256,7 @@ const fn db_code(error: &DbError) -> u8 {
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let output = Output { json: arguments.json, wide: arguments.wide };
+    progress::allow(!output.json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
