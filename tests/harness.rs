@@ -879,12 +879,17 @@ pub fn set_up(what: &str) {
     assert!(setup.status().expect("bash starts").success(), "tests/peers/setup.sh {what} failed");
 }
 
-/// Runs the documented browser worker with these variables, in a folder of its own.
-pub fn run_browser_worker(folder: &Path, environment: &[(&str, &str)]) -> Output {
+/// Where Playwright is installed, beside the documented browser worker; Chromium is there then, too.
+pub fn playwright() -> PathBuf {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| set_up("browser"));
+    target().join("peers/playwright-worker")
+}
+
+/// Runs the documented browser worker with these variables, in a folder of its own.
+pub fn run_browser_worker(folder: &Path, environment: &[(&str, &str)]) -> Output {
     let mut worker = command("node");
-    worker.arg(target().join("peers/playwright-worker/worker.mjs")).current_dir(folder);
+    worker.arg(playwright().join("worker.mjs")).current_dir(folder);
     // Chromium writes its cache below the home, and the session must be in no file left behind.
     worker.env("HOME", folder).env("TMPDIR", folder).envs(environment.iter().copied());
     let output = worker.stdin(Stdio::null()).output().expect("the worker ends");

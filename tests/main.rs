@@ -42,3 +42,4 @@ mod soak;
 mod templates;
 mod threat_model;
 mod token_services;
+mod using;
