@@ -243,7 +243,10 @@ fn rich(home: &TestHome, service: &Service, base: &str) -> i64 {
     let jar =
         format!("# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t{ends}\tsession\t{session}\n");
     let base_url = format!("base_url={}", service.url);
-    home.add("gus", "well-behaved", &jar, &[&["--set", &base_url], quiet].concat());
+    let file = home.outside().join("cookies.txt");
+    fs::write(&file, jar).expect("written");
+    let from = ["--set", &base_url, "--from", file.to_str().expect("UTF-8")];
+    home.add("gus", "well-behaved", "", &[&from, quiet].concat());
     validate("gus").ok();
     home.run(&["credential", "pause", "gus"]).ok();
 
