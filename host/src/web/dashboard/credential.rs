@@ -93,6 +93,11 @@ impl Seen {
                 @if let Some(message) = row.monitor.last_message.as_ref().filter(|_| *standing <= Standing::Failing) {
                     blockquote.message { bdi { (message) } }
                 }
+                @if *standing == Standing::Person && !row.external {
+                    pre.command tabindex="0" aria-label="The command that imports fresh secrets" {
+                        code { "keywheel credential import " (row.credential_id) " FILE" }
+                    }
+                }
             }
             div.columns {
                 div {

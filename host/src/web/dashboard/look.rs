@@ -263,6 +263,7 @@ pub fn list(id: &str, caption: &str, items: &[Item], now: Millis) -> Markup {
     html! {
         table #(id) .credentials {
             caption.unseen { (caption) }
+            colgroup { col.state; col.name; col.beats; col.success; col.next; }
             thead {
                 tr {
                     th scope="col" { "State" }
