@@ -467,8 +467,9 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 # Certificates to trust beside the system's, in PEM.
 #extra_ca_file = "/etc/keywheel/ca.pem"
 
-# The HTTP port, for workers that can't be plugins, programs that read secrets, and metrics. Without `listen` there is none. It speaks
-# plain HTTP: only loopback addresses are allowed, unless `allow_remote` is true. `hosts` are the
+# The HTTP port, for the dashboard, for workers that can't be plugins, for programs that read
+# secrets, and for metrics. Without `listen` there is none. It speaks plain HTTP: only loopback
+# addresses are allowed, unless `allow_remote` is true. `hosts` are the
 # names by which a proxy in front of it is called. The other two are limits for each token.
 #[http]
 #listen = "127.0.0.1:7878"

@@ -284,3 +284,166 @@ impl Reader {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use tempfile::TempDir;
+
+    use super::super::open_for_writing;
+    use super::*;
+
+    const T0: Millis = 1_700_000_000_000;
+
+    /// A hundred credentials: each tenth fails, each twentieth wants a person, the others end an
+    /// hour apart; every seventh is paused.
+    fn filled() -> (TempDir, Reader) {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("keywheel.db");
+        let db = open_for_writing(&path, None).unwrap();
+        for number in 0..100_i64 {
+            let id = format!("account-{number:03}");
+            let service = format!("service-{}", number % 4);
+            db.execute(
+                "INSERT INTO credentials (credential_id, profile_id, service, settings_json, private_hosts_json,
+                     identity, paused, current_generation, last_generation, rotated_at, created_at)
+                 VALUES (?1, 'Office', ?2, '[]', '[]', ?3, ?4, 1, 1, ?5, ?5)",
+                params![id, service, format!("{number}@Example.org"), number % 7 == 0, T0 as i64],
+            )
+            .unwrap();
+            let failures = i64::from(number % 10 == 0);
+            let (status, verdict) = match number % 20 {
+                0 => ("validation_failed", "invalid"),
+                10 => ("unreachable", "unknown"),
+                _ => ("success", "valid"),
+            };
+            db.execute(
+                "INSERT INTO cookie_rotation_monitor (cookie_id, service, last_status, last_verdict,
+                     last_success_at, consecutive_failures, expires_at, next_due_at, next_action)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'validate')",
+                params![
+                    id,
+                    service,
+                    status,
+                    verdict,
+                    T0 as i64 - number,
+                    failures,
+                    T0 as i64 + number * 3_600_000,
+                    T0 as i64
+                ],
+            )
+            .unwrap();
+        }
+        drop(db);
+        let reader = Reader::open(&path).unwrap();
+        (folder, reader)
+    }
+
+    fn ids(rows: &[CredentialRow]) -> Vec<&str> {
+        rows.iter().map(|row| row.credential_id.trim_start_matches("account-")).collect()
+    }
+
+    #[test]
+    fn trouble_is_found_whatever_has_it_for_longest_first() {
+        let (_folder, reader) = filled();
+        let person = reader.troubled(Trouble::Person, None, 0, 3).unwrap();
+        assert_eq!(ids(&person), ["080", "060", "040"]);
+        assert_eq!(ids(&reader.troubled(Trouble::Person, None, 3, 9).unwrap()), ["020", "000"]);
+        assert_eq!(ids(&reader.troubled(Trouble::Any, None, 0, 3).unwrap()), ["090", "080", "070"]);
+        let of_one = reader.troubled(Trouble::Any, Some("service-2"), 0, 9).unwrap();
+        assert_eq!(ids(&of_one), ["090", "070", "050", "030", "010"]);
+        assert_eq!(reader.count_troubled(Trouble::Any).unwrap(), 10);
+        assert_eq!(reader.count_troubled(Trouble::Person).unwrap(), 5);
+    }
+
+    #[test]
+    fn what_ends_first_comes_first_and_what_fails_is_told_elsewhere() {
+        let (_folder, reader) = filled();
+        let ending = reader.ending(T0 + 5 * 3_600_000).unwrap();
+        assert_eq!(ids(&ending), ["001", "002", "003", "004"]);
+    }
+
+    #[test]
+    fn a_list_is_walked_page_by_page_and_searched_without_regard_to_case() {
+        let (_folder, reader) = filled();
+        let (mut after, mut seen, mut pages) = (String::new(), Vec::new(), 0);
+        loop {
+            let filter = ListFilter { after, only: Only::Sound, limit: 40, ..ListFilter::default() };
+            let page = reader.listed(&filter).unwrap();
+            seen.extend(page.rows.iter().map(|row| row.credential_id.clone()));
+            pages += 1;
+            let Some(next) = page.next else { break };
+            after = next;
+        }
+        assert_eq!((seen.len(), pages), (90, 3));
+        assert!(seen.is_sorted());
+        let search = |text: &str, service: Option<&str>, only| {
+            let filter = ListFilter {
+                text: Some(text.into()),
+                service: service.map(str::to_owned),
+                only,
+                limit: 100,
+                ..ListFilter::default()
+            };
+            reader.listed(&filter).unwrap().rows.len()
+        };
+        assert_eq!(search("COUNT-01", None, Only::All), 10);
+        assert_eq!(search("17@example", None, Only::All), 1);
+        assert_eq!(search("office", Some("service-1"), Only::All), 25);
+        assert_eq!(search("office", None, Only::Paused), 15);
+        assert_eq!(search("nobody", None, Only::All), 0);
+    }
+
+    #[test]
+    fn every_service_is_counted_with_its_trouble() {
+        let (_folder, reader) = filled();
+        let tallies = reader.tallies().unwrap();
+        let seen: Vec<_> =
+            tallies.iter().map(|tally| (tally.credentials, tally.failing, tally.person)).collect();
+        assert_eq!(seen, [(25, 5, 5), (25, 0, 0), (25, 5, 0), (25, 0, 0)]);
+    }
+
+    /// The steps of SQLite's machine say what a million would cost, and no clock does.
+    #[test]
+    fn a_page_walks_indexes_and_sorts_nothing() {
+        let (_folder, reader) = filled();
+        let plan = |sql: &str| {
+            let mut explain = reader.db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let mut rows = explain.query([]).unwrap();
+            let mut text = String::new();
+            while let Some(row) = rows.next().unwrap() {
+                writeln!(text, "{}", row.get_ref(3).unwrap().as_str().unwrap()).unwrap();
+            }
+            text
+        };
+        for (index, sql) in [
+            (
+                "monitor_wants_person",
+                format!(
+                    "SELECT m.cookie_id FROM cookie_rotation_monitor m WHERE {WANTS_PERSON} ORDER BY m.last_success_at LIMIT 9"
+                ),
+            ),
+            (
+                "monitor_by_expiry",
+                "SELECT m.cookie_id FROM cookie_rotation_monitor m
+                 WHERE m.expires_at IS NOT NULL AND m.expires_at < 1 ORDER BY m.expires_at LIMIT 9"
+                    .to_owned(),
+            ),
+            (
+                "reports_by_credential",
+                "SELECT id FROM cookie_rotation_reports INDEXED BY reports_by_credential
+                 WHERE cookie_id = 'a' ORDER BY id DESC LIMIT 9"
+                    .to_owned(),
+            ),
+            (
+                "PRIMARY KEY",
+                "SELECT cookie_id FROM cookie_rotation_monitor WHERE cookie_id > 'a' ORDER BY cookie_id"
+                    .to_owned(),
+            ),
+        ] {
+            let plan = plan(&sql);
+            assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
+        }
+    }
+}

@@ -74,7 +74,7 @@ impl Act {
         match self {
             Self::Validate => "Check now",
             Self::Rotate => "Rotate",
-            Self::RotateNow => "Rotate all the same",
+            Self::RotateNow => "Rotate in any case",
             Self::Pause | Self::PauseService => "Pause",
             Self::Resume | Self::ResumeService => "Resume",
             Self::RollBack => "Roll back",
@@ -206,7 +206,7 @@ fn title(target: &Target) -> String {
     match target.act {
         Act::Validate => format!("Check {name} now?"),
         Act::Rotate => format!("Rotate {name}?"),
-        Act::RotateNow => format!("Rotate {name} all the same?"),
+        Act::RotateNow => format!("Rotate {name} in any case?"),
         Act::Pause => format!("Pause {name}?"),
         Act::Resume => format!("Resume {name}?"),
         Act::RollBack => format!("Roll {name} back to generation {}?", target.generation.unwrap_or(0)),

@@ -263,6 +263,7 @@ pub fn list(id: &str, caption: &str, items: &[Item], now: Millis) -> Markup {
     html! {
         table #(id) .credentials {
             caption.unseen { (caption) }
+            colgroup { col.state; col.name; col.beats; col.success; col.next; }
             thead {
                 tr {
                     th scope="col" { "State" }
@@ -289,8 +290,8 @@ pub fn list(id: &str, caption: &str, items: &[Item], now: Millis) -> Markup {
                             }
                         }
                         td.beats { (sparkline(beats, BEATS)) }
-                        td.success data-name="Last success" { (time_or(monitor.last_success_at, now, "never")) }
-                        td.next data-name="Next" { (next(row, now)) }
+                        td.success data-name="Last success" { div { (time_or(monitor.last_success_at, now, "never")) } }
+                        td.next data-name="Next" { div { (next(row, now)) } }
                     }
                 }
             }

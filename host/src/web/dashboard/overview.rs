@@ -343,7 +343,7 @@ impl Notices<'_> {
                 }
                 @for plugin in self.refused() {
                     li {
-                        strong { "A plugin file doesn\u{2019}t run: " bdi { (plugin.file) } "." } " "
+                        strong { "A plugin file doesn\u{2019}t run: " bdi { (plugin.file) } ":" } " "
                         bdi { (plugin.reason.as_deref().unwrap_or("it is not active")) }
                     }
                 }
@@ -365,7 +365,7 @@ fn tiles(seen: &Seen, total: Option<u64>) -> Markup {
     let tile = |show: &str, class: &str, number: String, name: &str| {
         html! {
             li { a class={ "tile " (class) } href=(href("/dashboard", &[("show", show)])) {
-                span.number { (number) } " " span { (name) }
+                span.figure { (number) } " " span { (name) }
             } }
         }
     };
@@ -417,7 +417,10 @@ impl Part {
             Show::Person => ("person", "Needs a person"),
             Show::Failing => ("failing", "Failing"),
             Show::Ending => ("expiring", "Expiring soon"),
-            Show::Sound if wanted.show == Show::Overview => ("healthy", "Healthy"),
+            Show::Sound if wanted.show == Show::Overview => {
+                let paused = self.items.iter().any(|item| item.standing == Standing::Paused);
+                ("healthy", if paused { "Healthy or paused" } else { "Healthy" })
+            }
             Show::Sound => ("healthy", "Not failing"),
             Show::Paused => ("paused", "Paused"),
             Show::All | Show::Overview => ("all", "Credentials"),
@@ -469,7 +472,7 @@ fn services(tallies: &[Tally]) -> Markup {
     html! {
         section aria-labelledby="services-title" {
             h2 #services-title { "By service" }
-            table.plain {
+            table.plain.stacked.tally {
                 caption.unseen { "Credentials by service" }
                 thead { tr {
                     th scope="col" { "Service" }
@@ -481,10 +484,12 @@ fn services(tallies: &[Tally]) -> Markup {
                     @for tally in tallies {
                         tr id={ "service-" (tally.service) } {
                             th scope="row" { a href=(href("/dashboard", &[("service", &tally.service)])) { (tally.service) } }
-                            td.number { (tally.credentials) }
-                            td.number { @if tally.person > 0 { (tally.person) } @else { span.faint { "0" } } }
+                            td.number data-name="Credentials" { (tally.credentials) }
+                            td.number data-name="Need a person" {
+                                @if tally.person > 0 { (tally.person) } @else { span.faint { "0" } } }
                             @let failing = tally.failing.saturating_sub(tally.person);
-                            td.number { @if failing > 0 { (failing) } @else { span.faint { "0" } } }
+                            td.number data-name="Failing" {
+                                @if failing > 0 { (failing) } @else { span.faint { "0" } } }
                         }
                     }
                 }
