@@ -95,6 +95,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "retention",
             "rotation",
             "supervisor",
+            "telemetry",
             "token",
             "vault",
             "web",
@@ -113,6 +114,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "external",
             "formats",
             "limits",
+            "meter",
             "report",
             "sealing",
             "token",
@@ -138,6 +140,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "report",
             "sealing",
             "supervisor",
+            // Each attempt is a trace.
+            "telemetry",
             "vault",
         ],
     ),
@@ -169,6 +173,8 @@ const EDGES: &[(&str, &[&str])] = &[
     // Where a cookie goes follows from what a provider says of it.
     ("credential", &["provider"]),
     ("catalogue", &["provider"]),
+    // The operator's collector.
+    ("telemetry", &["config", "credential", "limits"]),
     ("meter", &[]),
     ("crash", &[]),
     ("lib", &[]),
@@ -181,6 +187,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("TcpStream::connect", &["egress"]),
     // The probe's bait: bound on loopback, and never sent from.
     ("UdpSocket", &["egress", "supervisor/probe.rs"]),
+    // The one exception to "only `egress` opens outward sockets": the exporter sends traces to the
+    // operator's collector by a client of its own. Nothing of a provider goes there.
+    ("opentelemetry", &["telemetry.rs"]),
     ("rusqlite", &["db"]),
     // The demo's daemon is a process of its own, as it is for everybody.
     // An author's compilers run as the author, an operator's commands as the daemon.

@@ -839,6 +839,13 @@ pub fn run_browser_worker(folder: &Path, environment: &[(&str, &str)]) -> Output
     Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
+/// The checker of Prometheus, not yet started.
+pub fn promtool() -> Command {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| set_up("promtool"));
+    command(target().join("peers/promtool/usr/bin/promtool"))
+}
+
 /// A provider that comes with Keywheel, by its service.
 pub fn plugin(service: &str) -> PathBuf {
     providers().join(format!("{service}.wasm"))

@@ -19,6 +19,7 @@ mod hostile;
 mod isolation;
 mod languages;
 mod lifecycle;
+mod metrics;
 mod newcomer;
 mod oauth_services;
 mod operator;

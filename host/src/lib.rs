@@ -29,6 +29,7 @@ pub mod retention;
 pub mod rotation;
 pub mod sealing;
 pub mod supervisor;
+pub mod telemetry;
 pub mod token;
 pub mod vault;
 pub mod web;

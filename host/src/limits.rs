@@ -171,6 +171,9 @@ pub const API_PAGE: u32 = 1_000;
 /// much as a Prometheus likes to have from one target.
 pub const METRICS_CREDENTIALS: u32 = 10_000;
 
+/// How long one message to the collector of traces may take, and the last one at the end.
+pub const TRACES_SENT: Duration = Duration::from_secs(5);
+
 /// Attempts in flight over all services: a few hundred kilobytes of memory, and at a tenth of a
 /// second an attempt more than ten thousand a second.
 pub const IN_FLIGHT: usize = 1_024;

@@ -2,6 +2,7 @@
 //! running daemon may be given another one (`Live`), and each part says whether it follows. A leaf.
 
 pub mod metrics;
+pub mod telemetry;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -219,6 +220,7 @@ pub struct Config {
     pub extra_ca_file: Option<PathBuf>,
     pub http: Http,
     pub metrics: metrics::Metrics,
+    pub telemetry: telemetry::Telemetry,
     pub reports: Reports,
     /// The operator's rules for services, by name. A service needn't be there yet.
     pub services: BTreeMap<String, ServiceRules>,
@@ -373,6 +375,7 @@ impl Default for Config {
             extra_ca_file: None,
             http: Http::default(),
             metrics: metrics::Metrics::default(),
+            telemetry: telemetry::Telemetry::default(),
             reports: Reports::default(),
             services: BTreeMap::new(),
         }
@@ -418,6 +421,12 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #access = "open"
 #per_credential = false
 
+# Traces of attempts, by OTLP over HTTP, in builds with the feature `otel`. Without an endpoint
+# there are none. `sample` is the share of attempts that is traced, 1 for all of them.
+#[telemetry]
+#otlp_endpoint = "http://127.0.0.1:4318"
+#sample = 0.1
+
 # Reports of attempts older than so many days are deleted, and so are those past so many newest
 # of a credential; 0 means no such limit. The last report of each credential and its last
 # success always stay.
@@ -452,7 +461,7 @@ impl Config {
         if config.rescan_seconds == 0 || config.idle_stop_seconds == 0 {
             return Err(ConfigError::Parse { path, message: "seconds must be at least 1".into() });
         }
-        if let Err(message) = config.http.check() {
+        if let Err(message) = config.http.check().and_then(|()| config.telemetry.check()) {
             return Err(ConfigError::Parse { path, message });
         }
         if config.reports.archive.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
