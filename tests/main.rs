@@ -38,3 +38,5 @@ mod soak;
 mod templates;
 mod threat_model;
 mod token_services;
+#[cfg(feature = "otel")]
+mod traces;
