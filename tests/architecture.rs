@@ -112,6 +112,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "rotation",
             "sinks",
             "supervisor",
+            "telemetry",
             "token",
             "vault",
             "web",
@@ -132,6 +133,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "external",
             "formats",
             "limits",
+            "meter",
             "provider",
             "registry",
             "report",
@@ -161,6 +163,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "report",
             "sealing",
             "supervisor",
+            // Each attempt is a trace.
+            "telemetry",
             "vault",
         ],
     ),
@@ -212,6 +216,8 @@ const EDGES: &[(&str, &[&str])] = &[
     // Where a cookie goes follows from what a provider says of it.
     ("credential", &["provider"]),
     ("catalogue", &["provider"]),
+    // The operator's collector.
+    ("telemetry", &["config", "credential", "limits"]),
     ("meter", &[]),
     ("crash", &[]),
     ("lib", &[]),
@@ -224,6 +230,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("TcpStream::connect", &["egress"]),
     // The probe's bait: bound on loopback, and never sent from.
     ("UdpSocket", &["egress", "supervisor/probe.rs"]),
+    // The one exception to "only `egress` opens outward sockets": the exporter sends traces to the
+    // operator's collector by a client of its own. Nothing of a provider goes there.
+    ("opentelemetry", &["telemetry.rs"]),
     ("rusqlite", &["db"]),
     // The demo's daemon is a process of its own, as it is for everybody.
     // An author's compilers run as the author, an operator's commands as the daemon.

@@ -911,6 +911,13 @@ pub fn artefacts(name: &str) -> PathBuf {
     target().join(name)
 }
 
+/// The checker of Prometheus, not yet started.
+pub fn promtool() -> Command {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| set_up("promtool"));
+    command(target().join("peers/promtool/usr/bin/promtool"))
+}
+
 /// A provider that comes with Keywheel, by its service.
 pub fn plugin(service: &str) -> PathBuf {
     providers().join(format!("{service}.wasm"))

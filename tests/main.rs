@@ -23,6 +23,7 @@ mod hostile;
 mod isolation;
 mod languages;
 mod lifecycle;
+mod metrics;
 mod newcomer;
 mod oauth_services;
 mod operator;
@@ -42,4 +43,6 @@ mod soak;
 mod templates;
 mod threat_model;
 mod token_services;
+#[cfg(feature = "otel")]
+mod traces;
 mod using;

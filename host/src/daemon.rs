@@ -35,6 +35,7 @@ use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
 use crate::sinks::Sinks;
 use crate::supervisor::Supervisor;
+use crate::telemetry;
 use crate::token::{self, Reach, Scope};
 use crate::vault::{Vault, VaultError};
 use crate::web;
@@ -854,6 +855,7 @@ pub async fn serve(
     ready: impl FnOnce(&Host),
 ) -> Result<(), OpenError> {
     let host = Arc::new(host);
+    telemetry::start(&host.config.get().telemetry);
     let listener = control::listen(&host.home.socket())
         .map_err(|source| OpenError::Io { what: "the control socket can't be made", source })?;
     let web = open_port(&host).await?;
@@ -932,6 +934,8 @@ pub async fn serve(
         Ok(host) => host.close().await,
         Err(host) => host.supervisor.close().await,
     }
+    // Sending blocks; who waits for it here has a deadline within.
+    let _ = tokio::task::spawn_blocking(telemetry::stop).await;
     Ok(())
 }
 

@@ -33,6 +33,7 @@ pub mod rotation;
 pub mod sealing;
 pub mod sinks;
 pub mod supervisor;
+pub mod telemetry;
 pub mod token;
 pub mod vault;
 pub mod web;

@@ -206,6 +206,9 @@ pub const DASHBOARD_TASKS: usize = 16;
 /// A form: an id, a digest, two tokens.
 pub const DASHBOARD_FORM: usize = 8 << 10;
 
+/// How long one message to the collector of traces may take, and the last one at the end.
+pub const TRACES_SENT: Duration = Duration::from_secs(5);
+
 /// Attempts in flight over all services: a few hundred kilobytes of memory, and at a tenth of a
 /// second an attempt more than ten thousand a second.
 pub const IN_FLIGHT: usize = 1_024;

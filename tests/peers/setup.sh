@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the peers of the end-to-end tests from their lockfiles; with the argument `browser`
 # the documented browser worker instead, with `dashboard` who uses the dashboard (both want
-# Chromium), with `firefox` Firefox itself.
+# Chromium), with `firefox` Firefox itself, with `promtool` the checker of Prometheus.
 #
 # Owns: $TARGET_DIR (default <repository>/target/peers), and nothing else. Must
 # never write into the source tree. Run again, it returns at once unless a
@@ -140,6 +140,23 @@ dashboard_browser() {
     printf '%s\n' "$want" >"$to/.stamp"
 }
 
+# The one in PATH, or the one of Debian's package: unpacked, not installed, for the package would
+# start a Prometheus.
+promtool() {
+    if [ -x "$target/promtool/usr/bin/promtool" ]; then return; fi
+    rm -rf "$target/promtool" && mkdir -p "$target/promtool/usr/bin"
+    if type -P promtool >/dev/null; then
+        ln -s "$(type -P promtool)" "$target/promtool/usr/bin/promtool"
+        return
+    fi
+    printf 'fetching promtool into %s\n' "$target/promtool" >&2
+    local hint='hint: put a promtool into PATH; on Debian apt-get install prometheus'
+    command -v apt-get >/dev/null || fail "promtool is missing; $hint"
+    if [ "$(id -u)" -eq 0 ]; then apt-get update -qq >&2; fi
+    (cd "$target/promtool" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .) >&2 ||
+        fail "could not fetch promtool; $hint"
+}
+
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
 # Two test runs at once must not install over each other.
@@ -155,5 +172,6 @@ peers)
 browser) playwright_worker ;;
 dashboard) dashboard_browser ;;
 firefox) need Firefox has_firefox firefox-esr ;;
-*) fail "unknown argument $1; allowed: nothing, browser, dashboard or firefox" ;;
+promtool) promtool ;;
+*) fail "unknown argument $1; allowed: nothing, browser, dashboard, firefox or promtool" ;;
 esac

@@ -4,6 +4,7 @@
 pub mod metrics;
 pub mod place;
 pub mod sinks;
+pub mod telemetry;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -271,6 +272,7 @@ pub struct Config {
     pub extra_ca_file: Option<PathBuf>,
     pub http: Http,
     pub metrics: metrics::Metrics,
+    pub telemetry: telemetry::Telemetry,
     pub reports: Reports,
     /// What is logged, where the command line doesn't say: a level, or tracing's filters.
     pub log: Option<String>,
@@ -432,6 +434,7 @@ impl Default for Config {
             extra_ca_file: None,
             http: Http::default(),
             metrics: metrics::Metrics::default(),
+            telemetry: telemetry::Telemetry::default(),
             reports: Reports::default(),
             log: None,
             text: String::new(),
@@ -484,6 +487,12 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #[metrics]
 #access = "open"
 #per_credential = false
+
+# Traces of attempts, by OTLP over HTTP, in builds with the feature `otel`. Without an endpoint
+# there are none. `sample` is the share of attempts that is traced, 1 for all of them.
+#[telemetry]
+#otlp_endpoint = "http://127.0.0.1:4318"
+#sample = 0.1
 
 # Reports of attempts older than so many days are deleted, and so are those past so many newest
 # of a credential; 0 means no such limit. The last report of each credential and its last
@@ -577,7 +586,7 @@ impl Config {
             );
             return Err(ConfigError::Parse { path, message });
         }
-        if let Err(message) = config.http.check() {
+        if let Err(message) = config.http.check().and_then(|()| config.telemetry.check()) {
             return Err(ConfigError::Parse { path, message });
         }
         if config.reports.archive.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
