@@ -23,8 +23,6 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "daemon",
             "db",
-            // Which tokens are over.
-            "external",
             "formats",
             "kit",
             "limits",
@@ -42,7 +40,11 @@ const EDGES: &[(&str, &[&str])] = &[
             // What a clean-up would delete is only read.
             "retention",
             "rotation",
+            // Where a sink stands.
+            "sinks",
             "supervisor",
+            // Which tokens are over, and what they may do.
+            "token",
             "vault",
         ],
     ),
@@ -80,7 +82,11 @@ const EDGES: &[(&str, &[&str])] = &[
             "report",
             "retention",
             "rotation",
+            // Why a delivery failed.
+            "sinks",
             "supervisor",
+            // What a token is to do and to reach.
+            "token",
         ],
     ),
     (
@@ -92,8 +98,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "db",
             "egress",
-            "external",
             "limits",
+            "meter",
             // How it is, for systemd.
             "notify_systemd",
             "protocol",
@@ -104,14 +110,38 @@ const EDGES: &[(&str, &[&str])] = &[
             "report",
             "retention",
             "rotation",
+            "sinks",
             "supervisor",
+            "token",
             "vault",
             "web",
         ],
     ),
     // The port takes secrets in, so it has the redaction of `egress` and the fingerprints of the
-    // vault; it writes by commands alone.
-    ("web", &["config", "control", "credential", "db", "egress", "external", "limits", "report", "vault"]),
+    // vault; it writes by commands alone. The API opens what is in force and puts it into a form.
+    // Its pages show what plugins and workers are, in the registry's words and by the supervisor's
+    // status, and what a commit class risks, as `rotation::plan` says it.
+    (
+        "web",
+        &[
+            "config",
+            "control",
+            "credential",
+            "db",
+            "egress",
+            "external",
+            "formats",
+            "limits",
+            "provider",
+            "registry",
+            "report",
+            "rotation",
+            "sealing",
+            "supervisor",
+            "token",
+            "vault",
+        ],
+    ),
     (
         "rotation",
         &[
@@ -122,12 +152,32 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             "egress",
             "limits",
+            // Attempts are counted where they end.
+            "meter",
             "protocol",
             "provider",
             "quiet",
             "registry",
             "report",
+            "sealing",
             "supervisor",
+            "vault",
+        ],
+    ),
+    // Of `rotation` only how a stored generation is opened; of `egress` only the operator's messages.
+    (
+        "sinks",
+        &[
+            "config",
+            "crash",
+            "credential",
+            "db",
+            "egress",
+            "formats",
+            "hook",
+            "limits",
+            "report",
+            "rotation",
             "vault",
         ],
     ),
@@ -139,15 +189,17 @@ const EDGES: &[(&str, &[&str])] = &[
     // `worker` only for the numbers of a child's descriptors, and the list of a probe's attempts.
     ("supervisor", &["credential", "limits", "protocol", "provider", "worker"]),
     ("worker", &["limits", "protocol", "provider"]),
-    ("egress", &["credential", "limits", "protocol", "provider"]),
-    ("db", &["crash", "credential", "external", "limits", "provider", "report"]),
+    ("egress", &["credential", "limits", "meter", "protocol", "provider"]),
+    ("db", &["crash", "credential", "external", "limits", "provider", "report", "token"]),
+    ("sealing", &["credential", "db", "vault"]),
     // The words in which the registry shows what an operator typed.
     ("formats", &["credential", "limits", "provider", "registry", "report"]),
     ("hook", &["limits"]),
+    ("webhook_signature", &["credential"]),
     ("retention", &["crash", "credential", "db", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.
-    ("config", &["protocol", "quiet"]),
+    ("config", &["credential", "limits", "protocol", "quiet"]),
     ("limits", &["protocol"]),
     ("protocol", &["provider"]),
     ("notify_systemd", &[]),
@@ -156,9 +208,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("quiet", &["credential"]),
     ("report", &["credential"]),
     ("external", &["credential"]),
+    ("token", &["credential"]),
     // Where a cookie goes follows from what a provider says of it.
     ("credential", &["provider"]),
     ("catalogue", &["provider"]),
+    ("meter", &[]),
     ("crash", &[]),
     ("lib", &[]),
 ];
@@ -173,8 +227,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("rusqlite", &["db"]),
     // The demo's daemon is a process of its own, as it is for everybody.
     // An author's compilers run as the author, an operator's commands as the daemon.
-    ("process::Command", &["cli/demo/daemon.rs", "cli/author/tools.rs", "hook.rs"]),
-    ("Command::new(", &["cli/demo/daemon.rs", "cli/author/tools.rs", "hook.rs"]),
+    // What a person runs with secrets runs as that person.
+    ("process::Command", &["cli/demo/daemon.rs", "cli/author/tools.rs", "cli/run.rs", "hook.rs"]),
+    ("Command::new(", &["cli/demo/daemon.rs", "cli/author/tools.rs", "cli/run.rs", "hook.rs"]),
     ("execve", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("SYS_clone", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("wasmtime", &["worker"]),

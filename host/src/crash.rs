@@ -31,7 +31,7 @@ pub const POINTS: &[&str] = &[
 ];
 
 /// Places outside of an attempt.
-pub const HOUSEKEEPING: &[&str] = &["prune.archived"];
+pub const HOUSEKEEPING: &[&str] = &["prune.archived", "sink.delivering", "sink.delivered"];
 
 /// Dies here if it was told to.
 #[cfg(debug_assertions)]

@@ -2,6 +2,7 @@
 //! of it. The same `Host` serves a running daemon and a command that works without one; only
 //! the daemon also schedules, watches and listens.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -14,27 +15,31 @@ use tokio::sync::watch;
 
 use crate::catalogue;
 use crate::config::{self, Config, ConfigError, Home, Isolation, Live};
-use crate::control::{self, Operation, Outcome, Refusal, SecretInput, WorkerToken};
-use crate::credential::{Jar, Key, Millis, Secret, now};
+use crate::control::{self, ApiToken, DashboardLink, Operation, Outcome, Refusal, SecretInput, WorkerToken};
+use crate::credential::{ID_RULE, Jar, Key, Millis, Secret, is_id, now};
+use crate::db::api_tokens::NewApiToken;
 use crate::db::external::NewWorkerToken;
 use crate::db::queries::{GenerationRow, ReadError, Reader};
 use crate::db::writer::{NewCredential, NewGeneration, ScheduleChange, WriteError, Writer, WriterThread};
 use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Between, Egress, EgressError, EgressOptions};
-use crate::external;
+use crate::limits;
+use crate::meter::Meter;
 use crate::notify_systemd::{self, Pulse};
 use crate::provider::KeySpec;
 use crate::quiet::Quiet;
-use crate::registry::{self, Providers, Registry, RegistryError};
+use crate::registry::{self, PluginState, Providers, Registry, RegistryError};
 use crate::reload::{self, Reloaded};
 use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
+use crate::sinks::Sinks;
 use crate::supervisor::Supervisor;
+use crate::token::{self, Reach, Scope};
 use crate::vault::{Vault, VaultError};
 use crate::web;
 
-/// Of a token for external workers: a column of a table.
+/// A column of a table.
 const LONGEST_TOKEN_NAME: usize = 64;
 
 /// How often idle workers are looked for, and half the shortest idle time that is honoured.
@@ -102,6 +107,7 @@ pub struct Host {
     pub retention: Arc<Retention>,
     /// The configuration's text when this was opened.
     started_with: String,
+    pub sinks: Arc<Sinks>,
     thread: WriterThread,
 }
 
@@ -198,9 +204,11 @@ impl Host {
         };
         let of_egress = Arc::clone(&vault);
         let mut egress = Egress::new(
-            EgressOptions { extra_ca_pem },
+            EgressOptions { extra_ca_pem: extra_ca_pem.clone() },
             Arc::new(move |secret: &Secret| of_egress.fingerprint(secret)),
         )?;
+        let meter: Arc<Meter> = Arc::default();
+        egress = egress.with_meter(Arc::clone(&meter));
         if let Some(between) = options.between {
             egress = egress.with_between(between);
         }
@@ -222,6 +230,7 @@ impl Host {
             Arc::clone(&vault),
             writer.clone(),
             providers,
+            meter,
             format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
             config.services.clone(),
         );
@@ -233,6 +242,15 @@ impl Host {
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
         let started_with = config.text.clone();
         let config = Live::new(config);
+        let waiting = Arc::clone(&rotation);
+        let sinks = Sinks::new(
+            home.database(),
+            Arc::clone(&vault),
+            writer.clone(),
+            config.clone(),
+            extra_ca_pem,
+            move || waiting.wake(),
+        );
         Ok(Self {
             home,
             config,
@@ -242,6 +260,7 @@ impl Host {
             registry,
             rotation,
             retention,
+            sinks,
             http,
             started_with,
             thread,
@@ -250,9 +269,9 @@ impl Host {
 
     /// Ends the workers, then waits until everything sent to the database is committed.
     pub async fn close(self) {
-        let Self { writer, supervisor, registry, rotation, retention, thread, .. } = self;
+        let Self { writer, supervisor, registry, rotation, retention, sinks, thread, .. } = self;
         supervisor.close().await;
-        drop((writer, registry, rotation, retention));
+        drop((writer, registry, rotation, retention, sinks));
         // The thread ends when the last writer is gone; tasks just told to stop may hold one
         // for a moment longer.
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -276,7 +295,9 @@ impl Host {
                 http: self.http.get().map(|port| port.status()),
                 held: self.rotation.holds(),
                 clock_behind: self.rotation.egress.host_is_behind(),
+                not_writable: self.writer.progress().borrow().failing.clone(),
             }),
+            Operation::Vitals => Ok(Outcome::Vitals(Box::new(self.vitals()))),
             Operation::PluginList => {
                 self.registry.rescan_until_still().await?;
                 Ok(Outcome::Plugins(self.registry.status()))
@@ -376,6 +397,23 @@ impl Host {
                 self.writer.revoke_worker_token(&token_id).await?;
                 Ok(Outcome::Done)
             }
+            Operation::ApiTokenCreate { name, reach, scopes, expires_seconds } => {
+                let token = self.create_api_token(name, reach, scopes, expires_seconds).await?;
+                Ok(Outcome::ApiToken(Box::new(token)))
+            }
+            Operation::ApiTokenRevoke { token_id } => {
+                self.writer.revoke_api_token(&token_id).await?;
+                Ok(Outcome::Done)
+            }
+            Operation::DashboardLink => {
+                let (listening, token) = self.port()?.dashboard_link().map_err(|error| {
+                    Refusal::internal(format!("the system gives no random bytes: {error}"))
+                })?;
+                let seconds = limits::DASHBOARD_LINK.as_secs();
+                let link = DashboardLink { listening, token: SecretInput::new(&token), seconds };
+                Ok(Outcome::DashboardLink(Box::new(link)))
+            }
+            Operation::DashboardSignOut => Ok(Outcome::SignedOut(self.port()?.sign_out_all())),
             Operation::CredentialSelfTest { credential_id } => {
                 let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
                 Ok(Outcome::SelfTested(self.rotation.self_test(reader, &credential_id).await?))
@@ -390,9 +428,60 @@ impl Host {
                 started: self.started_with.clone(),
                 now: self.config.get().text.clone(),
             }),
+            Operation::SinkSync { sink } => {
+                self.sinks.sync(&sink).await?;
+                Ok(Outcome::Done)
+            }
+            Operation::ConsumerAdd { credential_id, name, wait_seconds } => {
+                if !is_id(&name) {
+                    return Err(Refusal::bad_input(format!(
+                        "a consumer can't be named {name:?}; allowed: {ID_RULE}"
+                    )));
+                }
+                let longest = limits::LONGEST_ACKNOWLEDGE_WAIT;
+                if wait_seconds == 0 || wait_seconds > longest {
+                    return Err(Refusal::bad_input(format!(
+                        "a wait of {wait_seconds} s; allowed: 1 s to {} days",
+                        longest / 86_400
+                    )));
+                }
+                self.writer.add_consumer(&credential_id, &name, wait_seconds).await?;
+                Ok(Outcome::Done)
+            }
+            Operation::ConsumerRemove { credential_id, name } => {
+                if self.writer.remove_consumer(&credential_id, &name).await? {
+                    self.rotation.wake();
+                }
+                Ok(Outcome::Done)
+            }
+            Operation::CredentialAck { credential_id, consumer, generation } => {
+                let acknowledged = self.writer.acknowledge(&credential_id, &consumer, generation).await?;
+                if acknowledged.released {
+                    self.rotation.wake();
+                }
+                Ok(Outcome::Acknowledged { current: acknowledged.current })
+            }
             Operation::ReportsPrune { rules, archive, from } => {
                 Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
             }
+        }
+    }
+
+    fn vitals(&self) -> control::Vitals {
+        let mut plugins: BTreeMap<String, u64> =
+            PluginState::ALL.iter().map(|state| (state.as_str().to_owned(), 0)).collect();
+        for plugin in self.registry.status() {
+            *plugins.entry(plugin.state.as_str().to_owned()).or_default() += 1;
+        }
+        control::Vitals {
+            workers: self.supervisor.status(),
+            plugins,
+            services: self.rotation.providers.services().into_iter().collect(),
+            paused: self.rotation.paused(),
+            held: self.rotation.holds().into_iter().map(|(service, _)| service).collect(),
+            in_flight: self.rotation.in_flight(),
+            clock_behind: self.rotation.egress.host_is_behind(),
+            turned: self.rotation.turned().map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 
@@ -427,6 +516,12 @@ impl Host {
         }
     }
 
+    /// The open port, of a daemon that has one.
+    fn port(&self) -> Result<&web::Port, Refusal> {
+        let none = "no dashboard is served; hint: it needs `http.listen` in config.toml and a daemon that was started since";
+        self.http.get().map(|port| &**port).ok_or_else(|| Refusal::not_found(none))
+    }
+
     async fn create_worker_token(
         &self,
         service: String,
@@ -435,14 +530,8 @@ impl Host {
     ) -> Result<WorkerToken, Refusal> {
         registry::manifest::check_service_name(&service)
             .map_err(|error| Refusal::bad_input(error.to_string()))?;
-        let is_short = !name.is_empty() && name.len() <= LONGEST_TOKEN_NAME;
-        if !is_short || name.contains(registry::manifest::is_deceptive) {
-            return Err(Refusal::bad_input(format!(
-                "a token can't be named {name:?}; allowed: 1 to {LONGEST_TOKEN_NAME} bytes of printable text"
-            )));
-        }
-        let token = external::new_token()
-            .map_err(|error| Refusal::internal(format!("the system gives no random bytes: {error}")))?;
+        check_token_name(&name)?;
+        let token = token::Kind::Worker.make().map_err(no_chance)?;
         let expires_at = expires_seconds.map(|seconds| now() + Millis::from(seconds) * 1_000);
         let served = self.rotation.providers.get(&service).is_some();
         self.writer
@@ -450,11 +539,84 @@ impl Host {
                 token_id: token.id.clone(),
                 name,
                 service,
-                tag: self.vault.tag(external::tagged(&token.text).expose()),
+                tag: self.vault.tag(token::Kind::Worker.tagged(&token.text).expose()),
                 expires_at,
             })
             .await?;
         Ok(WorkerToken { token_id: token.id, token: SecretInput::new(&token.text), expires_at, served })
+    }
+
+    async fn create_api_token(
+        &self,
+        name: String,
+        reach: Reach,
+        mut scopes: Vec<Scope>,
+        expires_seconds: Option<u32>,
+    ) -> Result<ApiToken, Refusal> {
+        check_token_name(&name)?;
+        scopes.sort_unstable();
+        scopes.dedup();
+        if scopes.is_empty() {
+            return Err(Refusal::bad_input("a token needs a scope; allowed: read, state, ack, metrics"));
+        }
+        let needs_reach = scopes.iter().any(|scope| *scope != Scope::Metrics);
+        let reach = self.check_reach(reach, needs_reach)?;
+        let token = token::Kind::Api.make().map_err(no_chance)?;
+        let expires_at = expires_seconds.map(|seconds| now() + Millis::from(seconds) * 1_000);
+        self.writer
+            .create_api_token(NewApiToken {
+                token_id: token.id.clone(),
+                name,
+                tag: self.vault.tag(token::Kind::Api.tagged(&token.text).expose()),
+                scopes,
+                reach,
+                expires_at,
+            })
+            .await?;
+        Ok(ApiToken { token_id: token.id, token: SecretInput::new(&token.text), expires_at })
+    }
+
+    /// What a token is to reach, where that can be: a name that nobody has is a slip more often
+    /// than a plan.
+    fn check_reach(&self, reach: Reach, is_needed: bool) -> Result<Reach, Refusal> {
+        match reach {
+            Reach::Nothing if is_needed => Err(Refusal::bad_input(
+                "a token for secrets, states or acknowledgements must reach some; allowed: credentials, a service or a profile",
+            )),
+            Reach::Nothing => Ok(Reach::Nothing),
+            _ if !is_needed => Err(Refusal::bad_input(
+                "a token for metrics alone reaches no credential; hint: leave credentials, service and profile out",
+            )),
+            Reach::Credentials(mut ids) => {
+                ids.sort_unstable();
+                ids.dedup();
+                let most = limits::API_CREDENTIALS_PER_TOKEN;
+                if ids.is_empty() || ids.len() > most {
+                    return Err(Refusal::bad_input(format!(
+                        "a token can't name {} credentials; allowed: 1 to {most}; hint: a service or a profile has any number",
+                        ids.len()
+                    )));
+                }
+                let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
+                for id in &ids {
+                    let found =
+                        reader.credential(id).map_err(|error| Refusal::internal(error.to_string()))?;
+                    if found.is_none() {
+                        return Err(Refusal::not_found(format!("no credential `{id}`")));
+                    }
+                }
+                Ok(Reach::Credentials(ids))
+            }
+            Reach::Service(service) => {
+                registry::manifest::check_service_name(&service)
+                    .map_err(|error| Refusal::bad_input(error.to_string()))?;
+                Ok(Reach::Service(service))
+            }
+            Reach::Profile(profile) if is_id(&profile) => Ok(Reach::Profile(profile)),
+            Reach::Profile(profile) => {
+                Err(Refusal::bad_input(format!("{profile:?} is no profile; allowed: {ID_RULE}")))
+            }
+        }
     }
 
     async fn add(&self, new: control::AddCredential) -> Result<(), Refusal> {
@@ -468,10 +630,12 @@ impl Host {
             && !resolved.methods.iter().any(|known| known.name == *method)
         {
             let known: Vec<_> = resolved.methods.iter().map(|method| method.name.as_str()).collect();
+            let nearest = registry::manifest::nearest(method, known.iter().copied());
             return Err(Refusal::bad_input(format!(
-                "`{}` has no method `{method}`; known: {}",
+                "`{}` has no method `{method}`; known: {}{}",
                 new.service,
-                known.join(", ")
+                known.join(", "),
+                registry::manifest::did_you_mean(&nearest)
             )));
         }
         Quiet::parse(&new.quiet).map_err(|error| Refusal::bad_input(error.to_string()))?;
@@ -617,6 +781,20 @@ impl Host {
     }
 }
 
+fn check_token_name(name: &str) -> Result<(), Refusal> {
+    let is_short = !name.is_empty() && name.len() <= LONGEST_TOKEN_NAME;
+    if is_short && !name.contains(registry::manifest::is_deceptive) {
+        return Ok(());
+    }
+    Err(Refusal::bad_input(format!(
+        "a token can't be named {name:?}; allowed: 1 to {LONGEST_TOKEN_NAME} bytes of printable text"
+    )))
+}
+
+fn no_chance(error: impl fmt::Display) -> Refusal {
+    Refusal::internal(format!("the system gives no random bytes: {error}"))
+}
+
 /// Which generation a rollback brings back: the one that was named, or the newest that was in
 /// force before this one.
 ///
@@ -723,6 +901,9 @@ pub async fn serve(
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move { notify_systemd::keep_alive(|| host.pulse(), stop).await }
     });
+    // It ends last: what the others still bring about is delivered too.
+    let (end_sinks, sinks_stop) = watch::channel(false);
+    let sinks = tokio::spawn(Arc::clone(&host.sinks).serve(sinks_stop));
     let control = tokio::spawn(control::serve(listener, Arc::clone(&host), stop.clone()));
     let web_stop = stop.clone();
     let web = tokio::spawn(async move {
@@ -740,6 +921,10 @@ pub async fn serve(
         if let Err(error) = task.await {
             tracing::error!(%error, "a part of the daemon ended badly");
         }
+    }
+    end_sinks.send_replace(true);
+    if let Err(error) = sinks.await {
+        tracing::error!(%error, "the sinks ended badly");
     }
     // The socket goes last: until then a command still learns that a daemon is there.
     let _ = std::fs::remove_file(host.home.socket());
@@ -781,6 +966,11 @@ async fn open_port(host: &Arc<Host>) -> Result<Option<web::Web>, OpenError> {
         vault: Arc::clone(&host.vault),
         writer: host.writer.clone(),
         reader: host.reader()?,
+        counter: host.reader()?,
+        meter: Arc::clone(&host.rotation.meter),
+        metrics: host.config.get().metrics.clone(),
+        pages: host.reader()?,
+        counting: host.reader()?,
         command: Arc::new(move |operation| {
             let host = Arc::clone(&of_port);
             Box::pin(async move { host.carry_out(operation).await })

@@ -20,6 +20,7 @@ pub mod formats;
 pub mod hook;
 pub mod kit;
 pub mod limits;
+pub mod meter;
 pub mod notify_systemd;
 pub mod protocol;
 pub mod provider;
@@ -29,9 +30,13 @@ pub mod reload;
 pub mod report;
 pub mod retention;
 pub mod rotation;
+pub mod sealing;
+pub mod sinks;
 pub mod supervisor;
+pub mod token;
 pub mod vault;
 pub mod web;
+pub mod webhook_signature;
 pub mod worker;
 
 /// An attempt makes hundreds of small allocations on whichever thread runs it; glibc's allocator

@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn what_waits_for_a_restart_stays_as_it_was_in_the_configuration_in_force() {
-        let read = |text: &str| Config::parse(text, Path::new("config.toml")).unwrap();
+        let read = |text: &str| Config::parse(text, Path::new("config.toml"), None).unwrap();
         let new = "isolation = \"paranoid\"\nplugin_policy = \"signed-only\"\nextra_ca_file = \"/x\"\nrescan_seconds = 9\n[http]\nlisten = \"127.0.0.1:1\"\n";
         let merged = in_force(&read(STARTED), read(new));
         assert_eq!(merged.rescan_seconds, 9);

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the peers of the end-to-end tests from their lockfiles; with the argument `browser`
-# the documented browser worker instead, which wants Chromium.
+# the documented browser worker instead, with `dashboard` who uses the dashboard. Both want
+# Chromium.
 #
 # Owns: $TARGET_DIR (default <repository>/target/peers), and nothing else. Must
 # never write into the source tree. Run again, it returns at once unless a
@@ -117,6 +118,26 @@ playwright_worker() {
     printf '%s\n' "$want" >"$to/.stamp"
 }
 
+# Who uses the dashboard as a person does.
+dashboard_browser() {
+    local from=$here/browser to=$target/browser want
+    need "Chromium" has_chromium chromium
+    need "Node.js" has_node nodejs
+    at_least node 20 0 "$("$node" -p process.versions.node)"
+    need "npm" has_npm npm
+    mkdir -p "$to"
+    cp "$from/dashboard.mjs" "$to/.dashboard.mjs.$$"
+    mv "$to/.dashboard.mjs.$$" "$to/dashboard.mjs"
+    want="$(sha256sum <"$from/package-lock.json") $(sha256sum <"$from/package.json")"
+    if fresh "$to/.stamp" "$want" && [ -d "$to/node_modules" ]; then return; fi
+    printf 'installing the browser of the dashboard into %s\n' "$to" >&2
+    rm -f "$to/.stamp"
+    cp "$from/package.json" "$from/package-lock.json" "$to/"
+    # Its install script would fetch browsers.
+    (cd "$to" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) >&2
+    printf '%s\n' "$want" >"$to/.stamp"
+}
+
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
 # Two test runs at once must not install over each other.
@@ -130,5 +151,6 @@ peers)
     oidc_provider
     ;;
 browser) playwright_worker ;;
-*) fail "unknown argument $1; allowed: nothing, or browser" ;;
+dashboard) dashboard_browser ;;
+*) fail "unknown argument $1; allowed: nothing, browser, or dashboard" ;;
 esac

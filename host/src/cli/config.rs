@@ -53,9 +53,9 @@ pub async fn run(
         Some(Command::Check { file }) => {
             let path = match file {
                 Some(file) => file,
-                None => home?.config(),
+                None => home.as_ref().map_err(|_| ConfigError::Nowhere)?.config(),
             };
-            check(&path, output)
+            check(&path, home.ok().as_ref(), output)
         }
         Some(Command::Show) => show(&home?, output).await,
     }
@@ -65,9 +65,9 @@ fn read(path: &Path) -> Result<String, Failure> {
     fs::read_to_string(path).map_err(Failure::io(format!("{} can't be read", path.display())))
 }
 
-fn check(path: &Path, output: Output) -> Result<(), Failure> {
+fn check(path: &Path, home: Option<&Home>, output: Output) -> Result<(), Failure> {
     let text = read(path)?;
-    let config = Config::parse(&text, path).map_err(|error| Failure::BadInput(error.to_string()))?;
+    let config = Config::parse(&text, path, home).map_err(|error| Failure::BadInput(error.to_string()))?;
     if let Some(file) = &config.extra_ca_file {
         fs::metadata(file).map_err(Failure::io(format!("extra_ca_file {} can't be read", file.display())))?;
     }
@@ -102,7 +102,7 @@ async fn show(home: &Home, output: Output) -> Result<(), Failure> {
             _ => return Err(unexpected()),
         }
     } else {
-        Config::parse(&file, &path)?;
+        Config::parse(&file, &path, Some(home))?;
         (file.clone(), file.clone())
     };
     let rows = rows(&started, &now, &file);
@@ -158,7 +158,7 @@ fn defaults() -> BTreeMap<String, Option<String>> {
         .filter(|(key, _)| !key.starts_with("services."))
         .map(|(key, (_, value))| {
             let alone = alone(&key, &value);
-            let same = Config::parse(&alone, Path::new("config.toml"))
+            let same = Config::parse(&alone, Path::new("config.toml"), None)
                 .is_ok_and(|config| format!("{:?}", without_text(config)) == plain);
             (key, same.then(|| written(&value)))
         })
@@ -220,7 +220,7 @@ mod tests {
     fn the_template_in_force_is_a_configuration_and_shows_every_default() {
         let text = uncommented(TEMPLATE);
         assert!(text.contains("\n[http]\n") && text.contains("\nlisten = "), "{text}");
-        Config::parse(&text, Path::new("template")).unwrap();
+        Config::parse(&text, Path::new("template"), None).unwrap();
         let defaults = defaults();
         assert_eq!(defaults["isolation"].as_deref(), Some("\"strict\""));
         assert_eq!(defaults["reports.keep_days"].as_deref(), Some("90"));

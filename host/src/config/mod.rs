@@ -1,7 +1,9 @@
 //! Where an installation lives and what its operator chose. A configuration never changes; a
 //! running daemon may be given another one (`Live`), and each part says whether it follows. A leaf.
 
+pub mod metrics;
 pub mod place;
+pub mod sinks;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -268,6 +270,7 @@ pub struct Config {
     /// Certificates to trust beside the system's, in PEM.
     pub extra_ca_file: Option<PathBuf>,
     pub http: Http,
+    pub metrics: metrics::Metrics,
     pub reports: Reports,
     /// What is logged, where the command line doesn't say: a level, or tracing's filters.
     pub log: Option<String>,
@@ -276,6 +279,8 @@ pub struct Config {
     pub text: String,
     /// The operator's rules for services, by name. A service needn't be there yet.
     pub services: BTreeMap<String, ServiceRules>,
+    /// Where secrets go that are in force, by name.
+    pub sinks: sinks::Sinks,
 }
 
 /// The HTTP port: none unless it is asked for.
@@ -426,10 +431,12 @@ impl Default for Config {
             rescan_seconds: 30,
             extra_ca_file: None,
             http: Http::default(),
+            metrics: metrics::Metrics::default(),
             reports: Reports::default(),
             log: None,
             text: String::new(),
             services: BTreeMap::new(),
+            sinks: sinks::Sinks::new(),
         }
     }
 }
@@ -460,7 +467,7 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 # Certificates to trust beside the system's, in PEM.
 #extra_ca_file = "/etc/keywheel/ca.pem"
 
-# The HTTP port, for workers that can't be plugins. Without `listen` there is none. It speaks
+# The HTTP port, for workers that can't be plugins, programs that read secrets, and metrics. Without `listen` there is none. It speaks
 # plain HTTP: only loopback addresses are allowed, unless `allow_remote` is true. `hosts` are the
 # names by which a proxy in front of it is called. The other two are limits for each token.
 #[http]
@@ -469,6 +476,13 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #hosts = []
 #requests_per_second = 10
 #requests_at_once = 50
+
+# /metrics on that port. "token" lets in tokens with the scope `metrics` alone; "open" everyone who
+# reaches the port. Without a line it is "open" where only loopback does and there are no series
+# for each credential. `per_credential` gives each of the first 10000 its own.
+#[metrics]
+#access = "open"
+#per_credential = false
 
 # Reports of attempts older than so many days are deleted, and so are those past so many newest
 # of a credential; 0 means no such limit. The last report of each credential and its last
@@ -487,6 +501,29 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #rate_per_minute = 60
 # Nothing is rotated by itself then, unless the secret would expire meanwhile; checks go on.
 #quiet = ["22:00-06:00 Europe/Berlin"]
+
+# A sink, by a name of your own: where a credential's secrets go whenever new ones are in force.
+# A file, then a command, then a webhook; any of them will do. None of it has a default but the
+# file's mode and the two times.
+#[sinks.NAME]
+#credential = "ann"
+# netscape (cookies.txt), storage-state (Playwright), browser-json, header, env or json. The file
+# is replaced whole or not at all; the folder must exist.
+#path = "/run/app/cookies.txt"
+#format = "netscape"
+# For format = "header": which cookies are sent depends on it.
+#url = "https://shop.example/"
+#mode = "0600"
+#owner = "app:app"
+# Run after the file was written: a program and its arguments, no shell.
+#command = ["systemctl", "reload", "app"]
+#command_seconds = 30
+# Told that there are new secrets, never what they are; signed, see docs/operating.md.
+#webhook = "https://app.example/hooks/keywheel"
+#webhook_secret_file = "/etc/keywheel/webhook.secret"
+# A delivery is an acknowledgement: rotations that would retire the secret before wait for it.
+#acknowledges = false
+#acknowledge_wait_seconds = 600
 "#;
 
 impl Config {
@@ -499,15 +536,16 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(ConfigError::Io { path, source }),
         };
-        Self::parse(&text, &path)
+        Self::parse(&text, &path, Some(home))
     }
 
-    /// Reads and judges a configuration; `path` is for the words alone.
+    /// Reads and judges a configuration; `path` is for the words alone. Without a home what it
+    /// says of paths isn't compared with that.
     ///
     /// # Errors
     /// An unknown field or a value that isn't allowed, with line and column.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        Self::judge(text, path.to_owned()).map_err(|error| match error {
+    pub fn parse(text: &str, path: &Path, home: Option<&Home>) -> Result<Self, ConfigError> {
+        Self::judge(text, path.to_owned(), home).map_err(|error| match error {
             // What is wrong with the writing has its place already.
             ConfigError::Parse { path, message } if !message.starts_with("line ") => {
                 ConfigError::Parse { path, message: place::of_meaning(text, &message) }
@@ -517,7 +555,7 @@ impl Config {
     }
 
     /// Each check's words begin with the key that they are about.
-    fn judge(text: &str, path: PathBuf) -> Result<Self, ConfigError> {
+    fn judge(text: &str, path: PathBuf, home: Option<&Home>) -> Result<Self, ConfigError> {
         let mut config: Self = toml::from_str(text).map_err(|error| {
             let message = place::of_syntax(text, &error);
             ConfigError::Parse { path: path.clone(), message }
@@ -549,6 +587,9 @@ impl Config {
             if let Err(message) = rules.check(service) {
                 return Err(ConfigError::Parse { path, message });
             }
+        }
+        if let Err(message) = sinks::check(&config.sinks, home) {
+            return Err(ConfigError::Parse { path, message });
         }
         Ok(config)
     }

@@ -4,16 +4,23 @@
 //!
 //! This file owns how connections are opened and the lock that keeps a second host away.
 
+pub mod api_tokens;
+pub mod census;
 mod commands;
 pub mod copies;
 pub mod external;
+pub mod firefox;
+pub mod glance;
 #[cfg(test)]
 #[path = "in_memory_tests.rs"]
 pub mod in_memory;
 pub mod migrations;
+mod pulse;
 pub mod queries;
 #[cfg(test)]
 mod sync_probe;
+pub mod uses;
+pub mod views;
 pub mod writer;
 
 use std::fs::{File, OpenOptions};

@@ -31,7 +31,7 @@ pub const AUDIT_AT_MOST: u32 = 10_000;
 
 /// A read-only connection. `Send`, not `Sync`: one for each thread or each use.
 pub struct Reader {
-    db: Connection,
+    pub(super) db: Connection,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -40,14 +40,14 @@ pub enum ReadError {
     Sqlite(#[from] rusqlite::Error),
 }
 
-type Found<T> = Result<T, ReadError>;
+pub(super) type Found<T> = Result<T, ReadError>;
 
-fn iso<S: Serializer>(at: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn iso<S: Serializer>(at: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&iso8601(*at))
 }
 
 #[expect(clippy::ref_option, reason = "the signature is serde's")]
-fn iso_option<S: Serializer>(at: &Option<Millis>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn iso_option<S: Serializer>(at: &Option<Millis>, serializer: S) -> Result<S::Ok, S::Error> {
     match at {
         Some(at) => serializer.serialize_some(&iso8601(*at)),
         None => serializer.serialize_none(),
@@ -315,7 +315,7 @@ pub struct DueCount {
     pub next_due_at: Option<Millis>,
 }
 
-const CREDENTIAL_COLUMNS: &str = "
+pub(super) const CREDENTIAL_COLUMNS: &str = "
     SELECT c.credential_id, c.profile_id, c.service, c.settings_json, c.private_hosts_json,
            c.method, c.validate_interval_seconds, c.identity, c.paused, c.attempt_number,
            c.current_generation, c.pending_generation, c.last_generation, c.rotated_at,
@@ -775,7 +775,7 @@ impl Reader {
         )
     }
 
-    fn all<T>(
+    pub(super) fn all<T>(
         &self,
         sql: &str,
         params: impl rusqlite::Params,
@@ -786,7 +786,7 @@ impl Reader {
         Ok(rows)
     }
 
-    fn one<T>(
+    pub(super) fn one<T>(
         &self,
         sql: &str,
         params: impl rusqlite::Params,
@@ -825,7 +825,7 @@ fn provider_from(row: &Row<'_>) -> rusqlite::Result<ProviderRow> {
     })
 }
 
-fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
+pub(super) fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
     let settings: Vec<(String, String)> = read_json(row, 3)?;
     let open: Option<u32> = row.get(25)?;
     Ok(CredentialRow {

@@ -14,6 +14,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::commands::{self, FinishRow};
+use super::uses::Behind;
 use super::{
     Action, AuditEntry, DbError, HomeLock, Phase, SealedGeneration, SealedKey, Signer, TrustedKey,
     open_for_writing, set_checkpoint,
@@ -153,6 +154,8 @@ pub struct Claim {
     pub doubtful_generation: Option<u32>,
     /// The generation that a backup brought back.
     pub restored_generation: Option<u32>,
+    /// The consumers that haven't acknowledged the current generation, where it is to be rotated.
+    pub unacknowledged: Vec<String>,
 }
 
 impl Claim {
@@ -196,6 +199,17 @@ pub struct Due<'r> {
     pub quiet_json: Option<&'r str>,
     pub settings_json: &'r str,
     pub private_hosts_json: &'r str,
+    /// The operator's pick among the provider's methods.
+    pub method: Option<&'r str>,
+    /// When it fell due.
+    pub due_at: Millis,
+    /// When the current generation was issued.
+    pub issued: Millis,
+    /// Who hasn't acknowledged the current generation, where this is a rotation that nothing of
+    /// has been done yet.
+    pub behind: &'r [Behind],
+    /// Since when it waits for them.
+    pub waits_since: Option<Millis>,
 }
 
 /// What becomes of a due credential.
@@ -205,6 +219,8 @@ pub enum Passage {
     Go(Action),
     /// It isn't yet, and comes back then.
     Wait { until: Millis, why: String },
+    /// The same for a rotation that waits for consumers, since then.
+    Await { until: Millis, since: Millis, why: String },
 }
 
 /// Asked about each due credential before it is claimed. It runs in the writer's transaction, so

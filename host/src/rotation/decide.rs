@@ -85,6 +85,16 @@ pub const fn rejected_pending(class: CommitClass) -> Rejected {
     }
 }
 
+/// Whether a rotation waits for consumers to take the present secret. Of these classes the present
+/// one goes on for a while and the one before ends, and who still uses that would be left with
+/// nothing. Of the others nobody can use an earlier one by now, or it never ends.
+pub const fn waits_for_consumers(class: CommitClass) -> bool {
+    match class {
+        CommitClass::Additive | CommitClass::Grace => true,
+        CommitClass::Sliding | CommitClass::CommitOnUse | CommitClass::BurnOnIssue => false,
+    }
+}
+
 /// What becomes of a secret that the service issued while the present one was only asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Issued {
@@ -199,6 +209,14 @@ mod tests {
         for class in CommitClass::ALL {
             let keep = class == CommitClass::BurnOnIssue;
             assert_eq!(rejected_pending(class) == Rejected::KeepForHuman, keep, "{class}");
+        }
+    }
+
+    #[test]
+    fn only_where_a_rotation_ends_the_secret_before_the_present_one_are_consumers_waited_for() {
+        for class in CommitClass::ALL {
+            let waits = matches!(class, CommitClass::Additive | CommitClass::Grace);
+            assert_eq!(waits_for_consumers(class), waits, "{class}");
         }
     }
 

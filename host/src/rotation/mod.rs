@@ -27,9 +27,12 @@ use tokio::task::JoinSet;
 use crate::config::ServiceRules;
 use crate::credential::{Millis, now};
 use crate::db::Action;
+use crate::db::uses::WAITS_FOR;
 use crate::db::writer::{Claim, ClaimDue, ClaimToken, Due, Gate, Passage, WriteError, Writer};
 use crate::egress::Egress;
 use crate::limits;
+use crate::meter::Meter;
+use crate::provider::Resolved;
 use crate::quiet::Quiet;
 use crate::registry::Providers;
 use crate::report::Report;
@@ -66,6 +69,7 @@ pub struct Rotation {
     pub vault: Arc<Vault>,
     pub writer: Writer,
     pub providers: Arc<Providers>,
+    pub meter: Arc<Meter>,
     /// Names this host in claims.
     pub owner: String,
     resolved: resolved::ResolvedSettings,
@@ -109,6 +113,7 @@ impl Rotation {
         vault: Arc<Vault>,
         writer: Writer,
         providers: Arc<Providers>,
+        meter: Arc<Meter>,
         owner: String,
         rules: BTreeMap<String, ServiceRules>,
     ) -> Arc<Self> {
@@ -119,6 +124,7 @@ impl Rotation {
             vault,
             writer,
             providers,
+            meter,
             owner,
             resolved: resolved::ResolvedSettings::default(),
             in_flight: Mutex::default(),
@@ -209,6 +215,11 @@ impl Rotation {
         }
     }
 
+    /// The services of which nothing is done by itself.
+    pub fn paused(&self) -> BTreeSet<String> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What holds services up now, in words, by service.
     pub fn holds(&self) -> Vec<(String, String)> {
         let at = now();
@@ -294,7 +305,31 @@ impl Rotation {
             // It may still be asked how it is, and that look plans its rotation anew.
             return Passage::Go(Action::Validate);
         }
+        if !due.behind.is_empty()
+            && let Some(passage) = self.for_consumers(&due, at)
+        {
+            return passage;
+        }
         Passage::Go(due.action)
+    }
+
+    /// A rotation of these classes leaves the present secret valid for a while and is the end of
+    /// the one before. Who hasn't taken the present one yet would be left with none.
+    fn for_consumers(&self, due: &Due<'_>, at: Millis) -> Option<Passage> {
+        let resolved = self.resolved_of(due)?;
+        let method =
+            resolved.methods.iter().find(|method| due.method.is_none_or(|name| name == method.name))?;
+        if !decide::waits_for_consumers(method.commit_class) {
+            return None;
+        }
+        let since = due.waits_since.unwrap_or(due.due_at).min(at);
+        let waits = due.behind.iter().filter_map(|consumer| {
+            let wait = Millis::from(consumer.wait_seconds) * 1_000;
+            Some((schedule::patience(at, since, wait, due.expires, due.issued)?, consumer.name.as_str()))
+        });
+        let (ends, names): (Vec<_>, Vec<_>) = waits.unzip();
+        let until = ends.into_iter().max()?;
+        Some(Passage::Await { until, since, why: format!("{WAITS_FOR}{} to acknowledge", names.join(", ")) })
     }
 
     /// What a person who asks for a rotation is told to wait for, without `--now`.
@@ -323,11 +358,15 @@ impl Rotation {
         (next.at > at).then_some((next.at, next.why))
     }
 
-    fn left_alone(&self, due: Due<'_>, at: Millis) -> Option<(String, Millis)> {
+    fn resolved_of(&self, due: &Due<'_>) -> Option<Arc<Resolved>> {
         let provider = self.providers.get(due.service)?;
         let settings: Vec<(String, String)> = serde_json::from_str(due.settings_json).ok()?;
         let private_hosts: Vec<String> = serde_json::from_str(due.private_hosts_json).ok()?;
-        let resolved = self.resolved.get(&provider, &settings, &private_hosts).ok()?;
+        self.resolved.get(&provider, &settings, &private_hosts).ok()
+    }
+
+    fn left_alone(&self, due: Due<'_>, at: Millis) -> Option<(String, Millis)> {
+        let resolved = self.resolved_of(&due)?;
         self.egress.hold(due.service, &resolved.origins, at)
     }
 
