@@ -13,7 +13,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::harness::*;
+use crate::harness::{command as shell, *};
 
 fn set_config(home: &TestHome, text: &str) {
     fs::write(home.path().join("config.toml"), text).expect("the configuration");
@@ -475,4 +475,72 @@ fn every_command_has_a_manual_page_that_man_can_show() {
             );
         }
     }
+}
+
+#[test]
+fn the_container_file_holds_what_the_package_holds_and_runs_as_nobody_else() {
+    let file = fs::read_to_string(source("Containerfile")).expect("the file");
+    let lines: Vec<&str> = file.lines().filter(|line| !line.starts_with('#')).collect();
+    let of = |word: &str| -> Vec<&str> {
+        lines.iter().filter_map(|line| line.strip_prefix(word)).map(str::trim).collect()
+    };
+    // The compiler that the project is pinned to.
+    let pinned = fs::read_to_string(source("rust-toolchain.toml")).expect("the pin");
+    let version = pinned.split('"').nth(1).expect("a version");
+    assert!(of("FROM")[0].contains(&format!("rust:{version}-")), "{version}: {:?}", of("FROM"));
+    assert_eq!(of("FROM").len(), 2, "the image has no compiler in it");
+    // What it copies is what `make build` leaves, and goes where the program looks.
+    let copied: Vec<Vec<&str>> = of("COPY").iter().map(|line| line.split(' ').collect()).collect();
+    assert!(of("RUN")[1].starts_with("make build"), "{:?}", of("RUN"));
+    assert_eq!(copied[1][1..], ["/src/target/release/keywheel", "/usr/bin/keywheel"]);
+    assert_eq!(copied[2][1..], ["/src/target/providers", "/usr/share/keywheel/providers"]);
+    // The same home as the unit's, in a volume, for a user of its own.
+    let home = directives(&unit(), "Environment")[0].split_once('=').expect("a value").1.to_owned();
+    assert_eq!(of("ENV"), [format!("KEYWHEEL_HOME={home}")]);
+    assert_eq!(of("VOLUME"), [home]);
+    assert_eq!(of("USER"), ["10001:10001"]);
+    assert!(file.contains("--uid 10001"));
+    // Its command is one, and its health check tells a daemon that answers from none.
+    let command = |line: &str| -> Vec<String> { serde_json::from_str(line).expect("the exec form") };
+    let home = TestHome::new();
+    let words = command(of("CMD")[0]);
+    let words: Vec<&str> = words.iter().map(String::as_str).chain(["--help"]).collect();
+    home.run(&words).ok();
+    let check = of("HEALTHCHECK")[0].split_once("CMD ").expect("a command").1;
+    let is_healthy = || {
+        let bare = home.command(&[]);
+        let folder = Path::new(bare.get_program()).parent().expect("a folder").to_owned();
+        let path = format!("{}:/usr/bin:/bin", folder.display());
+        let mut asked = shell("sh");
+        asked.env_clear().envs(bare.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        asked.env("PATH", path).args(["-c", check]).status().expect("sh starts").success()
+    };
+    assert!(!is_healthy(), "nobody is there");
+    let daemon = home.serve();
+    assert!(is_healthy());
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert_eq!(command(of("ENTRYPOINT")[0]), ["keywheel"]);
+}
+
+#[test]
+fn the_packages_scripts_are_shell_and_its_files_are_there() {
+    for script in ["postinst", "prerm", "postrm"] {
+        let path = source("host/packaging/debian").join(script);
+        let read = command("sh").arg("-n").arg(&path).output().expect("sh starts");
+        assert!(read.status.success(), "{script}: {}", String::from_utf8_lossy(&read.stderr));
+        let text = fs::read_to_string(&path).expect("UTF-8");
+        assert!(text.contains("\nset -e\n") && text.contains("#DEBHELPER#"), "{script}");
+    }
+    let manifest = fs::read_to_string(source("host/Cargo.toml")).expect("the manifest");
+    let manifest: toml::Table = toml::from_str(&manifest).expect("TOML");
+    let deb = &manifest["package"]["metadata"]["deb"];
+    for asset in deb["assets"].as_array().expect("assets") {
+        let from = asset[0].as_str().expect("a path");
+        // What build-deb.sh puts together isn't in the repository.
+        if !from.starts_with("../target/") {
+            assert!(source("host").join(from).exists(), "{from}");
+        }
+    }
+    assert_eq!(deb["systemd-units"]["enable"].as_bool(), Some(false), "nothing is enabled by surprise");
+    assert_eq!(deb["systemd-units"]["start"].as_bool(), Some(false));
 }

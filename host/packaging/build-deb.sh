@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Makes the package of a binary that is built already. Usage: build-deb.sh BINARY OUT [VERSION]
+# Makes the package of a binary that is built already. Usage: build-deb.sh BINARY OUT
 # What goes into it is put together in target/package; host/Cargo.toml says what goes where.
 set -euo pipefail
 binary=$(realpath "$1")
 out=$2
-version=${3:-}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 target=$(realpath "${CARGO_TARGET_DIR:-target}")
 PATH=$target/tools/bin:$PATH
@@ -30,4 +29,4 @@ find target/providers/ -maxdepth 1 -type f \( -name '*.wasm' -o -name '*.toml' -
     echo 'the providers are not built; hint: make plugins' >&2
     exit 1
 }
-cargo-deb --quiet --no-build --no-strip --fast --locked -p keywheel -o "$out" ${version:+--deb-version "$version"}
+cargo-deb --quiet --no-build --no-strip --fast --locked -p keywheel -o "$out"

@@ -12,11 +12,15 @@ if [ "$(id -u)" -ne 0 ] || ! command -v dpkg >/dev/null; then
     echo 'left out: the package is tried as root, on a system with dpkg'
     exit 0
 fi
-"$here/build-deb.sh" "$binary" "$target/debian/keywheel_before.deb" 0.0.1-1
 "$here/build-deb.sh" "$binary" "$target/debian/keywheel.deb"
 
 view=$(mktemp -d)
-trap 'rmdir "$view" 2>/dev/null || true' EXIT
+trap 'rm -rf "$view"' EXIT
+# The build before: the same files under an earlier number.
+dpkg-deb --raw-extract "$target/debian/keywheel.deb" "$view/before"
+sed -i 's/^Version: .*/Version: 0.0.1-1/' "$view/before/DEBIAN/control"
+dpkg-deb --build -Zgzip -z1 "$view/before" "$target/debian/keywheel_before.deb" >/dev/null
+rm -rf "$view/before"
 export view target
 unshare --mount --propagation private bash -euo pipefail <<'OUTSIDE'
 mount -t tmpfs tmpfs "$view"
@@ -31,7 +35,7 @@ mount -t tmpfs tmpfs "$view/root/tmp"
 mkdir -p "$view/root/run"
 mount -t tmpfs tmpfs "$view/root/run"
 cp "$target"/debian/keywheel_before.deb "$target"/debian/keywheel.deb "$view/root/tmp/"
-exec chroot "$view/root" bash -euo pipefail <<'INSIDE'
+chroot "$view/root" bash -euo pipefail <<'INSIDE'
 home=/var/lib/keywheel
 unit=/usr/lib/systemd/system/keywheel.service
 export DEBIAN_FRONTEND=noninteractive
@@ -61,9 +65,8 @@ stop() {
 }
 
 [ -e "$home" ] && fail "$home is there before the package"
-before=$(find / -xdev \( -path /proc -o -path /tmp -o -path /run -o -path /var/lib/dpkg -o -path /var/log -o -path /var/cache \) -prune -o -print 2>/dev/null | sort)
 
-dpkg --install --force-depends /tmp/keywheel_before.deb >/tmp/install.log 2>&1 || { cat /tmp/install.log; fail 'it does not install'; }
+dpkg --install /tmp/keywheel_before.deb >/tmp/install.log 2>&1 || { cat /tmp/install.log; fail 'it does not install'; }
 grep -q 'systemctl enable --now keywheel' /tmp/install.log || fail 'it does not say how to start'
 is "$(stat -c '%U:%G %a' "$home")" 'keywheel:keywheel 700' "$home"
 is "$(stat -c '%U %a' "$home/master.key")" 'keywheel 600' 'the master key'
@@ -88,7 +91,7 @@ key=$(sha256sum <"$home/master.key")
 say 'starts, and runs a plugin'
 
 # The old daemon runs on from its file while the new one is put in place, as on a live machine.
-dpkg --install --force-depends /tmp/keywheel.deb >/tmp/upgrade.log 2>&1 || { cat /tmp/upgrade.log; fail 'it does not upgrade'; }
+dpkg --install /tmp/keywheel.deb >/tmp/upgrade.log 2>&1 || { cat /tmp/upgrade.log; fail 'it does not upgrade'; }
 is "$(as_its_user keywheel plugin list --json | grep -c '"state": "active"')" 1 'the active plugins of the old daemon'
 stop
 serve
@@ -104,11 +107,15 @@ dpkg --remove keywheel >/dev/null
 [ -e /usr/bin/keywheel ] && fail 'the binary stays'
 is "$(sha256sum <"$home/master.key")" "$key" 'the master key after the removal'
 dpkg --purge keywheel >/dev/null
-[ -e "$home" ] && fail 'the home stays after a purge'
-after=$(find / -xdev \( -path /proc -o -path /tmp -o -path /run -o -path /var/lib/dpkg -o -path /var/log -o -path /var/cache \) -prune -o -print 2>/dev/null | sort)
-# The user stays, and what adduser and systemd's helper keep of it.
-left=$(comm -13 <(printf '%s\n' "$before") <(printf '%s\n' "$after") | grep -v '^/etc/\(passwd\|group\|shadow\|gshadow\|subuid\|subgid\)-\?$' || true)
-is "$left" '' 'what is left on the disk'
-say 'removes cleanly'
+[ ! -e "$home" ] || fail 'the home stays after a purge'
 INSIDE
+# What the view holds beside the machine's own: nothing of the package's. The user stays, and what
+# dpkg, adduser and the log keep.
+left=$(cd "$view/upper" && find . -type f | grep -v -e '^./etc/\(passwd\|group\|shadow\|gshadow\|subuid\|subgid\)-\?$' \
+    -e '^./var/\(lib/dpkg\|log\|cache\)/' || true)
+if [ -n "$left" ]; then
+    printf 'the package: left on the disk: %s\n' "$left" >&2
+    exit 1
+fi
+echo 'removes cleanly'
 OUTSIDE

@@ -66,7 +66,7 @@ impl Place<'_> {
 pub enum VaultError {
     #[error("master key {} already exists; hint: a new one would make every stored secret unreadable, so it is never overwritten", .0.display())]
     Exists(PathBuf),
-    #[error("no master key at {}; hint: `keywheel init` makes one, or put the backup of it back", .0.display())]
+    #[error("no master key at {}; hint: `keywheel init` makes one, put the backup of it back, or name its file in KEYWHEEL_MASTER_KEY", .0.display())]
     Missing(PathBuf),
     #[error("master key {} is not a regular file", .0.display())]
     NotAFile(PathBuf),

@@ -378,13 +378,17 @@ pub async fn restore(
     let was_there = root.exists();
     if was_there {
         let found = fs::read_dir(root).map_err(unmade())?.flatten().map(|entry| entry.file_name());
-        // A file system of its own has that in it.
-        if let Some(found) = found.into_iter().find(|name| name != "lost+found") {
+        // A file system of its own has the first in it, a restore that was killed leaves the second.
+        let matters = |name: &std::ffi::OsString| name != "lost+found" && name != STAGE;
+        if let Some(found) = found.into_iter().find(matters) {
             let found = found.to_string_lossy().into_owned();
             return Err(BackupError::NotEmpty { path: root.to_owned(), found });
         }
     }
     let stage = root.join(STAGE);
+    if stage.exists() {
+        fs::remove_dir_all(&stage).map_err(unmade())?;
+    }
     DirBuilder::new().recursive(true).mode(0o700).create(&stage).map_err(unmade())?;
     let restored = fill(from, vault, key, home, &stage, nothing_ran_since).await;
     if restored.is_err() {

@@ -162,12 +162,9 @@ pub fn look_through(path: &Path, thoroughly: bool) -> Result<Holds, CopyError> {
 }
 
 /// Keeps the database as it is before its schema changes, beside it and named by its version. The
-/// oldest of such copies go. One that is there already, from an upgrade that was cut off, stays.
+/// oldest of such copies go.
 pub(super) fn keep_before_migrating(db: &Connection, path: &Path, schema: u32) -> Result<(), DbError> {
     let kept = kept_name(path, schema);
-    if kept.exists() {
-        return Ok(());
-    }
     let unfinished = kept.with_extension("part");
     let io = |source| DbError::Io { path: kept.clone(), source };
     match fs::remove_file(&unfinished) {
