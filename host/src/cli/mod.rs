@@ -2,6 +2,7 @@
 //! running daemon, or open the home themselves where none runs; commands that only read do so
 //! from the database either way.
 
+mod alert;
 mod author;
 mod completions;
 mod connection;
@@ -76,6 +77,9 @@ enum Command {
     /// Tokens for workers that can't be plugins: create, list, revoke
     #[command(subcommand)]
     WorkerToken(worker_token::Command),
+    /// Alerts: list, test, snooze, unsnooze
+    #[command(subcommand)]
+    Alert(alert::Command),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -201,6 +205,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Credential(command) => credential::run(home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
+        Command::Alert(command) => alert::run(&home()?, command, output).await,
         Command::Completions { shell } => {
             completions::print(shell, output);
             Ok(())

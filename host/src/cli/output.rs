@@ -182,10 +182,9 @@ pub fn coloured(word: &str) -> Cell {
     match word {
         "success" | "valid" | "active" | "running" | "on" | "heard" => cell.fg(Color::Green),
         "unreachable" | "unknown" | "pending-approval" | "conflict" | "idle" | "paused" | "silent"
-        | "expired" => cell.fg(Color::Yellow),
-        "failed" | "validation_failed" | "invalid" | "needs-human" | "refused" | "parked" | "revoked" => {
-            cell.fg(Color::Red)
-        }
+        | "expired" | "warning" | "waiting" => cell.fg(Color::Yellow),
+        "failed" | "validation_failed" | "invalid" | "needs-human" | "refused" | "parked" | "revoked"
+        | "critical" => cell.fg(Color::Red),
         _ => cell,
     }
 }

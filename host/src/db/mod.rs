@@ -4,6 +4,7 @@
 //!
 //! This file owns how connections are opened and the lock that keeps a second host away.
 
+pub mod alerts;
 mod commands;
 pub mod external;
 #[cfg(test)]

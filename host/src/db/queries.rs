@@ -31,7 +31,7 @@ pub const AUDIT_AT_MOST: u32 = 10_000;
 
 /// A read-only connection. `Send`, not `Sync`: one for each thread or each use.
 pub struct Reader {
-    db: Connection,
+    pub(super) db: Connection,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +42,12 @@ pub enum ReadError {
 
 type Found<T> = Result<T, ReadError>;
 
-fn iso<S: Serializer>(at: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn iso<S: Serializer>(at: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&iso8601(*at))
 }
 
 #[expect(clippy::ref_option, reason = "the signature is serde's")]
-fn iso_option<S: Serializer>(at: &Option<Millis>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn iso_option<S: Serializer>(at: &Option<Millis>, serializer: S) -> Result<S::Ok, S::Error> {
     match at {
         Some(at) => serializer.serialize_some(&iso8601(*at)),
         None => serializer.serialize_none(),
@@ -771,7 +771,7 @@ impl Reader {
         )
     }
 
-    fn all<T>(
+    pub(super) fn all<T>(
         &self,
         sql: &str,
         params: impl rusqlite::Params,
@@ -782,7 +782,7 @@ impl Reader {
         Ok(rows)
     }
 
-    fn one<T>(
+    pub(super) fn one<T>(
         &self,
         sql: &str,
         params: impl rusqlite::Params,

@@ -81,6 +81,8 @@ pub struct Rotation {
     paused: Mutex<BTreeSet<String>>,
     /// When it was last looked for what is due; 0: never.
     looked: AtomicU64,
+    /// Rounds of the scheduler since it started.
+    turns: AtomicU64,
     /// Which service is first at the next claim.
     turn: AtomicUsize,
     changed: Notify,
@@ -130,6 +132,7 @@ impl Rotation {
             rates,
             paused: Mutex::default(),
             looked: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
             changed: Notify::new(),
         })
@@ -138,6 +141,11 @@ impl Rotation {
     /// Something may be due earlier than the scheduler knows.
     pub fn wake(&self) {
         self.changed.notify_one();
+    }
+
+    /// Rounds of the scheduler until now. One that turns makes two a minute at the least.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// Whether anything of a service is done by itself.
@@ -375,6 +383,7 @@ impl Rotation {
         }
         let renewing = tokio::spawn(Arc::clone(&self).renew_leases());
         while !*stop.borrow() {
+            self.turns.fetch_add(1, Ordering::Relaxed);
             let looked = match self.look_at_the_clock().await {
                 Ok(()) => self.claim_due(&mut running).await,
                 Err(error) => Err(error),
