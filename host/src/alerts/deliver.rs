@@ -379,23 +379,39 @@ impl PastTheOutbox {
         }
     }
 
-    /// All of them, to be written down: channel, key, notice, when it was sent. None while one is
-    /// under way, for nobody knows yet whether it was sent.
-    pub fn all(&self) -> Option<Vec<(String, String, Notice, Option<Millis>)>> {
-        let all = self.hold();
+    /// Takes all of them, to be written down. None while one is under way, for nobody knows yet
+    /// whether it was sent.
+    pub fn take_all(&self) -> Option<Taken> {
+        let mut all = self.hold();
         if all.values().flatten().any(|one| one.is_under_way) {
             return None;
         }
-        let of = |(channel, list): (&String, &VecDeque<Unwritten>)| {
-            list.iter()
-                .map(|one| (channel.clone(), one.key.clone(), one.notice.clone(), one.sent_at))
-                .collect::<Vec<_>>()
-        };
-        Some(all.iter().flat_map(of).collect())
+        Some(Taken(std::mem::take(&mut *all)))
     }
 
-    pub fn forget(&self) {
-        self.hold().clear();
+    /// They could not be written down after all.
+    pub fn put_back(&self, taken: Taken) {
+        let mut all = self.hold();
+        for (channel, mut list) in taken.0 {
+            let newer = all.remove(&channel).unwrap_or_default();
+            list.extend(newer);
+            all.insert(channel, list);
+        }
+    }
+}
+
+/// What went past the outbox, or should have.
+#[derive(Debug, Default)]
+pub struct Taken(BTreeMap<String, VecDeque<Unwritten>>);
+
+impl Taken {
+    /// Channel, key, notice, and when it was sent.
+    pub fn all(&self) -> impl Iterator<Item = (&String, &String, &Notice, Option<Millis>)> {
+        let of = |(channel, list)| {
+            let list: &VecDeque<Unwritten> = list;
+            list.iter().map(move |one| (channel, &one.key, &one.notice, one.sent_at))
+        };
+        self.0.iter().flat_map(of)
     }
 }
 
@@ -598,12 +614,16 @@ mod tests {
         past.put("ops", "kw-1", &notice);
         past.put("mail", "kw-1", &notice);
         let (key, _, _) = past.take("ops").unwrap().unwrap();
-        assert_eq!(past.all(), None);
+        assert!(past.take_all().is_none());
         past.tried("ops", &key, None);
         assert!(past.take("ops").is_none());
-        let all = past.all().unwrap();
-        let sent: Vec<_> = all.iter().map(|(channel, _, _, at)| (channel.as_str(), at.is_some())).collect();
+        let taken = past.take_all().unwrap();
+        let sent: Vec<_> = taken.all().map(|(channel, _, _, at)| (channel.as_str(), at.is_some())).collect();
         assert_eq!(sent, [("mail", false), ("ops", true)]);
+        // Nobody sends what is just being written down.
+        assert!(past.take("mail").is_none());
+        past.put("mail", "kw-2", &notice);
+        past.put_back(taken);
         past.take("mail").unwrap().unwrap();
         past.tried("mail", "kw-1", Some(Duration::from_secs(60)));
         assert!(past.take("mail").unwrap().is_err());

@@ -38,7 +38,7 @@ use crate::rotation::Rotation;
 use crate::rotation::schedule::span;
 use crate::supervisor::Supervisor;
 
-use deliver::{PastTheOutbox, Postman, Sender};
+use deliver::{PastTheOutbox, Postman, Sender, Taken};
 use facts::HostFacts;
 use rules::{End, Event, Item, Look, Notice, Rules, Trouble};
 
@@ -499,17 +499,37 @@ impl Watcher {
             (Some(_), Some(known)) => Some(known),
             (Some(since), None) => Some((since, Instant::now())),
         };
-        let mut past = Vec::new();
-        if let Some(incident) = &self.incident {
-            let Some(all) = self.past_the_outbox.all() else {
-                return Ok(Some(at + PACE.as_millis() as Millis));
-            };
-            if incident.noticed.is_some() {
-                past = all;
-                gathered.ended.insert(DATABASE.to_owned(), End::Over);
-                gathered.states.insert(DATABASE.to_owned(), state_of(incident));
+        let past = match &self.incident {
+            None => Taken::default(),
+            Some(incident) => {
+                let Some(past) = self.past_the_outbox.take_all() else {
+                    return Ok(Some(at + PACE.as_millis() as Millis));
+                };
+                if incident.noticed.is_some() {
+                    gathered.ended.insert(DATABASE.to_owned(), End::Over);
+                    gathered.states.insert(DATABASE.to_owned(), state_of(incident));
+                }
+                past
             }
+        };
+        let written = self.conclude(&origin, at, &gathered, &past).await;
+        if written.is_err() {
+            self.past_the_outbox.put_back(past);
+        } else {
+            self.incident = None;
+            self.snoozed = gathered.snoozed;
         }
+        written
+    }
+
+    /// Decides, and writes down what was decided together with what went past the outbox.
+    async fn conclude(
+        &mut self,
+        origin: &[u8],
+        at: Millis,
+        gathered: &Gathered,
+        past: &Taken,
+    ) -> Result<Option<Millis>, LookError> {
         let look = Look {
             now: at,
             troubles: &gathered.troubles,
@@ -518,24 +538,21 @@ impl Watcher {
         };
         let decided = rules::step(&self.rules, &gathered.states, &gathered.groups, &look);
         let mut change = decided.change;
-        change.deliveries = past
-            .into_iter()
-            .map(|(channel, key, notice, sent_at)| new_delivery(channel, key, &notice, sent_at))
-            .collect::<Result<_, _>>()?;
-        for notice in &decided.notices {
-            let key = deliver::dedup_key(&origin, &notice.group, notice.sequence);
-            for name in self.receivers(notice) {
-                change.deliveries.push(new_delivery(name.clone(), key.clone(), notice, None)?);
-            }
-            tracing::info!(group = notice.group, event = notice.event.as_str(), "{}", notice.title);
+        for (channel, key, notice, sent_at) in past.all() {
+            change.deliveries.push(new_delivery(channel, key, notice, sent_at)?);
         }
-        self.snoozed = gathered.snoozed;
+        for notice in &decided.notices {
+            let key = deliver::dedup_key(origin, &notice.group, notice.sequence);
+            for name in self.receivers(notice) {
+                change.deliveries.push(new_delivery(name, &key, notice, None)?);
+            }
+        }
         let is_news = !change.deliveries.is_empty();
         if !change.is_empty() {
             self.alerts.writer.apply_alerts(change).await?;
         }
-        if self.incident.take().is_some() {
-            self.past_the_outbox.forget();
+        for notice in &decided.notices {
+            tracing::info!(group = notice.group, event = notice.event.as_str(), "{}", notice.title);
         }
         if is_news {
             crash::point("alert.noticed");
@@ -695,12 +712,17 @@ fn state_of(incident: &Incident) -> AlertState {
 }
 
 fn new_delivery(
-    channel: String,
-    dedup_key: String,
+    channel: &str,
+    dedup_key: &str,
     notice: &Notice,
     delivered_at: Option<Millis>,
 ) -> Result<NewDelivery, serde_json::Error> {
-    Ok(NewDelivery { channel, dedup_key, payload_json: serde_json::to_string(notice)?, delivered_at })
+    Ok(NewDelivery {
+        channel: channel.to_owned(),
+        dedup_key: dedup_key.to_owned(),
+        payload_json: serde_json::to_string(notice)?,
+        delivered_at,
+    })
 }
 
 /// Whether a channel wants to hear of it.
