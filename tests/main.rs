@@ -3,8 +3,10 @@
 //! whole can show. Each test has a home of its own, so all of them run at once.
 
 mod alerts;
+mod api;
 mod architecture;
 mod author;
+mod backup;
 mod catalogue;
 mod compatibility;
 mod conformance;
@@ -29,6 +31,7 @@ mod power_cut;
 mod recovery;
 mod reload;
 mod retention;
+mod running;
 mod schedule;
 mod secrets;
 mod servers;

@@ -6,6 +6,7 @@
 //! issue, and `db` keeps it with one writer. `alerts` tells what is in trouble. `docs/architecture.md` has the invariants.
 
 pub mod alerts;
+pub mod backup;
 pub mod catalogue;
 pub mod cli;
 pub mod config;
@@ -20,14 +21,20 @@ pub mod formats;
 pub mod hook;
 pub mod kit;
 pub mod limits;
+pub mod meter;
+pub mod notify_systemd;
 pub mod protocol;
 pub mod provider;
 pub mod quiet;
 pub mod registry;
+pub mod reload;
 pub mod report;
 pub mod retention;
 pub mod rotation;
+pub mod sealing;
+pub mod sinks;
 pub mod supervisor;
+pub mod token;
 pub mod vault;
 pub mod web;
 pub mod webhook_signature;

@@ -198,14 +198,13 @@ impl Alerts {
     /// Asks an address elsewhere for as long as all is well here, so that silence tells. Well is
     /// a scheduler that turns and a database that was written just now.
     async fn beat(self: Arc<Self>, address: Address, every: Duration, mut stop: watch::Receiver<bool>) {
-        let mut turns = Turns::new(self.rotation.turns());
         let mut said: Option<String> = None;
         while !*stop.borrow() {
             let wrong = match tokio::time::timeout(every.max(PACE), self.writer.beat()).await {
                 Err(_) => Some(String::from("the database takes too long to be written")),
                 Ok(Err(error)) => Some(error.to_string()),
-                Ok(Ok(())) => turns
-                    .silent_for(self.rotation.turns())
+                Ok(Ok(())) => self
+                    .stands_still()
                     .map(|silent| format!("the scheduler has not turned for {} s", silent.as_secs())),
             };
             let wrong = match wrong {
@@ -228,6 +227,12 @@ impl Alerts {
                 _ = stop.changed() => {}
             }
         }
+    }
+
+    /// How long the scheduler has begun no round, where that is too long. None as well before it
+    /// serves.
+    fn stands_still(&self) -> Option<Duration> {
+        self.rotation.turned().filter(|silent| *silent > TURNS)
     }
 
     /// Sends a message through one channel or all of them, past the outbox, and says what came
@@ -291,27 +296,6 @@ fn test_notice(at: Millis) -> Notice {
     }
 }
 
-/// Whether something that counts goes on counting.
-#[derive(Debug)]
-struct Turns {
-    last: u64,
-    since: Instant,
-}
-
-impl Turns {
-    fn new(now: u64) -> Self {
-        Self { last: now, since: Instant::now() }
-    }
-
-    /// How long it has stood still, where that is too long.
-    fn silent_for(&mut self, count: u64) -> Option<Duration> {
-        if count != self.last {
-            *self = Self::new(count);
-        }
-        Some(self.since.elapsed()).filter(|silent| *silent > TURNS)
-    }
-}
-
 /// The wall clock against one that nobody sets and that goes on while the machine sleeps.
 #[derive(Debug)]
 struct ClockMark {
@@ -360,7 +344,6 @@ struct Watcher {
     origin: Option<Vec<u8>>,
     reader: Option<Reader>,
     clock: ClockMark,
-    turns: Turns,
     overdue: Option<(Millis, Instant)>,
     /// When all ends are looked through next.
     ends_at: Instant,
@@ -406,7 +389,6 @@ impl Watcher {
             group_wait: config.group_wait.millis(),
             group_interval: config.group_interval.millis(),
         };
-        let turns = Turns::new(alerts.rotation.turns());
         Self {
             alerts,
             config,
@@ -416,7 +398,6 @@ impl Watcher {
             origin: None,
             reader: None,
             clock: ClockMark { offset: offset(), set: None },
-            turns,
             overdue: None,
             ends_at: Instant::now(),
             sweep_at: Instant::now(),
@@ -602,7 +583,7 @@ impl Watcher {
             .filter(|worker| worker.state == "parked")
             .map(|worker| (worker.service, worker.last_end))
             .collect();
-        let stuck = match self.turns.silent_for(rotation.turns()) {
+        let stuck = match self.alerts.stands_still() {
             Some(silent) => {
                 let silent = silent.as_millis() as Millis;
                 Some((
@@ -880,15 +861,6 @@ mod tests {
         // What both clocks agree on while a machine sleeps is no step.
         let first = offset();
         assert!((offset() - first).abs() < CLOCK_STEP);
-    }
-
-    #[test]
-    fn a_scheduler_that_stands_still_is_noticed_and_one_that_turns_is_not() {
-        let mut turns = Turns::new(1);
-        turns.since = Instant::now().checked_sub(TURNS * 2).unwrap();
-        assert!(turns.silent_for(1).is_some());
-        assert_eq!(turns.silent_for(2), None);
-        assert_eq!(turns.silent_for(2), None);
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub enum ReadError {
     Sqlite(#[from] rusqlite::Error),
 }
 
-type Found<T> = Result<T, ReadError>;
+pub(super) type Found<T> = Result<T, ReadError>;
 
 pub(super) fn iso<S: Serializer>(at: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&iso8601(*at))
@@ -315,7 +315,7 @@ pub struct DueCount {
     pub next_due_at: Option<Millis>,
 }
 
-const CREDENTIAL_COLUMNS: &str = "
+pub(super) const CREDENTIAL_COLUMNS: &str = "
     SELECT c.credential_id, c.profile_id, c.service, c.settings_json, c.private_hosts_json,
            c.method, c.validate_interval_seconds, c.identity, c.paused, c.attempt_number,
            c.current_generation, c.pending_generation, c.last_generation, c.rotated_at,
@@ -352,6 +352,10 @@ impl Reader {
     /// No database, another program's, one of another schema, or one that can't be read.
     pub fn open(path: &Path) -> Result<Self, DbError> {
         Ok(Self { db: open_for_reading(path)? })
+    }
+
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.db
     }
 
     /// A value of the installation.
@@ -821,7 +825,7 @@ fn provider_from(row: &Row<'_>) -> rusqlite::Result<ProviderRow> {
     })
 }
 
-fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
+pub(super) fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
     let settings: Vec<(String, String)> = read_json(row, 3)?;
     let open: Option<u32> = row.get(25)?;
     Ok(CredentialRow {

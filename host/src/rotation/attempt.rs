@@ -9,13 +9,14 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::Rotation;
+use super::decide;
 use super::machine::{self, Clock, Conclusion, Ended, Event, Machine, Start};
 use super::schedule::{self, Facts, Standing, Trouble};
 use super::verdict;
 use crate::crash;
 use crate::credential::{Jar, Key, Millis, now};
 use crate::db::writer::{Claim, Finish, GenerationChange, MonitorUpdate, WriteError};
-use crate::db::{Action, SealedGeneration, SealedKey};
+use crate::db::{Action, SealedGeneration};
 use crate::egress::{Exchange, KeyChange, Seen, redact_text};
 use crate::limits;
 use crate::protocol::{
@@ -24,8 +25,8 @@ use crate::protocol::{
 use crate::provider::{Manifest, Resolved, ResolvedMethod};
 use crate::registry::ActiveProvider;
 use crate::report::{Report, Status, iso8601};
+pub use crate::sealing::{open_jar, seal_jar};
 use crate::supervisor::{CallError, CallEvent, RunningCall};
-use crate::vault::{Place, Vault, VaultError};
 
 /// Between two tries to store what was issued, each of which retries by itself.
 const STORE_AGAIN: Duration = Duration::from_millis(500);
@@ -57,13 +58,22 @@ pub struct Attempt<'a> {
 /// Where something can't be written; the claim's journal row then leads to its recovery.
 pub async fn run(engine: &Rotation, claim: Claim) -> Result<Report, WriteError> {
     crash::point("attempt.claimed");
-    match Attempt::prepare(engine, &claim) {
+    let began = Instant::now();
+    let report = run_to_report(engine, &claim).await?;
+    let verdict = report.meta.get("verdict").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let rotated = report.meta.contains_key("rotated");
+    engine.meter.attempt(&claim.service, claim.action.as_str(), verdict, rotated, began.elapsed());
+    Ok(report)
+}
+
+async fn run_to_report(engine: &Rotation, claim: &Claim) -> Result<Report, WriteError> {
+    match Attempt::prepare(engine, claim) {
         Ok(mut attempt) => {
             let conclusion = attempt.conclude().await?;
-            finish(engine, &claim, Some(attempt), conclusion).await
+            finish(engine, claim, Some(attempt), conclusion).await
         }
         // Nothing was asked, so nothing is known of the service.
-        Err(why) => finish(engine, &claim, None, unprepared(&claim, why)).await,
+        Err(why) => finish(engine, claim, None, unprepared(claim, why)).await,
     }
 }
 
@@ -119,6 +129,7 @@ impl<'a> Attempt<'a> {
             next_generation: claim.next_generation,
             interrupted: claim.interrupted.as_ref().map(|before| (before.phase, before.commit_class)),
             in_doubt: claim.in_doubt(),
+            restored: claim.is_restored(),
             identity: claim.identity.clone(),
             resolved: Arc::clone(&resolved),
             method: method.clone(),
@@ -562,6 +573,9 @@ fn meta(
         {
             meta.insert("method".into(), json!(method.name));
             meta.insert("commitClass".into(), json!(method.commit_class.as_str()));
+            if decide::waits_for_consumers(method.commit_class) && !claim.unacknowledged.is_empty() {
+                meta.insert("unacknowledged".into(), json!(claim.unacknowledged));
+            }
         }
     }
     meta
@@ -620,47 +634,6 @@ fn spread(credential: &str, attempt: u32) -> u64 {
         .bytes()
         .chain(attempt.to_le_bytes())
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// Opens every key of a stored generation.
-///
-/// # Errors
-/// Where a value was changed, moved or sealed with another master key.
-pub fn open_jar(vault: &Vault, credential: &str, sealed: &SealedGeneration) -> Result<Jar, VaultError> {
-    let open = |key: &SealedKey| {
-        let place = Place { credential, generation: sealed.generation, key: &key.name };
-        Ok(Key {
-            name: key.name.clone(),
-            secret: vault.open_sealed(place, &key.sealed)?,
-            fingerprint: key.fingerprint.clone(),
-            expires: key.expires,
-            cookie: key.cookie.clone(),
-        })
-    };
-    Ok(Jar { keys: sealed.keys.iter().map(open).collect::<Result<_, _>>()? })
-}
-
-/// Seals every key for the generation it is about to become.
-///
-/// # Errors
-/// Where the system gives no random bytes.
-pub fn seal_jar(
-    vault: &Vault,
-    credential: &str,
-    generation: u32,
-    jar: &Jar,
-) -> Result<Vec<SealedKey>, VaultError> {
-    let seal = |key: &Key| {
-        let place = Place { credential, generation, key: &key.name };
-        Ok(SealedKey {
-            name: key.name.clone(),
-            sealed: vault.seal(place, &key.secret)?,
-            fingerprint: key.fingerprint.clone(),
-            expires: key.expires,
-            cookie: key.cookie.clone(),
-        })
-    };
-    jar.keys.iter().map(seal).collect()
 }
 
 #[cfg(test)]

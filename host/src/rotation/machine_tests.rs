@@ -382,6 +382,7 @@ impl<'d> World<'d> {
             next_generation: claim.next_generation,
             interrupted: claim.interrupted.as_ref().map(|before| (before.phase, before.commit_class)),
             in_doubt: claim.in_doubt(),
+            restored: claim.is_restored(),
             identity: claim.identity.clone(),
             resolved: Arc::clone(&self.resolved),
             method: Some(method),
@@ -760,6 +761,7 @@ fn with_a_pending_that_ran_out(class: CommitClass, forced: bool) -> (Machine, Ac
         next_generation: 3,
         interrupted: None,
         in_doubt: false,
+        restored: false,
         identity: None,
         resolved: Arc::new(Resolved {
             validate_url: String::new(),

@@ -1,11 +1,16 @@
 //! The HTTP port: what is served there and how it is wired. `server` owns connections and their
 //! end, `gate` who may come in, `intake` what a message must look like, `workers` the routes of
-//! external workers. It reads the database through `db::queries` and writes through the one
-//! writer, and never answers with a token or with a value of `cookieKeys`.
+//! external workers, `api` those of programs that use the secrets, `metrics` and `health` what
+//! who watches the daemon asks. It reads the database through
+//! `db::queries` and writes through the one writer, and never answers with a token or with a value
+//! of `cookieKeys`; a secret leaves by `api` alone.
 
 mod answer;
+mod api;
 mod gate;
+mod health;
 pub mod intake;
+mod metrics;
 mod server;
 mod workers;
 
@@ -17,12 +22,14 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::Http;
 use crate::control::{Command, Counted, HttpStatus};
 use crate::db::queries::Reader;
 use crate::db::writer::Writer;
+use crate::limits;
+use crate::meter::Meter;
 use crate::vault::Vault;
 use answer::Refused;
 use gate::Gate;
@@ -33,6 +40,10 @@ pub struct Parts {
     pub vault: Arc<Vault>,
     pub writer: Writer,
     pub reader: Reader,
+    /// For metrics, whose count of all credentials must hold nobody up.
+    pub counter: Reader,
+    pub meter: Arc<Meter>,
+    pub metrics: crate::config::metrics::Metrics,
     /// What else the daemon can be asked and told.
     pub command: Command,
 }
@@ -50,11 +61,17 @@ pub struct Web {
 pub struct Port {
     listening: SocketAddr,
     counted: Mutex<Counted>,
+    /// So many may wait for a newer generation at once.
+    waiting: Semaphore,
 }
 
 impl Port {
     pub fn status(&self) -> HttpStatus {
-        HttpStatus { listening: self.listening, counted: self.counted(|counted| counted.clone()) }
+        HttpStatus {
+            listening: self.listening,
+            waiting: limits::API_WAITING - self.waiting.available_permits(),
+            counted: self.counted(|counted| counted.clone()),
+        }
     }
 
     fn counted<T>(&self, change: impl FnOnce(&mut Counted) -> T) -> T {
@@ -71,9 +88,11 @@ struct Shared {
     gate: Gate,
     vault: Arc<Vault>,
     writer: Writer,
-    #[expect(dead_code, reason = "for pages and the API")]
     command: Command,
     port: Arc<Port>,
+    scraped: metrics::Scraped,
+    pulse: health::Pulse,
+    stop: watch::Receiver<bool>,
 }
 
 impl Web {
@@ -83,7 +102,11 @@ impl Web {
     /// The system's: the address is in use, or isn't this machine's.
     pub async fn open(listen: SocketAddr, options: Http, parts: Parts) -> io::Result<Self> {
         let door = Door::open(listen).await?;
-        let port = Arc::new(Port { listening: door.address(), counted: Mutex::default() });
+        let port = Arc::new(Port {
+            listening: door.address(),
+            counted: Mutex::default(),
+            waiting: Semaphore::new(limits::API_WAITING),
+        });
         Ok(Self { door, options, parts, port })
     }
 
@@ -101,19 +124,35 @@ impl Web {
             writer: parts.writer,
             command: parts.command,
             port,
+            scraped: metrics::Scraped::new(
+                parts.metrics.clone(),
+                parts.metrics.access_of(&options),
+                parts.counter,
+                parts.meter,
+            ),
+            pulse: health::Pulse::default(),
+            stop: stop.clone(),
         });
-        server::serve(door, routes(shared), stop).await;
+        tokio::join!(
+            server::serve(door, routes(Arc::clone(&shared)), stop),
+            api::keep_history(&shared),
+            health::beat(&shared)
+        );
     }
 }
 
 fn routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .merge(workers::routes())
+        .merge(api::routes())
+        .merge(metrics::routes())
+        .merge(health::routes())
         .fallback(|State(shared): State<Arc<Shared>>| async move { shared.refuse(Refused::no_such_path()) })
         .method_not_allowed_fallback(|State(shared): State<Arc<Shared>>| async move {
             shared.refuse(Refused::method())
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), known_host))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), metrics::counted))
         .with_state(shared)
 }
 
