@@ -145,8 +145,10 @@ pub enum Command {
     #[command(subcommand)]
     Consumer(consumer::Command),
     /// Say that a consumer uses a generation now
+    #[command(after_help = "Examples:\n  keywheel credential ack ann --consumer crawler --generation 4")]
     Ack {
         id: String,
+        /// As it was added
         #[arg(long, value_name = "NAME")]
         consumer: String,
         /// As commands, webhooks and `credential show` tell it

@@ -12,6 +12,7 @@ use super::connection::daemon_answers;
 use super::layout::Column;
 use super::needs::{self, Daemon, ENDS_SOON, Found, Need, SHOWN, counted};
 use super::output::{Output, coloured, relative};
+use super::sink;
 use crate::config::Home;
 use crate::control::{self, HttpStatus, Operation, Outcome};
 use crate::credential::now;
@@ -82,6 +83,7 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         workers: &said.workers,
         held: &said.held,
         external_workers: &external_workers,
+        sinks: &sink::troubles(home, &reader)?,
     });
     let Glance { counts, services, .. } = glance;
     let status = Status {
