@@ -72,6 +72,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "control",
         &[
+            // How channels took the message of a test.
+            "alerts",
             "credential",
             "daemon",
             "db",
@@ -92,6 +94,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "alerts",
             "catalogue",
             "config",
             "control",
@@ -116,6 +119,26 @@ const EDGES: &[(&str, &[&str])] = &[
             "token",
             "vault",
             "web",
+        ],
+    ),
+    // Asks everything that can be in trouble, and tells by whatever the operator named.
+    (
+        "alerts",
+        &[
+            "config",
+            "crash",
+            "credential",
+            "db",
+            "egress",
+            // Which workers are silent.
+            "external",
+            "hook",
+            "limits",
+            "registry",
+            "report",
+            "rotation",
+            "supervisor",
+            "webhook_signature",
         ],
     ),
     // The port takes secrets in, so it has the redaction of `egress` and the fingerprints of the
@@ -227,6 +250,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &[&str])] = &[
     ("reqwest", &["egress"]),
     ("axum", &["web"]),
+    ("lettre", &["egress/mail.rs"]),
     ("TcpStream::connect", &["egress"]),
     // The probe's bait: bound on loopback, and never sent from.
     ("UdpSocket", &["egress", "supervisor/probe.rs"]),

@@ -2,6 +2,7 @@
 //! loopback alone. What a unit can show is tested beside its code; here stands what only the
 //! whole can show. Each test has a home of its own, so all of them run at once.
 
+mod alerts;
 mod api;
 mod architecture;
 mod author;

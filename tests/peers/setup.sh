@@ -167,6 +167,7 @@ peers)
     python_peer django-site django-venv 'the Django site'
     python_peer matrix-synapse synapse-venv 'the Matrix homeserver'
     python_peer jupyterhub jupyterhub-venv JupyterHub
+    python_peer smtp-server smtp-venv 'the mail server'
     oidc_provider
     ;;
 browser) playwright_worker ;;

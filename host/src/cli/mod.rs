@@ -2,6 +2,7 @@
 //! running daemon, or open the home themselves where none runs; commands that only read do so
 //! from the database either way.
 
+mod alert;
 mod api_token;
 mod author;
 mod backup;
@@ -123,6 +124,9 @@ enum Command {
     /// Tokens for workers that can't be plugins: create, list, revoke
     #[command(subcommand)]
     WorkerToken(worker_token::Command),
+    /// Alerts: list, test, snooze, unsnooze
+    #[command(subcommand)]
+    Alert(alert::Command),
     /// Tokens for programs that read secrets over HTTP: create, list, revoke, history
     #[command(subcommand)]
     ApiToken(api_token::Command),
@@ -299,6 +303,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Sink(command) => sink::run(&home()?, command, output).await,
         Command::Reports(command) => reports::run(&home()?, command, output).await,
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
+        Command::Alert(command) => alert::run(&home()?, command, output).await,
         Command::ApiToken(command) => api_token::run(&home()?, command, output).await,
         Command::Backup(arguments) => backup::run(home(), &arguments, output),
         Command::Restore(arguments) => backup::restore(&home()?, &arguments, output).await,
