@@ -318,12 +318,6 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
     }
 }
 
-/// Whether there is such a command.
-fn exists(path: &[&str]) -> bool {
-    let whole = <Arguments as clap::CommandFactory>::command();
-    path.iter().try_fold(&whole, |command, name| command.find_subcommand(name)).is_some()
-}
-
 /// The error and what caused it, on one line.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -8,16 +8,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::browser::{self, Browser};
 use super::connection::{Connection, daemon_answers};
 use super::credential::{self, Add, chosen, manifest_of, read_secrets, verdict_of};
 use super::output::{Output, relative};
 use super::plugin::{no_catalogue, unexpected};
-use super::{Failure, exists};
 use crate::catalogue;
 use crate::config::{Config, Home};
 use crate::control::{KeyInput, Operation, Outcome, RefusalKind};
-use crate::credential::now;
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, ProviderRow, Reader};
 use crate::formats::{self, Imported};
@@ -379,11 +378,9 @@ pub fn what_follows(
             (false, _) => format!("keywheel credential export {id} --format env"),
         },
     );
-    if exists(&["run"]) {
-        line("", format!("keywheel run --credential {id} -- COMMAND"));
-    }
+    line("", format!("keywheel run --credential {id} -- COMMAND"));
     line("watch it", "keywheel status; keywheel reports tail".into());
-    if exists(&["dashboard"]) && Config::load(home)?.http.listen.is_some() {
+    if Config::load(home)?.http.listen.is_some() {
         line("", "keywheel dashboard".into());
     }
     Ok(lines)
