@@ -200,6 +200,9 @@ enum Failure {
     /// Everything was said already; only the exit code is left.
     #[error("unhealthy")]
     Unhealthy,
+    /// Nothing was learnt of a credential.
+    #[error("{0}")]
+    CouldNotTell(String),
     /// As `Unhealthy`, where nothing was learnt of it.
     #[error("unclear")]
     Unclear,
@@ -226,7 +229,7 @@ impl Failure {
             Self::Exit(code) => *code,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
-            Self::Unclear => 4,
+            Self::Unclear | Self::CouldNotTell(_) => 4,
             Self::BadInput(_) => 65,
             Self::Config(_) => 78,
             Self::Db(error) => db_code(error),

@@ -17,6 +17,7 @@ use super::plugin::{no_catalogue, unexpected};
 use crate::catalogue;
 use crate::config::{Config, Home};
 use crate::control::{KeyInput, Operation, Outcome, RefusalKind};
+use crate::credential::{CookieAttributes, is_subdomain};
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, ProviderRow, Reader};
 use crate::formats::{self, Imported};
@@ -188,10 +189,14 @@ fn fill_in(
         return Ok(());
     }
     if !has(settings, "cookie_name") && !found.imported.cookies.is_empty() {
-        let cookies = &found.imported.cookies;
-        let crumbs: Vec<_> = cookies
-            .iter()
-            .map(|cookie| Crumb { name: &cookie.attributes.name, http_only: cookie.attributes.http_only })
+        // A cookie of a host below the site never gets to the site itself.
+        let gets_there = |cookie: &&CookieAttributes| {
+            cookie.domain == site.host || (!cookie.host_only && is_subdomain(&site.host, &cookie.domain))
+        };
+        let all = found.imported.cookies.iter().map(|cookie| &cookie.attributes);
+        let crumbs: Vec<_> = all
+            .filter(gets_there)
+            .map(|cookie| Crumb { name: &cookie.name, http_only: cookie.http_only })
             .collect();
         let names = crumbs.iter().map(|crumb| crumb.name).collect::<Vec<_>>().join(", ");
         let Some(place) = guess::session_cookie(&crumbs) else {
@@ -281,8 +286,15 @@ async fn tried(
     connection.ask(Operation::CredentialAdd(Box::new(add))).await?;
     let run =
         || Operation::CredentialRun { credential_id: new.id.clone(), action: Action::Validate, now: true };
-    let Outcome::Report(report) = patiently(connection, run).await? else { return Err(unexpected()) };
-    Ok(*report)
+    match patiently(connection, run).await {
+        Ok(Outcome::Report(report)) => Ok(*report),
+        Ok(_) => Err(unexpected()),
+        Err(failure) => {
+            // Nothing half-done; if that fails as well, the first failure is the one to tell.
+            let _ = take_back(connection, &new.id).await;
+            Err(failure)
+        }
+    }
 }
 
 async fn take_back(connection: &Connection, id: &str) -> Result<(), Failure> {
