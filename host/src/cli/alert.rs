@@ -23,10 +23,13 @@ const SHOWN: u32 = 100;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// What is in trouble or was until lately, what is snoozed, and messages that didn't arrive
+    #[command(after_help = "Examples:\n  keywheel alert list")]
     List,
     /// Send a message through a channel, or all of them, and say what each answered
+    #[command(after_help = "Examples:\n  keywheel alert test\n  keywheel alert test phone")]
     Test { channel: Option<String> },
     /// Hear nothing of something for a while; that it is well again is told all the same
+    #[command(after_help = "Examples:\n  keywheel alert snooze ann --for 4h")]
     Snooze {
         /// A credential, a service, or a subject of `alert list`
         subject: String,
@@ -35,6 +38,7 @@ pub enum Command {
         time: String,
     },
     /// Hear of it again
+    #[command(after_help = "Examples:\n  keywheel alert unsnooze ann")]
     Unsnooze { subject: String },
 }
 

@@ -19,7 +19,7 @@ use crate::rotation::schedule::span;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Add one, or change how long it is waited for
-    #[command(after_help = "Examples:\n  keywheel credential consumer add ann crawler --wait 10m")]
+    #[command(after_help = "Examples:\n  keywheel credential consumer add ann reporter --wait 10m")]
     Add {
         id: String,
         /// Yours, to acknowledge with
@@ -32,7 +32,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  keywheel credential consumer list ann")]
     List { id: String },
     /// Wait for it no more
-    #[command(after_help = "Examples:\n  keywheel credential consumer remove ann crawler")]
+    #[command(after_help = "Examples:\n  keywheel credential consumer remove ann reporter")]
     Remove {
         id: String,
         /// The one to wait for no more

@@ -353,7 +353,7 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
     connection.close().await;
     added?;
     let daemon = daemon_answers(home).await?;
-    let follows = first::what_follows(home, &find(home, &new.id)?, daemon)?;
+    let follows = first::what_follows(home, &find(home, &new.id)?, daemon, true)?;
     output.value(&json!({ "added": new.id, "service": service }), || {
         format!(
             "added `{0}`; hint: `keywheel credential validate {0}` asks the service now\n{1}",

@@ -7,10 +7,10 @@ use crate::catalogue;
 use crate::credential::Millis;
 use crate::db::glance::{COUNTED_AT_MOST, Glance};
 use crate::db::queries::{CredentialRow, ExternalWorkerRow, ProviderRow};
+use crate::db::uses::SinkState;
 use crate::external::Presence;
 use crate::limits;
 use crate::registry::{PluginState, PluginStatus};
-use crate::sinks::decide::Standing;
 use crate::supervisor::WorkerStatus;
 
 /// So many are shown; whoever has more begins at the top anyway.
@@ -41,8 +41,8 @@ pub enum Kind {
     Invalid,
     Late,
     Unclear,
-    Undelivered,
     Ending,
+    Sink,
     Approval,
     Refused,
     Conflict,
@@ -94,18 +94,7 @@ pub struct Found<'a> {
     pub workers: &'a [WorkerStatus],
     pub held: &'a [(String, String)],
     pub external_workers: &'a [ExternalWorkerRow],
-    pub sinks: &'a [SinkTrouble],
-}
-
-/// A sink that doesn't get what it should.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SinkTrouble {
-    pub sink: String,
-    pub credential: String,
-    pub standing: Standing,
-    pub error: Option<String>,
-    /// That failed, since the last delivery.
-    pub tries: u32,
+    pub sinks: &'a [SinkState],
 }
 
 /// Everything that needs a person. What there is more of than is named counts in the second.
@@ -129,30 +118,19 @@ pub fn of(found: &Found<'_>) -> (Vec<Need>, u64) {
             format!("see to it where it runs; `keywheel worker-token revoke {}` forgets it", worker.token_id),
         ));
     }
-    needs.extend(found.sinks.iter().filter_map(of_sink));
+    for sink in found.sinks.iter().filter(|sink| sink.tries > 0) {
+        let why = sink.last_error.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        needs.push(Need::new(
+            Kind::Sink,
+            Some(&sink.sink),
+            format!("sink `{}` has not got the secrets in force{why}", sink.sink),
+            format!("keywheel sink sync {}", sink.sink),
+        ));
+    }
     // Of equals the order in which they were found, which is the longest first.
     needs.sort_by_key(|need| need.kind);
     let named = found.glance.person.len() as u64;
     (needs, u64::from(found.glance.person_count).saturating_sub(named))
-}
-
-/// A receiver that is being restarted is back before so many tries, half a minute.
-const TRIES: u32 = 5;
-
-fn of_sink(trouble: &SinkTrouble) -> Option<Need> {
-    let SinkTrouble { sink, credential, standing, error, tries } = trouble;
-    let need = |what: String, next: String| Some(Need::new(Kind::Undelivered, Some(sink), what, next));
-    match (standing, error) {
-        (Standing::NoCredential, _) => need(
-            format!("sink `{sink}` is for credential `{credential}`, and there is none"),
-            format!("keywheel credential add {credential}, or take [sinks.{sink}] out of config.toml"),
-        ),
-        (Standing::Failing, Some(error)) if *tries >= TRIES => need(
-            format!("sink `{sink}` of `{credential}` doesn't get its secrets: {error}"),
-            format!("see to that; keywheel sink sync {sink} tries at once"),
-        ),
-        _ => None,
-    }
 }
 
 fn of_the_host(found: &Found<'_>) -> Vec<Need> {
@@ -410,35 +388,6 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_is_told_of_once_it_will_not_be_well_by_itself() {
-        let glance = Glance::default();
-        let trouble = |standing, error: Option<&str>, tries| SinkTrouble {
-            sink: "app".into(),
-            credential: "ann".into(),
-            standing,
-            error: error.map(str::to_owned),
-            tries,
-        };
-        for (sink, told) in [
-            (trouble(Standing::InStep, None, 0), None),
-            (trouble(Standing::Behind, None, 0), None),
-            (trouble(Standing::NoSecrets, None, 0), None),
-            (trouble(Standing::Failing, Some("the disk is full"), 4), None),
-            (
-                trouble(Standing::Failing, Some("the disk is full"), 5),
-                Some("sink `app` of `ann` doesn't get its secrets: the disk is full"),
-            ),
-            (
-                trouble(Standing::NoCredential, None, 0),
-                Some("sink `app` is for credential `ann`, and there is none"),
-            ),
-        ] {
-            let (needs, _) = of(&Found { sinks: std::slice::from_ref(&sink), ..nothing(&glance) });
-            assert_eq!(needs.first().map(|need| need.what.as_str()), told, "{sink:?}");
-        }
-    }
-
-    #[test]
     fn the_worst_comes_first_and_each_says_what_to_run() {
         let glance = Glance {
             services: vec![
@@ -472,6 +421,16 @@ mod tests {
             workers: &[worker("late", "running"), worker("sick", "parked")],
             ..nothing(&glance)
         };
+        let sink = SinkState {
+            sink: "jar".into(),
+            got: None,
+            delivered_at: None,
+            tries: 2,
+            next_try_at: None,
+            last_error: Some("no such folder".into()),
+        };
+        let sinks = [sink];
+        let found = Found { sinks: &sinks, ..found };
         let (needs, more) = of(&found);
         let said: Vec<_> = needs.iter().map(|need| (need.kind, need.next.as_str())).collect();
         assert_eq!(
@@ -484,6 +443,7 @@ mod tests {
                 (Kind::Unserved, "keywheel plugin list"),
                 (Kind::Late, "look at the daemon's log"),
                 (Kind::Unclear, "keywheel credential list --failing --service late"),
+                (Kind::Sink, "keywheel sink sync jar"),
                 (Kind::Approval, "keywheel plugin approve late"),
                 (Kind::Refused, "put a good one in its place, or delete it; keywheel plugin list"),
                 (Kind::Conflict, "delete one of the two; keywheel plugin list"),

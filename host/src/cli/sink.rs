@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::connection::Connection;
-use super::needs::SinkTrouble;
 use super::output::{Output, coloured, relative};
 use crate::config::sinks::Sink;
 use crate::config::{Config, Home};
@@ -40,21 +39,6 @@ pub async fn run(home: &Home, command: Command, output: Output) -> Result<(), Fa
             Ok(())
         }
     }
-}
-
-/// How every sink stands that isn't in step. A configuration with a mistake in it has its own
-/// place to be told of.
-pub fn troubles(home: &Home, reader: &Reader) -> Result<Vec<SinkTrouble>, Failure> {
-    let Ok(config) = Config::load(home) else { return Ok(Vec::new()) };
-    let rows = rows(config, reader)?.into_iter().filter(|row| row.standing != Standing::InStep);
-    let trouble = |row: Row| SinkTrouble {
-        sink: row.name,
-        credential: row.sink.credential,
-        standing: row.standing,
-        error: row.state.last_error,
-        tries: row.state.tries,
-    };
-    Ok(rows.map(trouble).collect())
 }
 
 struct Row {

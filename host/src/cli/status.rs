@@ -12,7 +12,6 @@ use super::connection::daemon_answers;
 use super::layout::Column;
 use super::needs::{self, Daemon, ENDS_SOON, Found, Need, SHOWN, counted};
 use super::output::{Output, coloured, relative};
-use super::sink;
 use crate::config::Home;
 use crate::control::{self, HttpStatus, Operation, Outcome};
 use crate::credential::now;
@@ -71,6 +70,7 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
     }
     let providers = if glance.ending.is_empty() { Vec::new() } else { reader.providers()? };
     let external_workers = reader.external_workers(now)?;
+    let sinks = reader.sink_states()?;
     let (needs, more_needs) = needs::of(&Found {
         now,
         daemon,
@@ -83,7 +83,7 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         workers: &said.workers,
         held: &said.held,
         external_workers: &external_workers,
-        sinks: &sink::troubles(home, &reader)?,
+        sinks: &sinks,
     });
     let Glance { counts, services, .. } = glance;
     let status = Status {
