@@ -16,16 +16,19 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
+use crate::alerts::{TestError, Tested};
 use crate::credential::{CookieAttributes, Millis, Secret};
 use crate::daemon::Host;
 use crate::db::writer::WriteError;
 use crate::db::{Action, TrustedKey};
 use crate::limits;
 use crate::registry::{PluginStatus, RegistryError, Wish};
+use crate::reload::Reloaded;
 use crate::report::Report;
 use crate::retention::{Position, Pruned, RetentionError, Rules};
 use crate::rotation::plan::{PlanError, Preview};
 use crate::rotation::self_test::SelfTest;
+use crate::sinks::SinkError;
 use crate::supervisor::WorkerStatus;
 use crate::token::{Reach, Scope};
 
@@ -143,6 +146,45 @@ pub enum Operation {
         token_id: String,
     },
     CredentialSet(SetCredential),
+    /// Sends a message through one channel, or all.
+    AlertTest {
+        channel: Option<String>,
+    },
+    AlertSnooze {
+        subject: String,
+        /// From now.
+        seconds: u32,
+    },
+    AlertUnsnooze {
+        subject: String,
+    },
+    /// Reads the configuration anew.
+    Reload,
+    /// The texts of the configuration that the daemon was started with, and that is in force.
+    Configuration,
+    /// Delivers to a sink now.
+    SinkSync {
+        sink: String,
+    },
+    ConsumerAdd {
+        credential_id: String,
+        name: String,
+        wait_seconds: u32,
+    },
+    ConsumerRemove {
+        credential_id: String,
+        name: String,
+    },
+    /// A consumer uses this generation.
+    CredentialAck {
+        credential_id: String,
+        consumer: String,
+        generation: u32,
+    },
+    /// A link into the dashboard, for one use.
+    DashboardLink,
+    /// Ends every session of the dashboard.
+    DashboardSignOut,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -201,6 +243,14 @@ pub struct ApiToken {
     pub expires_at: Option<Millis>,
 }
 
+/// A link into the dashboard: where it is served, and the one-time part.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DashboardLink {
+    pub listening: SocketAddr,
+    pub token: SecretInput,
+    pub seconds: u64,
+}
+
 /// The one place where a secret is serialised: between two processes of one user, over a
 /// socket in a private folder. Hexadecimal, for secrets are bytes.
 #[derive(Serialize, Deserialize)]
@@ -249,10 +299,31 @@ pub enum Outcome {
         held: Vec<(String, String)>,
         /// How far the services' clocks are ahead of this host's, in milliseconds, where it matters.
         clock_behind: Option<i64>,
+        /// Why the last batch could not be written; None: it was.
+        #[serde(default)]
+        not_writable: Option<String>,
     },
     WorkerToken(Box<WorkerToken>),
+    DashboardLink(Box<DashboardLink>),
+    /// How many sessions there were.
+    SignedOut(usize),
+    AlertTested(Vec<Tested>),
+    /// The subject in full, and until when.
+    Snoozed {
+        subject: String,
+        until: Option<Millis>,
+    },
+    /// The generation that is in force.
+    Acknowledged {
+        current: u32,
+    },
     ApiToken(Box<ApiToken>),
     Vitals(Box<Vitals>),
+    Reloaded(Reloaded),
+    Configuration {
+        started: String,
+        now: String,
+    },
 }
 
 /// How the daemon's parts are.
@@ -269,8 +340,8 @@ pub struct Vitals {
     pub in_flight: usize,
     /// How far the services' clocks are ahead of this host's, in milliseconds, where it matters.
     pub clock_behind: Option<i64>,
-    /// When it was last looked for what is due; None: not yet.
-    pub looked: Option<Millis>,
+    /// Milliseconds since the scheduler began its last round; None: it doesn't serve.
+    pub turned: Option<u64>,
 }
 
 /// What the running daemon says of its port.
@@ -360,6 +431,28 @@ impl From<RetentionError> for Refusal {
             }
             _ => Self::internal(error.to_string()),
         }
+    }
+}
+
+impl From<TestError> for Refusal {
+    fn from(error: TestError) -> Self {
+        match error {
+            TestError::None => Self::bad_input(error.to_string()),
+            TestError::Unknown { .. } => Self::not_found(error.to_string()),
+        }
+    }
+}
+
+impl From<SinkError> for Refusal {
+    fn from(error: SinkError) -> Self {
+        let kind = match error {
+            SinkError::Write(error) => return error.into(),
+            SinkError::NoSuchSink { .. } | SinkError::NoCredential(_) => RefusalKind::NotFound,
+            SinkError::NoSecrets(_) | SinkError::Form(_) | SinkError::Secret { .. } => RefusalKind::BadInput,
+            SinkError::Busy => RefusalKind::Busy,
+            _ => RefusalKind::Unavailable,
+        };
+        Self { kind, message: error.to_string() }
     }
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the peers of the end-to-end tests from their lockfiles; with the argument `browser`
-# the documented browser worker instead, which wants Chromium, and with `promtool` the checker of
-# Prometheus.
+# the documented browser worker instead, with `dashboard` who uses the dashboard (both want
+# Chromium), with `firefox` Firefox itself, with `promtool` the checker of Prometheus.
 #
 # Owns: $TARGET_DIR (default <repository>/target/peers), and nothing else. Must
 # never write into the source tree. Run again, it returns at once unless a
@@ -96,6 +96,8 @@ oidc_provider() {
     printf '%s\n' "$want" >"$to/.stamp"
 }
 
+has_firefox() { command -v firefox-esr >/dev/null; }
+
 has_chromium() { command -v "${CHROMIUM:-chromium}" >/dev/null; }
 
 # The example of docs/external-workers.md, as its reader sets it up.
@@ -111,6 +113,26 @@ playwright_worker() {
     want="$(sha256sum <"$from/package-lock.json") $(sha256sum <"$from/package.json")"
     if fresh "$to/.stamp" "$want" && [ -d "$to/node_modules" ]; then return; fi
     printf 'installing the browser worker into %s\n' "$to" >&2
+    rm -f "$to/.stamp"
+    cp "$from/package.json" "$from/package-lock.json" "$to/"
+    # Its install script would fetch browsers.
+    (cd "$to" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) >&2
+    printf '%s\n' "$want" >"$to/.stamp"
+}
+
+# Who uses the dashboard as a person does.
+dashboard_browser() {
+    local from=$here/browser to=$target/browser want
+    need "Chromium" has_chromium chromium
+    need "Node.js" has_node nodejs
+    at_least node 20 0 "$("$node" -p process.versions.node)"
+    need "npm" has_npm npm
+    mkdir -p "$to"
+    cp "$from/dashboard.mjs" "$to/.dashboard.mjs.$$"
+    mv "$to/.dashboard.mjs.$$" "$to/dashboard.mjs"
+    want="$(sha256sum <"$from/package-lock.json") $(sha256sum <"$from/package.json")"
+    if fresh "$to/.stamp" "$want" && [ -d "$to/node_modules" ]; then return; fi
+    printf 'installing the browser of the dashboard into %s\n' "$to" >&2
     rm -f "$to/.stamp"
     cp "$from/package.json" "$from/package-lock.json" "$to/"
     # Its install script would fetch browsers.
@@ -145,9 +167,12 @@ peers)
     python_peer django-site django-venv 'the Django site'
     python_peer matrix-synapse synapse-venv 'the Matrix homeserver'
     python_peer jupyterhub jupyterhub-venv JupyterHub
+    python_peer smtp-server smtp-venv 'the mail server'
     oidc_provider
     ;;
 browser) playwright_worker ;;
+dashboard) dashboard_browser ;;
+firefox) need Firefox has_firefox firefox-esr ;;
 promtool) promtool ;;
-*) fail "unknown argument $1; allowed: nothing, browser or promtool" ;;
+*) fail "unknown argument $1; allowed: nothing, browser, dashboard, firefox or promtool" ;;
 esac

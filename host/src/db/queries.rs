@@ -31,7 +31,7 @@ pub const AUDIT_AT_MOST: u32 = 10_000;
 
 /// A read-only connection. `Send`, not `Sync`: one for each thread or each use.
 pub struct Reader {
-    db: Connection,
+    pub(super) db: Connection,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -315,7 +315,7 @@ pub struct DueCount {
     pub next_due_at: Option<Millis>,
 }
 
-const CREDENTIAL_COLUMNS: &str = "
+pub(super) const CREDENTIAL_COLUMNS: &str = "
     SELECT c.credential_id, c.profile_id, c.service, c.settings_json, c.private_hosts_json,
            c.method, c.validate_interval_seconds, c.identity, c.paused, c.attempt_number,
            c.current_generation, c.pending_generation, c.last_generation, c.rotated_at,
@@ -352,6 +352,10 @@ impl Reader {
     /// No database, another program's, one of another schema, or one that can't be read.
     pub fn open(path: &Path) -> Result<Self, DbError> {
         Ok(Self { db: open_for_reading(path)? })
+    }
+
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.db
     }
 
     /// A value of the installation.
@@ -771,10 +775,6 @@ impl Reader {
         )
     }
 
-    pub(super) const fn connection(&self) -> &Connection {
-        &self.db
-    }
-
     pub(super) fn all<T>(
         &self,
         sql: &str,
@@ -825,7 +825,7 @@ fn provider_from(row: &Row<'_>) -> rusqlite::Result<ProviderRow> {
     })
 }
 
-fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
+pub(super) fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
     let settings: Vec<(String, String)> = read_json(row, 3)?;
     let open: Option<u32> = row.get(25)?;
     Ok(CredentialRow {

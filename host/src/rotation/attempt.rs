@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::Rotation;
+use super::decide;
 use super::machine::{self, Clock, Conclusion, Ended, Event, Machine, Start};
 use super::schedule::{self, Facts, Standing, Trouble};
 use super::verdict;
@@ -140,6 +141,7 @@ impl<'a> Attempt<'a> {
             next_generation: claim.next_generation,
             interrupted: claim.interrupted.as_ref().map(|before| (before.phase, before.commit_class)),
             in_doubt: claim.in_doubt(),
+            restored: claim.is_restored(),
             identity: claim.identity.clone(),
             resolved: Arc::clone(&resolved),
             method: method.clone(),
@@ -614,6 +616,9 @@ fn meta(
         {
             meta.insert("method".into(), json!(method.name));
             meta.insert("commitClass".into(), json!(method.commit_class.as_str()));
+            if decide::waits_for_consumers(method.commit_class) && !claim.unacknowledged.is_empty() {
+                meta.insert("unacknowledged".into(), json!(claim.unacknowledged));
+            }
         }
     }
     meta

@@ -312,7 +312,7 @@ fn unreadable(error: &dyn std::error::Error) -> Refused {
 }
 
 /// What one customer of a provider gets: a single IPv6 host has 2^64 addresses.
-fn network(peer: IpAddr) -> IpAddr {
+pub fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
         v4 @ IpAddr::V4(_) => v4,

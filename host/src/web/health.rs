@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use super::Shared;
 use super::answer::answer;
 use crate::control::{Operation, Outcome};
-use crate::credential::now;
 
 /// Between two beats of the event loop.
 const BEAT: Duration = Duration::from_secs(1);
@@ -136,7 +135,7 @@ async fn look(shared: &Shared) -> Facts {
         stopping: *shared.stop.borrow(),
         writable,
         answered: vitals.is_some(),
-        looked_ago: vitals.and_then(|vitals| vitals.looked).map(|looked| now().saturating_sub(looked)),
+        looked_ago: vitals.and_then(|vitals| vitals.turned),
     }
 }
 

@@ -1,12 +1,13 @@
 //! The HTTP port: what is served there and how it is wired. `server` owns connections and their
 //! end, `gate` who may come in, `intake` what a message must look like, `workers` the routes of
-//! external workers, `api` those of programs that use the secrets, `metrics` and `health` what
-//! who watches the daemon asks. It reads the database through
+//! external workers, `api` those of programs that use the secrets, `dashboard` the pages for
+//! people, `metrics` and `health` what who watches the daemon asks. It reads the database through
 //! `db::queries` and writes through the one writer, and never answers with a token or with a value
 //! of `cookieKeys`; a secret leaves by `api` alone.
 
 mod answer;
 mod api;
+mod dashboard;
 mod gate;
 mod health;
 pub mod intake;
@@ -26,12 +27,15 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::config::Http;
 use crate::control::{Command, Counted, HttpStatus};
+use crate::credential::Secret;
 use crate::db::queries::Reader;
 use crate::db::writer::Writer;
 use crate::limits;
 use crate::meter::Meter;
 use crate::vault::Vault;
 use answer::Refused;
+use dashboard::Pages;
+use dashboard::session::{Moment, Sessions};
 use gate::Gate;
 use server::Door;
 
@@ -44,6 +48,9 @@ pub struct Parts {
     pub counter: Reader,
     pub meter: Arc<Meter>,
     pub metrics: crate::config::metrics::Metrics,
+    /// For pages, and for counting beside them: neither waits for the other, nor a token for both.
+    pub pages: Reader,
+    pub counting: Reader,
     /// What else the daemon can be asked and told.
     pub command: Command,
 }
@@ -63,6 +70,7 @@ pub struct Port {
     counted: Mutex<Counted>,
     /// So many may wait for a newer generation at once.
     waiting: Semaphore,
+    sessions: Arc<Sessions>,
 }
 
 impl Port {
@@ -72,6 +80,19 @@ impl Port {
             waiting: limits::API_WAITING - self.waiting.available_permits(),
             counted: self.counted(|counted| counted.clone()),
         }
+    }
+
+    /// A link into the dashboard, for one use.
+    ///
+    /// # Errors
+    /// Where the system gives no random bytes.
+    pub fn dashboard_link(&self) -> io::Result<(SocketAddr, Secret)> {
+        Ok((self.listening, self.sessions.new_link(Moment::now())?))
+    }
+
+    /// Ends every session of the dashboard, and says how many there were.
+    pub fn sign_out_all(&self) -> usize {
+        self.sessions.sign_out_all(Moment::now())
     }
 
     fn counted<T>(&self, change: impl FnOnce(&mut Counted) -> T) -> T {
@@ -89,6 +110,7 @@ struct Shared {
     vault: Arc<Vault>,
     writer: Writer,
     command: Command,
+    pages: Pages,
     port: Arc<Port>,
     scraped: metrics::Scraped,
     pulse: health::Pulse,
@@ -102,10 +124,12 @@ impl Web {
     /// The system's: the address is in use, or isn't this machine's.
     pub async fn open(listen: SocketAddr, options: Http, parts: Parts) -> io::Result<Self> {
         let door = Door::open(listen).await?;
+        let sessions = Arc::new(Sessions::new(Arc::clone(&parts.vault)));
         let port = Arc::new(Port {
             listening: door.address(),
             counted: Mutex::default(),
             waiting: Semaphore::new(limits::API_WAITING),
+            sessions,
         });
         Ok(Self { door, options, parts, port })
     }
@@ -118,11 +142,13 @@ impl Web {
     pub async fn serve(self, stop: watch::Receiver<bool>) {
         let Self { door, options, parts, port } = self;
         tracing::info!(address = %port.listening, "http is open");
+        let pages = Pages::new(Arc::clone(&port.sessions), parts.pages, parts.counting, stop.clone());
         let shared = Arc::new(Shared {
             gate: Gate::new(&options, parts.reader, Arc::clone(&parts.vault)),
             vault: parts.vault,
             writer: parts.writer,
             command: parts.command,
+            pages,
             port,
             scraped: metrics::Scraped::new(
                 parts.metrics.clone(),
@@ -147,6 +173,7 @@ fn routes(shared: Arc<Shared>) -> Router {
         .merge(api::routes())
         .merge(metrics::routes())
         .merge(health::routes())
+        .merge(dashboard::routes(&shared))
         .fallback(|State(shared): State<Arc<Shared>>| async move { shared.refuse(Refused::no_such_path()) })
         .method_not_allowed_fallback(|State(shared): State<Arc<Shared>>| async move {
             shared.refuse(Refused::method())
