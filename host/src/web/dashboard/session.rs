@@ -418,7 +418,7 @@ mod tests {
     #[test]
     fn a_form_belongs_to_one_session() {
         let (sessions, now) = (sessions(), start());
-        let mut sign_in = || {
+        let sign_in = || {
             let link = text(&sessions.new_link(now).unwrap());
             text(&sessions.sign_in(&link, now).unwrap().unwrap().0)
         };
