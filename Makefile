@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plugins langs peers build demo test soak fuzz bench lint clean
+.PHONY: help setup plugins langs peers build deb demo test soak fuzz bench lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := wasm32-wasip2
@@ -32,6 +32,7 @@ help:
 	  'make bench    the numbers, into $(TARGET)/bench/summary.json' \
 	  'make lint     formatting, clippy and documentation, warnings denied' \
 	  'make build    the release binary and the plugins' \
+	  'make deb      the Debian package of that, into $(TARGET)/debian/' \
 	  'make plugins  the plugins alone, into $(TARGET)/providers/' \
 	  'make langs    the providers in JavaScript and Python besides; the first time it fetches 450 MB' \
 	  'make clean    remove what was built'
@@ -65,6 +66,12 @@ peers:
 
 build: plugins
 	cargo build --locked --release -p keywheel
+
+# The package of that build, for Debian and its kin.
+deb: build
+	@command -v cargo-deb >/dev/null || [ -x $(TARGET)/tools/bin/cargo-deb ] || { \
+	  echo 'cargo-deb is missing; hint: cargo install cargo-deb --locked' >&2; exit 1; }
+	host/packaging/build-deb.sh $(TARGET)/release/keywheel $(TARGET)/debian/keywheel.deb
 
 # Without a terminal nobody is there to watch or to end it.
 demo: build

@@ -16,17 +16,18 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "backup",
             "catalogue",
             "config",
             "control",
             "credential",
             "daemon",
             "db",
-            // Which tokens are over.
-            "external",
             "formats",
             "kit",
             "limits",
+            // That it is ready is said where the log says it.
+            "notify_systemd",
             // `doctor` shows the layers of the sandbox as the processes tell them.
             "protocol",
             "provider",
@@ -34,13 +35,21 @@ const EDGES: &[(&str, &[&str])] = &[
             "quiet",
             "registry",
             "report",
+            // Which keys wait for a restart.
+            "reload",
             // What a clean-up would delete is only read.
             "retention",
             "rotation",
+            // Where a sink stands.
+            "sinks",
             "supervisor",
+            // Which tokens are over, and what they may do.
+            "token",
             "vault",
         ],
     ),
+    // Copies of a home's database, sealed; the way back begins with the writer of the new home.
+    ("backup", &["config", "credential", "db", "limits", "report", "vault"]),
     // Runs a plugin as a daemon would, in a home that is gone afterwards.
     (
         "kit",
@@ -63,44 +72,79 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "control",
         &[
+            // How channels took the message of a test.
+            "alerts",
             "credential",
             "daemon",
             "db",
             "limits",
             "registry",
+            // What a reload came to.
+            "reload",
             "report",
             "retention",
             "rotation",
+            // Why a delivery failed.
+            "sinks",
             "supervisor",
+            // What a token is to do and to reach.
+            "token",
         ],
     ),
     (
         "daemon",
         &[
+            "alerts",
             "catalogue",
             "config",
             "control",
             "credential",
             "db",
             "egress",
-            "external",
             "limits",
+            "meter",
+            // How it is, for systemd.
+            "notify_systemd",
             "protocol",
             "provider",
             "quiet",
             "registry",
+            "reload",
             "report",
             "retention",
             "rotation",
+            "sinks",
             "supervisor",
+            "telemetry",
+            "token",
             "vault",
             "web",
         ],
     ),
+    // Asks everything that can be in trouble, and tells by whatever the operator named.
+    (
+        "alerts",
+        &[
+            "config",
+            "crash",
+            "credential",
+            "db",
+            "egress",
+            // Which workers are silent.
+            "external",
+            "hook",
+            "limits",
+            "registry",
+            "report",
+            "rotation",
+            "supervisor",
+            "webhook_signature",
+        ],
+    ),
     // The port takes secrets in, so it has the redaction of `egress` and the fingerprints of the
-    // vault; it writes by commands alone. Its pages show what plugins and workers are, in the
-    // registry's words and by the supervisor's status, and what a commit class risks, as
-    // `rotation::plan` says it.
+    // vault; it writes by commands alone. The API opens what is in force and puts it into a form.
+    // Its pages show what plugins and workers are, in the registry's words and by the supervisor's
+    // status, and what a commit class risks, as `rotation::plan` says it.
     (
         "web",
         &[
@@ -110,12 +154,16 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             "egress",
             "external",
+            "formats",
             "limits",
+            "meter",
             "provider",
             "registry",
             "report",
             "rotation",
+            "sealing",
             "supervisor",
+            "token",
             "vault",
         ],
     ),
@@ -129,12 +177,34 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             "egress",
             "limits",
+            // Attempts are counted where they end.
+            "meter",
             "protocol",
             "provider",
             "quiet",
             "registry",
             "report",
+            "sealing",
             "supervisor",
+            // Each attempt is a trace.
+            "telemetry",
+            "vault",
+        ],
+    ),
+    // Of `rotation` only how a stored generation is opened; of `egress` only the operator's messages.
+    (
+        "sinks",
+        &[
+            "config",
+            "crash",
+            "credential",
+            "db",
+            "egress",
+            "formats",
+            "hook",
+            "limits",
+            "report",
+            "rotation",
             "vault",
         ],
     ),
@@ -146,24 +216,32 @@ const EDGES: &[(&str, &[&str])] = &[
     // `worker` only for the numbers of a child's descriptors, and the list of a probe's attempts.
     ("supervisor", &["credential", "limits", "protocol", "provider", "worker"]),
     ("worker", &["limits", "protocol", "provider"]),
-    ("egress", &["credential", "limits", "protocol", "provider"]),
-    ("db", &["crash", "credential", "external", "limits", "provider", "report"]),
+    ("egress", &["credential", "limits", "meter", "protocol", "provider"]),
+    ("db", &["crash", "credential", "external", "limits", "provider", "report", "token"]),
+    ("sealing", &["credential", "db", "vault"]),
     // The words in which the registry shows what an operator typed.
     ("formats", &["credential", "limits", "provider", "registry", "report"]),
     ("hook", &["limits"]),
+    ("webhook_signature", &["credential"]),
     ("retention", &["crash", "credential", "db", "report"]),
     ("vault", &["credential"]),
     // A choice of the operator's, in the words that children are told it in.
-    ("config", &["protocol", "quiet"]),
+    ("config", &["credential", "limits", "protocol", "quiet"]),
     ("limits", &["protocol"]),
     ("protocol", &["provider"]),
+    ("notify_systemd", &[]),
+    ("reload", &["config"]),
     ("provider", &[]),
     ("quiet", &["credential"]),
     ("report", &["credential"]),
     ("external", &["credential"]),
+    ("token", &["credential"]),
     // Where a cookie goes follows from what a provider says of it.
     ("credential", &["provider"]),
     ("catalogue", &["provider"]),
+    // The operator's collector.
+    ("telemetry", &["config", "credential", "limits"]),
+    ("meter", &[]),
     ("crash", &[]),
     ("lib", &[]),
 ];
@@ -172,19 +250,24 @@ const EDGES: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &[&str])] = &[
     ("reqwest", &["egress"]),
     ("axum", &["web"]),
+    ("lettre", &["egress/mail.rs"]),
     ("TcpStream::connect", &["egress"]),
     // The probe's bait: bound on loopback, and never sent from.
     ("UdpSocket", &["egress", "supervisor/probe.rs"]),
+    // The one exception to "only `egress` opens outward sockets": the exporter sends traces to the
+    // operator's collector by a client of its own. Nothing of a provider goes there.
+    ("opentelemetry", &["telemetry.rs"]),
     ("rusqlite", &["db"]),
     // The demo's daemon is a process of its own, as it is for everybody.
     // An author's compilers run as the author, an operator's commands as the daemon.
-    ("process::Command", &["cli/demo/daemon.rs", "cli/author/tools.rs", "hook.rs"]),
-    ("Command::new(", &["cli/demo/daemon.rs", "cli/author/tools.rs", "hook.rs"]),
+    // What a person runs with secrets runs as that person.
+    ("process::Command", &["cli/demo/daemon.rs", "cli/author/tools.rs", "cli/run.rs", "hook.rs"]),
+    ("Command::new(", &["cli/demo/daemon.rs", "cli/author/tools.rs", "cli/run.rs", "hook.rs"]),
     ("execve", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("SYS_clone", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("wasmtime", &["worker"]),
-    ("chacha20poly1305", &["vault.rs"]),
-    (".master_key()", &["config", "daemon.rs", "cli/init.rs", "cli/credential.rs"]),
+    ("chacha20poly1305", &["vault"]),
+    (".master_key()", &["config", "daemon.rs", "cli/backup.rs", "cli/init.rs"]),
     // `write_atomically` and the listings of folders are all that a file is touched with
     // elsewhere; the key's own name stands where the home is laid out.
     ("\"master.key\"", &["config"]),

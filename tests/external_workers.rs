@@ -717,7 +717,8 @@ fn a_worker_is_shown_as_silent_after_its_own_interval_and_a_restart_forgets_noth
         (site.worker("hasty")?["presence"] == "silent").then_some(())
     });
     assert_eq!(site.worker("patient").expect("it announced itself")["presence"], "heard");
-    let shown = site.home.run(&["status"]).ok();
+    let shown = site.home.run(&["status"]);
+    assert_eq!(shown.code(), 1, "who fell silent needs a person: {shown:?}");
     assert!(shown.stdout.contains("silent") && shown.stdout.contains("hasty"), "{}", shown.stdout);
 
     // A report that says whose it is breaks the silence.

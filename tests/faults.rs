@@ -604,11 +604,11 @@ fn a_home_that_is_mounted_read_only_is_refused_in_words_and_used_again_once_it_i
 }
 
 /// Another program that has the database open, until it is told to let go or dropped.
-struct Foreign(std::process::Child);
+pub struct Foreign(std::process::Child);
 
 impl Foreign {
     /// With a transaction that begins with these statements.
-    fn holding(home: &TestHome, statements: &[&str]) -> Self {
+    pub fn holding(home: &TestHome, statements: &[&str]) -> Self {
         let script = "import sqlite3, sys\n\
             db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)\n\
             for statement in sys.argv[2:]: db.execute(statement).fetchall()\n\
@@ -630,7 +630,7 @@ impl Foreign {
         Self(child)
     }
 
-    fn let_go(mut self) {
+    pub fn let_go(mut self) {
         self.end();
     }
 

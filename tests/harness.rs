@@ -162,7 +162,10 @@ impl TestHome {
     /// Runs a command that must succeed, with `--json`.
     #[track_caller]
     pub fn json(&self, arguments: &[&str]) -> Value {
-        self.run(&[arguments, &["--json"]].concat()).ok().json()
+        let output = self.run(&[arguments, &["--json"]].concat());
+        // Where a person is needed `status` says so by its code as well, and answers all the same.
+        let answered = arguments == ["status"] && output.code() == 1 && !output.stdout.is_empty();
+        if answered { output.json() } else { output.ok().json() }
     }
 
     /// Everything any command or daemon of this home printed.
@@ -206,7 +209,7 @@ impl TestHome {
         // Before that it compiles what is in the folder, which a busy machine takes its time for.
         wait_until(3 * SOON, "the daemon answers", || {
             let status = self.run(&["status", "--json"]);
-            (status.code() == 0 && status.json()["daemon"] == true).then_some(())
+            (status.code() <= 1 && status.json()["daemon"] == true).then_some(())
         });
         daemon
     }
@@ -225,11 +228,27 @@ impl TestHome {
         Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
+    /// As `start_daemon`, with these variables in the daemon's environment.
+    pub fn start_daemon_with(&self, environment: &[(&str, &str)]) -> Daemon {
+        self.start_daemon_in(&[], environment)
+    }
+
+    /// As `serve`, after a change to how the daemon is started.
+    pub fn serve_changed(&self, change: impl FnOnce(&mut Command)) -> Daemon {
+        self.answering(self.start_command(&["serve"], change))
+    }
+
     fn start_daemon_in(&self, more: &[&str], environment: &[(&str, &str)]) -> Daemon {
+        self.start_command(&[&["serve"], more].concat(), |command| {
+            command.envs(environment.iter().copied());
+        })
+    }
+
+    fn start_command(&self, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Daemon {
         let log = self.log_of(self.daemons.fetch_add(1, Ordering::Relaxed));
         let file = File::create(&log).expect("a log file");
-        let mut command = self.command(&[&["serve"], more].concat());
-        command.envs(environment.iter().copied());
+        let mut command = self.command(arguments);
+        change(&mut command);
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second descriptor")).stderr(file);
         // SAFETY: one system call that allocates nothing runs between fork and exec.
         unsafe {
@@ -337,7 +356,36 @@ impl Kernel {
         self
     }
 
-    fn hold_for(&self, command: &mut Command) {
+    /// Answers every system call but these by an error.
+    pub fn only(mut self, calls: &[i64], error: i32) -> Self {
+        use seccompiler::{SeccompAction, SeccompFilter};
+        let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+        let arch = std::env::consts::ARCH.try_into().expect("a known machine");
+        let otherwise = SeccompAction::Errno(error.unsigned_abs());
+        let filter = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch);
+        self.filters.push(filter.and_then(TryInto::try_into).expect("a filter"));
+        self
+    }
+
+    /// Makes no sockets but of these families.
+    pub fn only_sockets(mut self, families: &[i32]) -> Self {
+        use seccompiler::{
+            SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+        };
+        let other = families.iter().map(|family| {
+            let family = u64::from(family.unsigned_abs());
+            SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family).expect("a condition")
+        });
+        let rule = SeccompRule::new(other.collect()).expect("a rule");
+        let arch = std::env::consts::ARCH.try_into().expect("a known machine");
+        let refused = SeccompAction::Errno(libc::EAFNOSUPPORT.unsigned_abs());
+        let rules = [(libc::SYS_socket, vec![rule])].into();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch);
+        self.filters.push(filter.and_then(TryInto::try_into).expect("a filter"));
+        self
+    }
+
+    pub fn hold_for(&self, command: &mut Command) {
         for filter in self.filters.clone() {
             // SAFETY: two system calls that allocate nothing run between fork and exec.
             unsafe {
@@ -392,6 +440,11 @@ impl Daemon {
     /// Waits for an end nobody asked for.
     pub fn ended(&mut self) -> ExitStatus {
         wait_until(SOON, "the daemon ends", || self.child.try_wait().expect("a child can be waited for"))
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
@@ -629,7 +682,7 @@ pub struct Peer {
     pub ready: Value,
     child: Child,
     stdin: Option<ChildStdin>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Peer {
@@ -668,7 +721,31 @@ impl Peer {
         Self::start(command.args(["--port", "0"]), folder)
     }
 
+    /// The mail server, with these arguments besides where it keeps its letters, which is also
+    /// where `letters` finds them. A user's password is given as the first line of its input.
+    pub fn smtp(arguments: &[&str], password: Option<&str>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = command(installed_peers().join("smtp-venv/bin/python"));
+        command.arg(source("tests/peers/smtp-server/mail.py"));
+        command.arg("--folder").arg(folder.path().join("letters")).args(arguments);
+        Self::start_saying(&mut command, folder, password.map(|password| format!("{password}\n")))
+    }
+
+    /// What the mail server took, oldest first.
+    pub fn letters(&self) -> Vec<Value> {
+        let Ok(entries) = std::fs::read_dir(self.folder.path().join("letters")) else { return Vec::new() };
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+        files.sort();
+        let read = |file: &PathBuf| std::fs::read_to_string(file).expect("a letter");
+        files.iter().map(|file| serde_json::from_str(&read(file)).expect("JSON")).collect()
+    }
+
     fn start(command: &mut Command, folder: tempfile::TempDir) -> Self {
+        Self::start_saying(command, folder, None)
+    }
+
+    fn start_saying(command: &mut Command, folder: tempfile::TempDir, words: Option<String>) -> Self {
         let log = folder.path().join("stderr.log");
         let mut child = command
             .stdin(Stdio::piped())
@@ -676,7 +753,10 @@ impl Peer {
             .stderr(File::create(&log).expect("a log file"))
             .spawn()
             .expect("the peer starts");
-        let stdin = child.stdin.take();
+        let mut stdin = child.stdin.take();
+        if let (Some(stdin), Some(words)) = (&mut stdin, words) {
+            stdin.write_all(words.as_bytes()).expect("the peer reads");
+        }
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped"))
             .read_line(&mut line)
@@ -684,7 +764,7 @@ impl Peer {
         let ready = serde_json::from_str(&line).unwrap_or_else(|error| {
             panic!("{error} in {line:?}; its log:\n{}", std::fs::read_to_string(&log).unwrap_or_default())
         });
-        Self { ready, child, stdin, _folder: folder }
+        Self { ready, child, stdin, folder }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -820,18 +900,23 @@ fn installed_peers() -> PathBuf {
     target().join("peers")
 }
 
-fn set_up(what: &str) {
+pub fn set_up(what: &str) {
     let mut setup = command("bash");
     setup.arg(source("tests/peers/setup.sh")).arg(what).env("TARGET_DIR", target().join("peers"));
     assert!(setup.status().expect("bash starts").success(), "tests/peers/setup.sh {what} failed");
 }
 
-/// Runs the documented browser worker with these variables, in a folder of its own.
-pub fn run_browser_worker(folder: &Path, environment: &[(&str, &str)]) -> Output {
+/// Where Playwright is installed, beside the documented browser worker; Chromium is there then, too.
+pub fn playwright() -> PathBuf {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| set_up("browser"));
+    target().join("peers/playwright-worker")
+}
+
+/// Runs the documented browser worker with these variables, in a folder of its own.
+pub fn run_browser_worker(folder: &Path, environment: &[(&str, &str)]) -> Output {
     let mut worker = command("node");
-    worker.arg(target().join("peers/playwright-worker/worker.mjs")).current_dir(folder);
+    worker.arg(playwright().join("worker.mjs")).current_dir(folder);
     // Chromium writes its cache below the home, and the session must be in no file left behind.
     worker.env("HOME", folder).env("TMPDIR", folder).envs(environment.iter().copied());
     let output = worker.stdin(Stdio::null()).output().expect("the worker ends");
@@ -851,6 +936,13 @@ pub fn dashboard_browser() -> Command {
 /// A folder that stays when a test has ended.
 pub fn artefacts(name: &str) -> PathBuf {
     target().join(name)
+}
+
+/// The checker of Prometheus, not yet started.
+pub fn promtool() -> Command {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| set_up("promtool"));
+    command(target().join("peers/promtool/usr/bin/promtool"))
 }
 
 /// A provider that comes with Keywheel, by its service.

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
@@ -165,6 +166,33 @@ fn a_file_that_is_still_being_copied_becomes_active_when_it_is_whole() {
     file.write_all(&bytes[bytes.len() / 2..]).expect("the other half");
     drop(file);
     assert_eq!(home.wait_for_plugin("slow.wasm", "active")["service"], "well-behaved");
+}
+
+#[test]
+fn files_that_change_again_while_others_are_compiled_are_looked_at_again_and_not_refused() {
+    let names = ["well_behaved", "uses_everything", "traps_in_validate", "exits", "memory_bomb", "log_flood"];
+    let (home, stop) = (TestHome::new(), AtomicBool::new(false));
+    let put = |name: &str| {
+        let part = in_folder(&home, &format!("{name}.part"));
+        fs::copy(guest(name), &part).expect("a copy");
+        fs::rename(&part, in_folder(&home, &format!("{name}.wasm"))).expect("a rename");
+    };
+    names.iter().copied().for_each(put);
+    let plugins = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                names.iter().copied().for_each(put);
+            }
+        });
+        let plugins = listed(&home);
+        stop.store(true, Ordering::Relaxed);
+        plugins
+    });
+    assert!(plugins.iter().all(|plugin| plugin["state"] != "refused"), "{plugins:#?}");
+    // Left alone, all of them are what they are.
+    let plugins = listed(&home);
+    assert_eq!(plugins.len(), names.len(), "{plugins:#?}");
+    assert!(plugins.iter().all(|plugin| plugin["state"] == "active"), "{plugins:#?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How a command talks to the running daemon: one JSON line each way over a Unix socket that
 //! only its owner may open. The operations are plain data; `daemon` carries them out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -16,17 +16,21 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
+use crate::alerts::{TestError, Tested};
 use crate::credential::{CookieAttributes, Millis, Secret};
 use crate::daemon::Host;
 use crate::db::writer::WriteError;
 use crate::db::{Action, TrustedKey};
 use crate::limits;
 use crate::registry::{PluginStatus, RegistryError, Wish};
+use crate::reload::Reloaded;
 use crate::report::Report;
 use crate::retention::{Position, Pruned, RetentionError, Rules};
 use crate::rotation::plan::{PlanError, Preview};
 use crate::rotation::self_test::SelfTest;
+use crate::sinks::SinkError;
 use crate::supervisor::WorkerStatus;
+use crate::token::{Reach, Scope};
 
 /// A request with every cookie of a large jar fits; anything longer is no request of ours.
 const LONGEST_LINE: u64 = 4 << 20;
@@ -38,6 +42,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 #[serde(rename_all = "kebab-case", tag = "op")]
 pub enum Operation {
     Status,
+    /// What metrics and readiness look at, without a query.
+    Vitals,
     PluginList,
     PluginCheck {
         path: PathBuf,
@@ -129,7 +135,52 @@ pub enum Operation {
     WorkerTokenRevoke {
         token_id: String,
     },
+    ApiTokenCreate {
+        name: String,
+        reach: Reach,
+        scopes: Vec<Scope>,
+        /// From now; None: never over by itself.
+        expires_seconds: Option<u32>,
+    },
+    ApiTokenRevoke {
+        token_id: String,
+    },
     CredentialSet(SetCredential),
+    /// Sends a message through one channel, or all.
+    AlertTest {
+        channel: Option<String>,
+    },
+    AlertSnooze {
+        subject: String,
+        /// From now.
+        seconds: u32,
+    },
+    AlertUnsnooze {
+        subject: String,
+    },
+    /// Reads the configuration anew.
+    Reload,
+    /// The texts of the configuration that the daemon was started with, and that is in force.
+    Configuration,
+    /// Delivers to a sink now.
+    SinkSync {
+        sink: String,
+    },
+    ConsumerAdd {
+        credential_id: String,
+        name: String,
+        wait_seconds: u32,
+    },
+    ConsumerRemove {
+        credential_id: String,
+        name: String,
+    },
+    /// A consumer uses this generation.
+    CredentialAck {
+        credential_id: String,
+        consumer: String,
+        generation: u32,
+    },
     /// A link into the dashboard, for one use.
     DashboardLink,
     /// Ends every session of the dashboard.
@@ -182,6 +233,14 @@ pub struct WorkerToken {
     pub expires_at: Option<Millis>,
     /// Whether a plugin serves its service too.
     pub served: bool,
+}
+
+/// A token of the API, the one time that it is shown.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ApiToken {
+    pub token_id: String,
+    pub token: SecretInput,
+    pub expires_at: Option<Millis>,
 }
 
 /// A link into the dashboard: where it is served, and the one-time part.
@@ -240,11 +299,49 @@ pub enum Outcome {
         held: Vec<(String, String)>,
         /// How far the services' clocks are ahead of this host's, in milliseconds, where it matters.
         clock_behind: Option<i64>,
+        /// Why the last batch could not be written; None: it was.
+        #[serde(default)]
+        not_writable: Option<String>,
     },
     WorkerToken(Box<WorkerToken>),
     DashboardLink(Box<DashboardLink>),
     /// How many sessions there were.
     SignedOut(usize),
+    AlertTested(Vec<Tested>),
+    /// The subject in full, and until when.
+    Snoozed {
+        subject: String,
+        until: Option<Millis>,
+    },
+    /// The generation that is in force.
+    Acknowledged {
+        current: u32,
+    },
+    ApiToken(Box<ApiToken>),
+    Vitals(Box<Vitals>),
+    Reloaded(Reloaded),
+    Configuration {
+        started: String,
+        now: String,
+    },
+}
+
+/// How the daemon's parts are.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Vitals {
+    pub workers: Vec<WorkerStatus>,
+    /// Files of the plugin folder by state.
+    pub plugins: BTreeMap<String, u64>,
+    /// Those that a plugin serves.
+    pub services: BTreeSet<String>,
+    pub paused: BTreeSet<String>,
+    /// Those that something holds up, the paused ones included.
+    pub held: BTreeSet<String>,
+    pub in_flight: usize,
+    /// How far the services' clocks are ahead of this host's, in milliseconds, where it matters.
+    pub clock_behind: Option<i64>,
+    /// Milliseconds since the scheduler began its last round; None: it doesn't serve.
+    pub turned: Option<u64>,
 }
 
 /// What the running daemon says of its port.
@@ -252,6 +349,8 @@ pub enum Outcome {
 #[serde(rename_all = "camelCase")]
 pub struct HttpStatus {
     pub listening: SocketAddr,
+    /// Clients that wait for a newer generation.
+    pub waiting: usize,
     #[serde(flatten)]
     pub counted: Counted,
 }
@@ -332,6 +431,28 @@ impl From<RetentionError> for Refusal {
             }
             _ => Self::internal(error.to_string()),
         }
+    }
+}
+
+impl From<TestError> for Refusal {
+    fn from(error: TestError) -> Self {
+        match error {
+            TestError::None => Self::bad_input(error.to_string()),
+            TestError::Unknown { .. } => Self::not_found(error.to_string()),
+        }
+    }
+}
+
+impl From<SinkError> for Refusal {
+    fn from(error: SinkError) -> Self {
+        let kind = match error {
+            SinkError::Write(error) => return error.into(),
+            SinkError::NoSuchSink { .. } | SinkError::NoCredential(_) => RefusalKind::NotFound,
+            SinkError::NoSecrets(_) | SinkError::Form(_) | SinkError::Secret { .. } => RefusalKind::BadInput,
+            SinkError::Busy => RefusalKind::Busy,
+            _ => RefusalKind::Unavailable,
+        };
+        Self { kind, message: error.to_string() }
     }
 }
 

@@ -111,6 +111,31 @@ impl Jar {
     }
 }
 
+/// A text form in which a credential's secrets go out, by its name: the same for commands, sinks
+/// and the port. `formats::export` writes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// `cookies.txt`, as curl and wget read it.
+    #[serde(alias = "cookies.txt")]
+    #[value(alias = "cookies.txt")]
+    Netscape,
+    /// Playwright's.
+    #[serde(alias = "playwright")]
+    #[value(alias = "playwright")]
+    StorageState,
+    /// The list that browser extensions import.
+    BrowserJson,
+    /// One `Cookie:` line for one URL.
+    Header,
+    /// Assignments that a shell and readers of `.env` files take.
+    #[serde(alias = ".env", alias = "dotenv")]
+    #[value(alias = ".env", alias = "dotenv")]
+    Env,
+    /// Every key by its name.
+    Json,
+}
+
 /// An id ends in file names, logs and URLs.
 pub fn is_id(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._@+-".contains(c);
@@ -120,7 +145,7 @@ pub fn is_id(text: &str) -> bool {
 /// What `is_id` allows, in words.
 pub const ID_RULE: &str = "1 to 128 letters, digits and . _ @ + -, not starting with -";
 
-const LONGEST_ID: usize = 128;
+pub const LONGEST_ID: usize = 128;
 
 /// The key name of a cookie that travels with the credential but isn't in the key mapping.
 pub fn extra_cookie_key(name: &str, domain: &str, path: &str) -> String {

@@ -2,6 +2,7 @@
 //! of it. The same `Host` serves a running daemon and a command that works without one; only
 //! the daemon also schedules, watches and listens.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -9,34 +10,49 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::alerts::Alerts;
 use crate::catalogue;
 use crate::config::{self, Config, ConfigError, Home, Isolation, Live};
-use crate::control::{self, DashboardLink, Operation, Outcome, Refusal, SecretInput, WorkerToken};
-use crate::credential::{Jar, Key, Millis, Secret, now};
+use crate::control::{self, ApiToken, DashboardLink, Operation, Outcome, Refusal, SecretInput, WorkerToken};
+use crate::credential::{ID_RULE, Jar, Key, Millis, Secret, is_id, now};
+use crate::db::api_tokens::NewApiToken;
 use crate::db::external::NewWorkerToken;
 use crate::db::queries::{GenerationRow, ReadError, Reader};
 use crate::db::writer::{NewCredential, NewGeneration, ScheduleChange, WriteError, Writer, WriterThread};
 use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Between, Egress, EgressError, EgressOptions};
-use crate::external;
 use crate::limits;
+use crate::meter::Meter;
+use crate::notify_systemd::{self, Pulse};
 use crate::provider::KeySpec;
 use crate::quiet::Quiet;
-use crate::registry::{self, Providers, Registry, RegistryError};
+use crate::registry::{self, PluginState, Providers, Registry, RegistryError};
+use crate::reload::{self, Reloaded};
 use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
+use crate::sinks::Sinks;
 use crate::supervisor::Supervisor;
+use crate::telemetry;
+use crate::token::{self, Reach, Scope};
 use crate::vault::{Vault, VaultError};
 use crate::web;
 
-/// Of a token for external workers: a column of a table.
+/// A column of a table.
 const LONGEST_TOKEN_NAME: usize = 64;
+
+/// What alerts about the host itself are about.
+const HOST_SUBJECTS: [&str; 5] = ["database", "disk", "clock", "scheduler", "backup"];
 
 /// How often idle workers are looked for, and half the shortest idle time that is honoured.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
+
+/// What the writing thread may take for a command that does nothing, behind all that waits: a
+/// slow disk takes seconds, and the five tries of a failing one six.
+const WRITER_TURN: Duration = Duration::from_secs(60);
 
 /// How often the daemon looks for reports that end.
 const PRUNE: Duration = Duration::from_secs(60);
@@ -94,6 +110,10 @@ pub struct Host {
     /// Set once the port is open.
     http: OnceLock<Arc<web::Port>>,
     pub retention: Arc<Retention>,
+    pub alerts: Arc<Alerts>,
+    /// The configuration's text when this was opened.
+    started_with: String,
+    pub sinks: Arc<Sinks>,
     thread: WriterThread,
 }
 
@@ -130,7 +150,10 @@ pub fn make_home(home: &Home) -> Result<(), OpenError> {
         config::write_atomically(&home.config(), config::TEMPLATE.as_bytes())
             .map_err(|source| OpenError::Io { what: "config.toml can't be written", source })?;
     }
-    if home.exists() {
+    // A key that was made elsewhere beforehand is no home yet.
+    let made =
+        if home.own_master_key() == home.master_key() { home.exists() } else { home.database().exists() };
+    if made {
         return Err(OpenError::NotNew(format!(
             "{} is a home already; hint: nothing was changed, `keywheel status` shows it",
             home.root().display()
@@ -148,8 +171,21 @@ pub fn make_home(home: &Home) -> Result<(), OpenError> {
             home.master_key().display()
         )));
     }
-    Vault::create(&home.master_key())?;
+    if home.exists() {
+        open_vault(home)?;
+    } else {
+        Vault::create(&home.master_key())?;
+    }
     Ok(())
+}
+
+/// Opens the home's master key, wherever it is.
+///
+/// # Errors
+/// The vault's.
+pub fn open_vault(home: &Home) -> Result<Vault, VaultError> {
+    let path = home.master_key();
+    if home.key_is_credential() { Vault::open_credential(&path) } else { Vault::open(&path) }
 }
 
 impl Host {
@@ -161,7 +197,7 @@ impl Host {
         home.require()?;
         home.make_folders()?;
         let lock = HomeLock::acquire(&home.lock())?;
-        let vault = Arc::new(Vault::open(&home.master_key())?);
+        let vault = Arc::new(open_vault(&home)?);
         let (writer, thread) = Writer::start(&home.database(), lock)?;
         let marker = writer.remember("vault_marker", vault.marker()?).await?;
         vault.check_marker(&marker)?;
@@ -174,9 +210,11 @@ impl Host {
         };
         let of_egress = Arc::clone(&vault);
         let mut egress = Egress::new(
-            EgressOptions { extra_ca_pem },
+            EgressOptions { extra_ca_pem: extra_ca_pem.clone() },
             Arc::new(move |secret: &Secret| of_egress.fingerprint(secret)),
         )?;
+        let meter: Arc<Meter> = Arc::default();
+        egress = egress.with_meter(Arc::clone(&meter));
         if let Some(between) = options.between {
             egress = egress.with_between(between);
         }
@@ -198,6 +236,7 @@ impl Host {
             Arc::clone(&vault),
             writer.clone(),
             providers,
+            meter,
             format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
             config.services.clone(),
         );
@@ -207,15 +246,48 @@ impl Host {
         }
         let http = OnceLock::new();
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
+        let started_with = config.text.clone();
         let config = Live::new(config);
-        Ok(Self { home, config, vault, writer, supervisor, registry, rotation, retention, http, thread })
+        let alerts = Arc::new(Alerts::new(
+            &home,
+            config.clone(),
+            writer.clone(),
+            Arc::clone(&registry),
+            supervisor.clone(),
+            Arc::clone(&rotation),
+            extra_ca_pem.clone(),
+        )?);
+        let waiting = Arc::clone(&rotation);
+        let sinks = Sinks::new(
+            home.database(),
+            Arc::clone(&vault),
+            writer.clone(),
+            config.clone(),
+            extra_ca_pem,
+            move || waiting.wake(),
+        );
+        Ok(Self {
+            home,
+            config,
+            vault,
+            writer,
+            supervisor,
+            registry,
+            rotation,
+            retention,
+            alerts,
+            sinks,
+            http,
+            started_with,
+            thread,
+        })
     }
 
     /// Ends the workers, then waits until everything sent to the database is committed.
     pub async fn close(self) {
-        let Self { writer, supervisor, registry, rotation, retention, thread, .. } = self;
+        let Self { writer, supervisor, registry, rotation, retention, alerts, sinks, thread, .. } = self;
         supervisor.close().await;
-        drop((writer, registry, rotation, retention));
+        drop((writer, registry, rotation, retention, alerts, sinks));
         // The thread ends when the last writer is gone; tasks just told to stop may hold one
         // for a moment longer.
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -239,7 +311,9 @@ impl Host {
                 http: self.http.get().map(|port| port.status()),
                 held: self.rotation.holds(),
                 clock_behind: self.rotation.egress.host_is_behind(),
+                not_writable: self.writer.progress().borrow().failing.clone(),
             }),
+            Operation::Vitals => Ok(Outcome::Vitals(Box::new(self.vitals()))),
             Operation::PluginList => {
                 self.registry.rescan_until_still().await?;
                 Ok(Outcome::Plugins(self.registry.status()))
@@ -339,6 +413,14 @@ impl Host {
                 self.writer.revoke_worker_token(&token_id).await?;
                 Ok(Outcome::Done)
             }
+            Operation::ApiTokenCreate { name, reach, scopes, expires_seconds } => {
+                let token = self.create_api_token(name, reach, scopes, expires_seconds).await?;
+                Ok(Outcome::ApiToken(Box::new(token)))
+            }
+            Operation::ApiTokenRevoke { token_id } => {
+                self.writer.revoke_api_token(&token_id).await?;
+                Ok(Outcome::Done)
+            }
             Operation::DashboardLink => {
                 let (listening, token) = self.port()?.dashboard_link().map_err(|error| {
                     Refusal::internal(format!("the system gives no random bytes: {error}"))
@@ -357,9 +439,168 @@ impl Host {
                 let planned = self.rotation.preview(reader, &credential_id).await?;
                 Ok(Outcome::Planned(Box::new(planned)))
             }
+            Operation::AlertTest { channel } => {
+                Ok(Outcome::AlertTested(self.alerts.test(channel.as_deref()).await?))
+            }
+            Operation::AlertSnooze { subject, seconds } => {
+                let subject = self.alert_subject(&subject)?;
+                let until = now().saturating_add(Millis::from(seconds) * 1_000);
+                self.writer.snooze_alert(&subject, until).await?;
+                Ok(Outcome::Snoozed { subject, until: Some(until) })
+            }
+            Operation::AlertUnsnooze { subject } => {
+                let subject = self.snoozed_subject(&subject)?;
+                self.writer.unsnooze_alert(&subject).await?;
+                Ok(Outcome::Snoozed { subject, until: None })
+            }
+            Operation::Reload => Ok(Outcome::Reloaded(self.reload()?)),
+            Operation::Configuration => Ok(Outcome::Configuration {
+                started: self.started_with.clone(),
+                now: self.config.get().text.clone(),
+            }),
+            Operation::SinkSync { sink } => {
+                self.sinks.sync(&sink).await?;
+                Ok(Outcome::Done)
+            }
+            Operation::ConsumerAdd { credential_id, name, wait_seconds } => {
+                if !is_id(&name) {
+                    return Err(Refusal::bad_input(format!(
+                        "a consumer can't be named {name:?}; allowed: {ID_RULE}"
+                    )));
+                }
+                let longest = limits::LONGEST_ACKNOWLEDGE_WAIT;
+                if wait_seconds == 0 || wait_seconds > longest {
+                    return Err(Refusal::bad_input(format!(
+                        "a wait of {wait_seconds} s; allowed: 1 s to {} days",
+                        longest / 86_400
+                    )));
+                }
+                self.writer.add_consumer(&credential_id, &name, wait_seconds).await?;
+                Ok(Outcome::Done)
+            }
+            Operation::ConsumerRemove { credential_id, name } => {
+                if self.writer.remove_consumer(&credential_id, &name).await? {
+                    self.rotation.wake();
+                }
+                Ok(Outcome::Done)
+            }
+            Operation::CredentialAck { credential_id, consumer, generation } => {
+                let acknowledged = self.writer.acknowledge(&credential_id, &consumer, generation).await?;
+                if acknowledged.released {
+                    self.rotation.wake();
+                }
+                Ok(Outcome::Acknowledged { current: acknowledged.current })
+            }
             Operation::ReportsPrune { rules, archive, from } => {
                 Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
             }
+        }
+    }
+
+    /// What an alert is about, in full, from what a person types: a credential, a service, or
+    /// the subject that `alert list` shows.
+    fn alert_subject(&self, text: &str) -> Result<String, Refusal> {
+        let internal = |error: &dyn fmt::Display| Refusal::internal(error.to_string());
+        let reader = self.reader().map_err(|error| internal(&error))?;
+        let is_credential = |id: &str| -> Result<bool, Refusal> {
+            Ok(reader.credential(id).map_err(|error| internal(&error))?.is_some())
+        };
+        let is_service = |name: &str| -> Result<bool, Refusal> {
+            let has_provider = reader.provider(name).map_err(|error| internal(&error))?.is_some();
+            Ok(has_provider || reader.has_credentials(name).map_err(|error| internal(&error))?)
+        };
+        let known = reader.alert_states().map_err(|error| internal(&error))?;
+        let is_known = known.iter().any(|state| state.subject == text)
+            || match text.split_once(':') {
+                Some(("credential" | "expiry", id)) => is_credential(id)?,
+                Some(("service" | "worker", name)) => is_service(name)?,
+                Some(("host", name)) => HOST_SUBJECTS.contains(&name),
+                _ => false,
+            };
+        if is_known {
+            return Ok(text.to_owned());
+        }
+        match (is_credential(text)?, is_service(text)?) {
+            (true, true) => Err(Refusal::bad_input(format!(
+                "`{text}` is a credential and a service; hint: `credential:{text}` or `service:{text}`"
+            ))),
+            (true, false) => Ok(format!("credential:{text}")),
+            (false, true) => Ok(format!("service:{text}")),
+            (false, false) => Err(Refusal::not_found(format!(
+                "no alert is about `{text}`; allowed: a credential, a service, host:{}, or a subject of `keywheel alert list`",
+                HOST_SUBJECTS.join(", host:")
+            ))),
+        }
+    }
+
+    /// The same among what is snoozed, for that may be about what isn't kept any more.
+    fn snoozed_subject(&self, text: &str) -> Result<String, Refusal> {
+        let internal = |error: &dyn fmt::Display| Refusal::internal(error.to_string());
+        let reader = self.reader().map_err(|error| internal(&error))?;
+        let snoozed = reader.snoozes(now()).map_err(|error| internal(&error))?;
+        let is_meant = |subject: &str| {
+            subject == text
+                || subject.strip_prefix("credential:") == Some(text)
+                || subject.strip_prefix("service:") == Some(text)
+        };
+        let found: Vec<_> = snoozed.into_iter().filter(|snooze| is_meant(&snooze.subject)).collect();
+        match found.as_slice() {
+            [one] => Ok(one.subject.clone()),
+            [] => Err(Refusal::not_found(format!(
+                "`{text}` is not snoozed; hint: `keywheel alert list` shows what is"
+            ))),
+            _ => Err(Refusal::bad_input(format!(
+                "`{text}` is a credential and a service, and both are snoozed; hint: `credential:{text}` or `service:{text}`"
+            ))),
+        }
+    }
+
+    fn vitals(&self) -> control::Vitals {
+        let mut plugins: BTreeMap<String, u64> =
+            PluginState::ALL.iter().map(|state| (state.as_str().to_owned(), 0)).collect();
+        for plugin in self.registry.status() {
+            *plugins.entry(plugin.state.as_str().to_owned()).or_default() += 1;
+        }
+        control::Vitals {
+            workers: self.supervisor.status(),
+            plugins,
+            services: self.rotation.providers.services().into_iter().collect(),
+            paused: self.rotation.paused(),
+            held: self.rotation.holds().into_iter().map(|(service, _)| service).collect(),
+            in_flight: self.rotation.in_flight(),
+            clock_behind: self.rotation.egress.host_is_behind(),
+            turned: self.rotation.turned().map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// Reads the configuration anew and puts in force what can change while the daemon runs.
+    ///
+    /// # Errors
+    /// One that can't be used, in words. Nothing has changed then.
+    pub fn reload(&self) -> Result<Reloaded, Refusal> {
+        let new = Config::load(&self.home).map_err(|error| {
+            tracing::error!(%error, "the configuration can't be used, the one before stays in force");
+            Refusal::bad_input(format!("{error}; nothing was changed"))
+        })?;
+        let before = self.config.get();
+        let reloaded = reload::compare(&self.started_with, &before.text, &new.text);
+        self.rotation.set_rules(new.services.clone());
+        self.config.replace(reload::in_force(&before, new));
+        for line in reloaded.words() {
+            tracing::info!("configuration read anew, {line}");
+        }
+        Ok(reloaded)
+    }
+
+    /// Whether scheduler and writer turn, asked of them.
+    async fn pulse(&self) -> Pulse {
+        let writer = tokio::time::timeout(WRITER_TURN, self.writer.turn()).await;
+        Pulse {
+            scheduler: self.rotation.turned(),
+            // An error is an answer; that the thread has ended is none.
+            writer: matches!(writer, Ok(answer) if !matches!(answer, Err(WriteError::Closed))),
+            in_flight: self.rotation.in_flight(),
+            failing: self.writer.progress().borrow().failing.clone(),
         }
     }
 
@@ -377,14 +618,8 @@ impl Host {
     ) -> Result<WorkerToken, Refusal> {
         registry::manifest::check_service_name(&service)
             .map_err(|error| Refusal::bad_input(error.to_string()))?;
-        let is_short = !name.is_empty() && name.len() <= LONGEST_TOKEN_NAME;
-        if !is_short || name.contains(registry::manifest::is_deceptive) {
-            return Err(Refusal::bad_input(format!(
-                "a token can't be named {name:?}; allowed: 1 to {LONGEST_TOKEN_NAME} bytes of printable text"
-            )));
-        }
-        let token = external::new_token()
-            .map_err(|error| Refusal::internal(format!("the system gives no random bytes: {error}")))?;
+        check_token_name(&name)?;
+        let token = token::Kind::Worker.make().map_err(no_chance)?;
         let expires_at = expires_seconds.map(|seconds| now() + Millis::from(seconds) * 1_000);
         let served = self.rotation.providers.get(&service).is_some();
         self.writer
@@ -392,11 +627,84 @@ impl Host {
                 token_id: token.id.clone(),
                 name,
                 service,
-                tag: self.vault.tag(external::tagged(&token.text).expose()),
+                tag: self.vault.tag(token::Kind::Worker.tagged(&token.text).expose()),
                 expires_at,
             })
             .await?;
         Ok(WorkerToken { token_id: token.id, token: SecretInput::new(&token.text), expires_at, served })
+    }
+
+    async fn create_api_token(
+        &self,
+        name: String,
+        reach: Reach,
+        mut scopes: Vec<Scope>,
+        expires_seconds: Option<u32>,
+    ) -> Result<ApiToken, Refusal> {
+        check_token_name(&name)?;
+        scopes.sort_unstable();
+        scopes.dedup();
+        if scopes.is_empty() {
+            return Err(Refusal::bad_input("a token needs a scope; allowed: read, state, ack, metrics"));
+        }
+        let needs_reach = scopes.iter().any(|scope| *scope != Scope::Metrics);
+        let reach = self.check_reach(reach, needs_reach)?;
+        let token = token::Kind::Api.make().map_err(no_chance)?;
+        let expires_at = expires_seconds.map(|seconds| now() + Millis::from(seconds) * 1_000);
+        self.writer
+            .create_api_token(NewApiToken {
+                token_id: token.id.clone(),
+                name,
+                tag: self.vault.tag(token::Kind::Api.tagged(&token.text).expose()),
+                scopes,
+                reach,
+                expires_at,
+            })
+            .await?;
+        Ok(ApiToken { token_id: token.id, token: SecretInput::new(&token.text), expires_at })
+    }
+
+    /// What a token is to reach, where that can be: a name that nobody has is a slip more often
+    /// than a plan.
+    fn check_reach(&self, reach: Reach, is_needed: bool) -> Result<Reach, Refusal> {
+        match reach {
+            Reach::Nothing if is_needed => Err(Refusal::bad_input(
+                "a token for secrets, states or acknowledgements must reach some; allowed: credentials, a service or a profile",
+            )),
+            Reach::Nothing => Ok(Reach::Nothing),
+            _ if !is_needed => Err(Refusal::bad_input(
+                "a token for metrics alone reaches no credential; hint: leave credentials, service and profile out",
+            )),
+            Reach::Credentials(mut ids) => {
+                ids.sort_unstable();
+                ids.dedup();
+                let most = limits::API_CREDENTIALS_PER_TOKEN;
+                if ids.is_empty() || ids.len() > most {
+                    return Err(Refusal::bad_input(format!(
+                        "a token can't name {} credentials; allowed: 1 to {most}; hint: a service or a profile has any number",
+                        ids.len()
+                    )));
+                }
+                let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
+                for id in &ids {
+                    let found =
+                        reader.credential(id).map_err(|error| Refusal::internal(error.to_string()))?;
+                    if found.is_none() {
+                        return Err(Refusal::not_found(format!("no credential `{id}`")));
+                    }
+                }
+                Ok(Reach::Credentials(ids))
+            }
+            Reach::Service(service) => {
+                registry::manifest::check_service_name(&service)
+                    .map_err(|error| Refusal::bad_input(error.to_string()))?;
+                Ok(Reach::Service(service))
+            }
+            Reach::Profile(profile) if is_id(&profile) => Ok(Reach::Profile(profile)),
+            Reach::Profile(profile) => {
+                Err(Refusal::bad_input(format!("{profile:?} is no profile; allowed: {ID_RULE}")))
+            }
+        }
     }
 
     async fn add(&self, new: control::AddCredential) -> Result<(), Refusal> {
@@ -410,10 +718,12 @@ impl Host {
             && !resolved.methods.iter().any(|known| known.name == *method)
         {
             let known: Vec<_> = resolved.methods.iter().map(|method| method.name.as_str()).collect();
+            let nearest = registry::manifest::nearest(method, known.iter().copied());
             return Err(Refusal::bad_input(format!(
-                "`{}` has no method `{method}`; known: {}",
+                "`{}` has no method `{method}`; known: {}{}",
                 new.service,
-                known.join(", ")
+                known.join(", "),
+                registry::manifest::did_you_mean(&nearest)
             )));
         }
         Quiet::parse(&new.quiet).map_err(|error| Refusal::bad_input(error.to_string()))?;
@@ -559,6 +869,20 @@ impl Host {
     }
 }
 
+fn check_token_name(name: &str) -> Result<(), Refusal> {
+    let is_short = !name.is_empty() && name.len() <= LONGEST_TOKEN_NAME;
+    if is_short && !name.contains(registry::manifest::is_deceptive) {
+        return Ok(());
+    }
+    Err(Refusal::bad_input(format!(
+        "a token can't be named {name:?}; allowed: 1 to {LONGEST_TOKEN_NAME} bytes of printable text"
+    )))
+}
+
+fn no_chance(error: impl fmt::Display) -> Refusal {
+    Refusal::internal(format!("the system gives no random bytes: {error}"))
+}
+
 /// Which generation a rollback brings back: the one that was named, or the newest that was in
 /// force before this one.
 ///
@@ -618,6 +942,7 @@ pub async fn serve(
     ready: impl FnOnce(&Host),
 ) -> Result<(), OpenError> {
     let host = Arc::new(host);
+    telemetry::start(&host.config.get().telemetry);
     let listener = control::listen(&host.home.socket())
         .map_err(|source| OpenError::Io { what: "the control socket can't be made", source })?;
     let web = open_port(&host).await?;
@@ -646,7 +971,7 @@ pub async fn serve(
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move {
             let plugins = host.home.plugins();
-            registry::watch(Arc::clone(&host.registry), &plugins, host.config.get().rescan(), stop).await;
+            registry::watch(Arc::clone(&host.registry), &plugins, &host.config, stop).await;
         }
     });
     let keeper = tokio::spawn({
@@ -657,6 +982,18 @@ pub async fn serve(
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move { prune(&host, stop).await }
     });
+    let alerts = tokio::spawn(Arc::clone(&host.alerts).serve(stop.clone()));
+    let reloader = tokio::spawn({
+        let (host, stop) = (Arc::clone(&host), stop.clone());
+        async move { reload_on_hangup(&host, stop).await }
+    });
+    let heart = tokio::spawn({
+        let (host, stop) = (Arc::clone(&host), stop.clone());
+        async move { notify_systemd::keep_alive(|| host.pulse(), stop).await }
+    });
+    // It ends last: what the others still bring about is delivered too.
+    let (end_sinks, sinks_stop) = watch::channel(false);
+    let sinks = tokio::spawn(Arc::clone(&host.sinks).serve(sinks_stop));
     let control = tokio::spawn(control::serve(listener, Arc::clone(&host), stop.clone()));
     let web_stop = stop.clone();
     let web = tokio::spawn(async move {
@@ -669,10 +1006,15 @@ pub async fn serve(
     // An error means the sender is gone, which ends the daemon just as well.
     let _ = stop.wait_for(|stop| *stop).await;
     tracing::info!("stopping: what is in flight may end");
-    for task in [scheduler, watcher, keeper, pruner, web, control] {
+    notify_systemd::stopping();
+    for task in [scheduler, watcher, keeper, pruner, alerts, reloader, heart, web, control] {
         if let Err(error) = task.await {
             tracing::error!(%error, "a part of the daemon ended badly");
         }
+    }
+    end_sinks.send_replace(true);
+    if let Err(error) = sinks.await {
+        tracing::error!(%error, "the sinks ended badly");
     }
     // The socket goes last: until then a command still learns that a daemon is there.
     let _ = std::fs::remove_file(host.home.socket());
@@ -680,7 +1022,31 @@ pub async fn serve(
         Ok(host) => host.close().await,
         Err(host) => host.supervisor.close().await,
     }
+    // Sending blocks; who waits for it here has a deadline within.
+    let _ = tokio::task::spawn_blocking(telemetry::stop).await;
     Ok(())
+}
+
+/// SIGHUP: the same as `keywheel reload`, and the log has the answer.
+async fn reload_on_hangup(host: &Host, mut stop: watch::Receiver<bool>) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP can't be watched; `keywheel reload` does the same");
+            return;
+        }
+    };
+    while !*stop.borrow() {
+        tokio::select! {
+            _ = hangup.recv() => {
+                notify_systemd::reloading();
+                // Either way it was said in the log.
+                let _ = host.reload();
+                notify_systemd::ready();
+            }
+            _ = stop.changed() => {}
+        }
+    }
 }
 
 /// Opens the HTTP port where the configuration asks for one. One that can't be had stops the
@@ -692,6 +1058,9 @@ async fn open_port(host: &Arc<Host>) -> Result<Option<web::Web>, OpenError> {
         vault: Arc::clone(&host.vault),
         writer: host.writer.clone(),
         reader: host.reader()?,
+        counter: host.reader()?,
+        meter: Arc::clone(&host.rotation.meter),
+        metrics: host.config.get().metrics.clone(),
         pages: host.reader()?,
         counting: host.reader()?,
         command: Arc::new(move |operation| {

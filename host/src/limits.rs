@@ -144,6 +144,32 @@ pub const HTTP_FAILED_SIGN_INS: u32 = 20;
 /// Peer addresses whose failed sign-ins are counted apart; all others share one count.
 pub const HTTP_PEERS: usize = 4_096;
 
+/// Credentials that one token of the API may name; more of them share a service or a profile.
+pub const API_CREDENTIALS_PER_TOKEN: usize = 100;
+
+/// Rows of each of the API's two histories, a hundred bytes and their indexes each: 20 MB at most.
+pub const API_HISTORY_ROWS: i64 = 100_000;
+
+/// How many of a token's or a peer's newest rows are looked at for one that says the same. A
+/// reader has a handful of credentials; who tries more names fills rows, up to the bound above.
+pub const API_HISTORY_LOOKED_BACK: u32 = 64;
+
+/// The longest wait for a newer generation: what proxies let a silent answer take.
+pub const API_WAIT: Duration = Duration::from_secs(60);
+
+/// Such waits at once, of the port's connections: a quarter, so that there are always others.
+pub const API_WAITING: usize = HTTP_CONNECTIONS / 4;
+
+/// Between two looks of those who wait, at the most so often: a busy writer commits a thousand
+/// times a second.
+pub const API_LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Credentials on one page of a list.
+pub const API_PAGE: u32 = 1_000;
+
+/// Credentials that get series of their own where the operator wants that: four each, which is as
+/// much as a Prometheus likes to have from one target.
+pub const METRICS_CREDENTIALS: u32 = 10_000;
 /// A link into the dashboard: long enough to change from the terminal to a browser.
 pub const DASHBOARD_LINK: Duration = Duration::from_secs(300);
 
@@ -180,12 +206,72 @@ pub const DASHBOARD_TASKS: usize = 16;
 /// A form: an id, a digest, two tokens.
 pub const DASHBOARD_FORM: usize = 8 << 10;
 
+/// How long one message to the collector of traces may take, and the last one at the end.
+pub const TRACES_SENT: Duration = Duration::from_secs(5);
+
 /// Attempts in flight over all services: a few hundred kilobytes of memory, and at a tenth of a
 /// second an attempt more than ten thousand a second.
 pub const IN_FLIGHT: usize = 1_024;
+
+/// Less on the home's disk is told: a write-ahead log of its usual size and a day's reports.
+pub const LITTLE_SPACE: u64 = 100 << 20;
 
 /// What the operator's own receivers of webhooks and alerts have to answer in.
 pub const DELIVERY_WALL: Duration = Duration::from_secs(15);
 
 /// What a command of the operator's has to end in: restarting a service takes seconds.
 pub const HOOK_WALL: Duration = Duration::from_secs(30);
+
+/// Messages of alerts that wait for one channel. Notices come minutes apart, so that is days of a
+/// receiver's absence; what is older is given up first.
+pub const ALERTS_WAITING: u32 = 1_000;
+
+/// How long a message of an alert is tried. After a day a person has heard otherwise, or won't.
+pub const ALERT_GIVE_UP: Duration = Duration::from_secs(24 * 3_600);
+
+/// Credentials that one look at what fails takes in: past so many nobody reads a list.
+pub const ALERT_FACTS: u32 = 10_000;
+
+/// Items that a notice lists; the rest is a number. A chat cuts longer messages anyway.
+pub const ALERTS_LISTED: usize = 20;
+/// Copies of the database from before its schema was changed: the way back from the last upgrades,
+/// each as large as the database was.
+pub const SCHEMA_COPIES: usize = 2;
+
+/// One file of a backup besides the database: the largest plugin, and room to spare.
+pub const BACKUP_FILE_BYTES: u64 = 2 * PLUGIN_BYTES;
+/// How long a due rotation waits for a consumer that names no time of its own: restarting what
+/// uses the secret takes minutes.
+pub const ACKNOWLEDGE_WAIT: u32 = 600;
+
+/// And at the most. Past a week nobody waits, somebody forgot.
+pub const LONGEST_ACKNOWLEDGE_WAIT: u32 = 7 * 86_400;
+
+/// Consumers of one credential: a claim looks at each.
+pub const CONSUMERS: u32 = 64;
+
+/// Commits that come within this are answered by one look at the sinks: what a rotation writes
+/// comes in several, and nobody sees the difference.
+pub const SINK_DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Between two looks at the files themselves: whether they are still there, and still the same.
+pub const SINK_CHECK: Duration = Duration::from_secs(5);
+
+/// Deliveries at once, so that a hundred sinks don't start a hundred commands.
+pub const SINK_DELIVERIES: usize = 8;
+
+/// Tries of a delivery: the first pause, doubling, and the longest. A receiver that is back, or a
+/// disk that has space again, is found within a minute.
+pub const SINK_FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub const SINK_LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a receiver may ask for with `Retry-After`, and the pause where it says that it won't take
+/// this whatever comes.
+pub const SINK_REFUSED_PAUSE: Duration = Duration::from_secs(600);
+
+/// Writing one small file. A file system that doesn't answer by then is gone, and holds up nothing
+/// but its own sinks.
+pub const SINK_FILE_WALL: Duration = Duration::from_secs(30);
+
+/// What was issued while the daemon was being stopped may still be delivered.
+pub const SINK_DRAIN: Duration = Duration::from_secs(10);

@@ -2,6 +2,8 @@
 //! only place that sees the master key. It stores nothing but that key's own file, and never
 //! puts a secret, a key or what either might be into an error or a `Debug` line.
 
+pub mod stream;
+
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -64,7 +66,7 @@ impl Place<'_> {
 pub enum VaultError {
     #[error("master key {} already exists; hint: a new one would make every stored secret unreadable, so it is never overwritten", .0.display())]
     Exists(PathBuf),
-    #[error("no master key at {}; hint: `keywheel init` makes one, or put the backup of it back", .0.display())]
+    #[error("no master key at {}; hint: `keywheel init` makes one, put the backup of it back, or name its file in KEYWHEEL_MASTER_KEY", .0.display())]
     Missing(PathBuf),
     #[error("master key {} is not a regular file", .0.display())]
     NotAFile(PathBuf),
@@ -96,6 +98,7 @@ pub struct Vault {
     // HMACs with their key already taken in: half the hashing of a short value is saved.
     fingerprints: Hmac<Sha256>,
     tags: Hmac<Sha256>,
+    streams: stream::StreamKey,
 }
 
 impl fmt::Debug for Vault {
@@ -140,6 +143,19 @@ impl Vault {
     /// # Errors
     /// A file that others can read, one of the wrong length, none at all, or none that can be read.
     pub fn open(path: &Path) -> Result<Self, VaultError> {
+        Self::open_unless(path, 0o077)
+    }
+
+    /// The same for a credential of systemd's: its folder is this service's alone, and the rights
+    /// of the file's group are where the file system shows what an access list grants it.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn open_credential(path: &Path) -> Result<Self, VaultError> {
+        Self::open_unless(path, 0o037)
+    }
+
+    fn open_unless(path: &Path, forbidden: u32) -> Result<Self, VaultError> {
         let io = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => VaultError::Missing(path.to_owned()),
             _ => VaultError::Io { path: path.to_owned(), source },
@@ -152,7 +168,7 @@ impl Vault {
             return Err(VaultError::NotAFile(path.to_owned()));
         }
         let found = metadata.permissions().mode() & 0o7777;
-        if found & 0o077 != 0 {
+        if found & forbidden != 0 {
             return Err(VaultError::Readable { path: path.to_owned(), found });
         }
         // One byte more than a key has tells "too long" without reading all of it.
@@ -180,7 +196,13 @@ impl Vault {
             ),
             fingerprints: keyed(&*derive(master, FINGERPRINT_LABEL)),
             tags: keyed(&*derive(master, TAG_LABEL)),
+            streams: stream::StreamKey::of(master),
         })
+    }
+
+    /// Seals what leaves the home as a whole.
+    pub const fn streams(&self) -> &stream::StreamKey {
+        &self.streams
     }
 
     /// Encrypts a secret for one place. Twice the same gives two different results.
@@ -285,6 +307,23 @@ impl Vault {
             _ => Err(VaultError::WrongKey),
         }
     }
+}
+
+/// Copies a master key into a new file of its own, private and durably. The copy is checked as if
+/// it had always been there.
+///
+/// # Errors
+/// Those of opening either.
+pub fn copy_key(from: &Path, to: &Path) -> Result<(), VaultError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| VaultError::Io { path, source }
+    };
+    Vault::open(from)?;
+    let bytes = Zeroizing::new(std::fs::read(from).map_err(io(from))?);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(io(to))?;
+    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(io(to))?;
+    Vault::open(to).map(drop)
 }
 
 fn keyed(key: &[u8]) -> Hmac<Sha256> {
@@ -408,6 +447,10 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let error = Vault::open(&path).unwrap_err().to_string();
             assert!(error.contains("hint: chmod 600"), "{error}");
+        }
+        for (mode, allowed) in [(0o440, true), (0o400, true), (0o444, false), (0o460, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Vault::open_credential(&path).is_ok(), allowed, "{mode:o}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
         Vault::open(&path).unwrap();

@@ -10,25 +10,30 @@ use comfy_table::Cell;
 use serde_json::json;
 
 use super::Failure;
-use super::connection::Connection;
+use super::browser::Browser;
+use super::connection::{Connection, daemon_answers};
+use super::consumer;
+use super::first;
+use super::layout::Column;
 use super::operator;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
+use super::suggest;
 use crate::catalogue;
 use crate::config::{Home, write_atomically};
 use crate::control::{AddCredential, KeyInput, Operation, Outcome, RefusalKind, SecretInput, SetCredential};
-use crate::credential::{ID_RULE, is_id, now};
+use crate::credential::{ID_RULE, Jar, is_id, now};
+use crate::daemon::open_vault;
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, Reader};
 use crate::db::writer::WriteError;
-use crate::formats;
 use crate::formats::export::{ExportError, Form, to_form};
+use crate::formats::{self, Imported};
 use crate::provider::{Manifest, Resolved};
 use crate::quiet::Quiet;
 use crate::registry::manifest;
-use crate::report::Status;
+use crate::report::{Report, Status};
 use crate::rotation::attempt::open_jar;
-use crate::vault::Vault;
 
 /// A browser's whole cookie store is a few MiB.
 const LARGEST_IMPORT: u64 = 16 << 20;
@@ -41,10 +46,20 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Add an account's credential; its secrets come from a file or standard input
+    #[command(
+        after_help = "Examples:\n  keywheel credential add ann --service gitlab < token.env\n  keywheel credential add ann --from-browser firefox --domain shop.example --set validate_path=/account\n  keywheel credential add ann --service http-session --from cookies.txt --set base_url=https://shop.example"
+    )]
     Add(Add),
     /// Change when it is looked at; what isn't named stays
+    #[command(override_usage = "keywheel credential set <ID> [OPTIONS]")]
+    #[command(
+        after_help = "Examples:\n  keywheel credential set ann --every 15m --rotate-every 7d\n  keywheel credential set ann --quiet \"22:00-06:00 Europe/Berlin\""
+    )]
     Set(Set),
     /// Put new secrets into a credential
+    #[command(
+        after_help = "Examples:\n  keywheel credential import ann cookies.txt\n  keywheel credential import ann - < token.env"
+    )]
     Import {
         id: String,
         /// cookies.txt, storageState, a browser extension's JSON or key=value lines; `-` is standard input
@@ -59,6 +74,9 @@ pub enum Command {
         exact: bool,
     },
     /// Every credential and where it stands
+    #[command(
+        after_help = "Examples:\n  keywheel credential list\n  keywheel credential list --failing --json"
+    )]
     List {
         #[arg(long)]
         service: Option<String>,
@@ -70,8 +88,10 @@ pub enum Command {
         limit: u32,
     },
     /// One credential with its keys' fingerprints and generations
+    #[command(after_help = "Examples:\n  keywheel credential show ann")]
     Show { id: String },
     /// Its attempts, newest first: what each did and what came of it
+    #[command(after_help = "Examples:\n  keywheel credential history ann --limit 5")]
     History {
         id: String,
         /// At most so many
@@ -82,8 +102,14 @@ pub enum Command {
         before: Option<i64>,
     },
     /// Ask the service now whether it lives
+    #[command(
+        after_help = "Examples:\n  keywheel credential validate ann    # 0 valid, 1 dead or needs a person, 4 could not tell"
+    )]
     Validate { id: String },
     /// Get a fresh secret, unless it rests: paused, or its service asked to be left alone
+    #[command(
+        after_help = "Examples:\n  keywheel credential rotate ann --plan    # what would be sent; sends nothing\n  keywheel credential rotate ann"
+    )]
     Rotate {
         id: String,
         /// Also where there is a reason to wait
@@ -94,6 +120,9 @@ pub enum Command {
         plan: bool,
     },
     /// Put an earlier generation of its secrets in force again, and validate it
+    #[command(
+        after_help = "Examples:\n  keywheel credential rollback ann\n  keywheel credential rollback ann --to 3 --yes"
+    )]
     Rollback {
         id: String,
         /// Which one [default: the newest before the present one]
@@ -104,12 +133,30 @@ pub enum Command {
         yes: bool,
     },
     /// Ask the service about a made-up secret in its place, which must not be called valid
+    #[command(after_help = "Examples:\n  keywheel credential self-test ann")]
     SelfTest { id: String },
     /// Stop what it does by itself
+    #[command(after_help = "Examples:\n  keywheel credential pause ann")]
     Pause { id: String },
     /// Go on after a pause
+    #[command(after_help = "Examples:\n  keywheel credential resume ann")]
     Resume { id: String },
+    /// Who says that he uses its secrets, so that rotations wait for him: add, list, remove
+    #[command(subcommand)]
+    Consumer(consumer::Command),
+    /// Say that a consumer uses a generation now
+    Ack {
+        id: String,
+        #[arg(long, value_name = "NAME")]
+        consumer: String,
+        /// As commands, webhooks and `credential show` tell it
+        #[arg(long, value_name = "NUMBER")]
+        generation: u32,
+    },
     /// Print its secrets, in clear
+    #[command(
+        after_help = "Examples:\n  keywheel credential export ann --output cookies.txt\n  keywheel credential export ann --format header --url https://shop.example/"
+    )]
     Export {
         id: String,
         #[arg(long, default_value = "netscape")]
@@ -122,50 +169,102 @@ pub enum Command {
         output: Option<PathBuf>,
     },
     /// Forget it and its secrets; its reports stay
+    #[command(after_help = "Examples:\n  keywheel credential remove ann")]
     Remove { id: String },
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Add {
     /// Your name for it, unique in this installation
-    id: String,
-    #[arg(long)]
-    service: String,
+    pub id: String,
+    /// The provider [default with --domain: found by the site]
+    #[arg(long, required_unless_present = "domain")]
+    pub service: Option<String>,
+    /// The site; with its page that only a signed-in visitor sees, such as https://shop.example/account
+    #[arg(long, value_name = "SITE")]
+    pub domain: Option<String>,
+    /// Take the site's cookies from this browser: firefox, or firefox:PROFILE
+    #[arg(long, value_name = "BROWSER", requires = "domain", conflicts_with_all = ["from", "format"])]
+    pub from_browser: Option<Browser>,
+    /// Of this container tab of the browser's
+    #[arg(long, value_name = "NAME", requires = "from_browser")]
+    pub container: Option<String>,
     /// Groups credentials
     #[arg(long)]
-    profile: Option<String>,
+    pub profile: Option<String>,
     /// A setting of the provider; `plugin check` lists them
     #[arg(long = "set", value_name = "NAME=VALUE")]
-    settings: Vec<String>,
+    pub settings: Vec<String>,
     /// A host name that may lead to a private address
     #[arg(long = "allow-private", value_name = "HOST")]
-    private_hosts: Vec<String>,
+    pub private_hosts: Vec<String>,
     /// The account it is for, as the service names it: no other's secrets are accepted
     #[arg(long, value_name = "NAME")]
-    account: Option<String>,
+    pub account: Option<String>,
     /// Which of the provider's methods rotates it
     #[arg(long)]
-    method: Option<String>,
+    pub method: Option<String>,
     /// How often to validate, such as 90s, 15m, 12h
     #[arg(long, value_name = "TIME")]
-    every: Option<String>,
+    pub every: Option<String>,
     /// How old a secret may get before it is rotated, such as 30m, 7d
     #[arg(long, value_name = "TIME")]
-    rotate_every: Option<String>,
+    pub rotate_every: Option<String>,
     /// How long its session may go unused before the service ends it, such as 20m
     #[arg(long, value_name = "TIME")]
-    idle_limit: Option<String>,
+    pub idle_limit: Option<String>,
     /// When it isn't rotated by itself, such as "22:00-06:00 Europe/Berlin"; may be given again
     #[arg(long, value_name = "WINDOW")]
-    quiet: Vec<String>,
+    pub quiet: Vec<String>,
     /// The secrets [default: key=value lines on standard input]
     #[arg(long, value_name = "FILE")]
-    from: Option<PathBuf>,
+    pub from: Option<PathBuf>,
     #[arg(long)]
-    format: Option<formats::Format>,
+    pub format: Option<formats::Format>,
     /// Take values as they are, with white space or quotes around them
     #[arg(long)]
-    exact: bool,
+    pub exact: bool,
+}
+
+impl Add {
+    /// What can be said of the options before the secrets are asked for.
+    fn check(&self) -> Result<(), Failure> {
+        check_id(&self.id)?;
+        settings(&self.settings)?;
+        if let Some(account) = &self.account
+            && (account.trim().is_empty() || account.chars().any(char::is_control))
+        {
+            return Err(Failure::BadInput(format!("--account {account:?}: allowed is a name, on one line")));
+        }
+        for time in [&self.every, &self.rotate_every, &self.idle_limit].into_iter().flatten() {
+            seconds(time)?;
+        }
+        Quiet::parse(&self.quiet).map_err(|error| Failure::BadInput(error.to_string()))?;
+        Ok(())
+    }
+
+    /// What the daemon is asked to do.
+    pub fn operation(
+        &self,
+        service: &str,
+        settings: Vec<(String, String)>,
+        keys: Vec<KeyInput>,
+    ) -> Result<AddCredential, Failure> {
+        Ok(AddCredential {
+            credential_id: self.id.clone(),
+            profile_id: self.profile.clone(),
+            service: service.to_owned(),
+            settings,
+            private_hosts: self.private_hosts.clone(),
+            method: self.method.clone(),
+            validate_interval: self.every.as_deref().map(seconds).transpose()?,
+            max_age: self.rotate_every.as_deref().map(seconds).transpose()?,
+            identity: self.account.clone(),
+            idle_limit: self.idle_limit.as_deref().map(seconds).transpose()?,
+            quiet: self.quiet.clone(),
+            keys,
+        })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -214,10 +313,15 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
         Command::SelfTest { id } => operator::self_test(&home, id, output).await,
         Command::Pause { id } => pause(&home, id, true, output).await,
         Command::Resume { id } => pause(&home, id, false, output).await,
+        Command::Consumer(command) => consumer::run(&home, command, output).await,
+        Command::Ack { id, consumer, generation } => {
+            consumer::acknowledge(&home, id, consumer, generation, output).await
+        }
         Command::Export { id, format, url, output: file } => {
             export(&home, &id, format, url.as_deref(), file.as_deref(), output)
         }
         Command::Remove { id } => {
+            find(&home, &id)?;
             let operation = Operation::CredentialRemove { credential_id: id.clone() };
             Connection::once(&home, operation).await?;
             output.value(&json!({ "removed": id }), || format!("removed `{id}`; its reports stay"));
@@ -227,49 +331,33 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
 }
 
 async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
-    check_id(&new.id)?;
+    new.check()?;
+    let Some(service) = new.service.clone().filter(|_| new.domain.is_none()) else {
+        return first::keep(home, new, output).await;
+    };
     let settings = settings(&new.settings)?;
-    if let Some(account) = &new.account
-        && (account.trim().is_empty() || account.chars().any(char::is_control))
-    {
-        return Err(Failure::BadInput(format!("--account {account:?}: allowed is a name, on one line")));
-    }
-    let validate_interval = new.every.as_deref().map(seconds).transpose()?;
-    let max_age = new.rotate_every.as_deref().map(seconds).transpose()?;
-    let idle_limit = new.idle_limit.as_deref().map(seconds).transpose()?;
-    // Before the secrets are asked for.
-    Quiet::parse(&new.quiet).map_err(|error| Failure::BadInput(error.to_string()))?;
     let connection = Connection::open(home).await?;
     let added = async {
         // So that a plugin dropped a moment ago is known.
         connection.ask(Operation::PluginList).await?;
-        let manifest = manifest_of(home, &new.service)?;
+        let manifest = manifest_of(home, &service)?;
         let resolved = manifest::resolve(&manifest, &settings, &new.private_hosts)
             .map_err(|error| Failure::BadInput(error.to_string()))?;
         let source = Source { from: new.from.as_deref(), format: new.format, exact: new.exact };
         let keys = read_keys(source, &resolved, output)?;
-        connection
-            .ask(Operation::CredentialAdd(Box::new(AddCredential {
-                credential_id: new.id.clone(),
-                profile_id: new.profile,
-                service: new.service.clone(),
-                settings,
-                private_hosts: new.private_hosts,
-                method: new.method,
-                validate_interval,
-                max_age,
-                identity: new.account,
-                idle_limit,
-                quiet: new.quiet,
-                keys,
-            })))
-            .await
+        connection.ask(Operation::CredentialAdd(Box::new(new.operation(&service, settings, keys)?))).await
     }
     .await;
     connection.close().await;
     added?;
-    output.value(&json!({ "added": new.id, "service": new.service }), || {
-        format!("added `{}`; hint: `keywheel credential validate {}` asks the service now", new.id, new.id)
+    let daemon = daemon_answers(home).await?;
+    let follows = first::what_follows(home, &find(home, &new.id)?, daemon)?;
+    output.value(&json!({ "added": new.id, "service": service }), || {
+        format!(
+            "added `{0}`; hint: `keywheel credential validate {0}` asks the service now\n{1}",
+            new.id,
+            follows.join("\n")
+        )
     });
     Ok(())
 }
@@ -369,6 +457,11 @@ pub fn sorted_out(
     if !exact {
         formats::check_pasted(&imported, resolved).map_err(|error| Failure::BadInput(error.to_string()))?;
     }
+    chosen(imported, resolved, output)
+}
+
+/// What of an import the provider's key mapping wants.
+pub fn chosen(imported: Imported, resolved: &Resolved, output: Output) -> Result<Vec<KeyInput>, Failure> {
     let selection =
         formats::select(imported, resolved, now()).map_err(|error| Failure::BadInput(error.to_string()))?;
     if !selection.skipped_foreign.is_empty() {
@@ -403,7 +496,11 @@ fn read_text(from: impl Read, name: &str) -> Result<String, Failure> {
 fn list(home: &Home, service: Option<&str>, output: Output) -> Result<(), Failure> {
     home.require()?;
     let rows = Reader::open(&home.database())?.credentials(service)?;
-    table(&rows, "no credentials; hint: `keywheel credential add --help`", output);
+    let empty = match service {
+        Some(name) => format!("no credentials of `{name}`{}", suggest::unless_known(home, name)),
+        None => "no credentials; hint: `keywheel credential add --help`".into(),
+    };
+    table(&rows, &empty, output);
     Ok(())
 }
 
@@ -420,7 +517,15 @@ fn failing(home: &Home, service: Option<&str>, limit: u32, output: Output) -> Re
 fn table(rows: &[CredentialRow], empty: &str, output: Output) {
     output.table(
         rows,
-        &["credential", "service", "status", "last attempt", "expires", "next", "message"],
+        &[
+            Column::kept("credential"),
+            Column::ranked("service", 4),
+            Column::word("status"),
+            Column::ranked("last attempt", 6),
+            Column::ranked("expires", 5),
+            Column::ranked("next", 2),
+            Column::ranked("message", 1),
+        ],
         |row| {
             let monitor = &row.monitor;
             let status = if row.paused || row.service_paused {
@@ -453,6 +558,7 @@ fn table(rows: &[CredentialRow], empty: &str, output: Output) {
 }
 
 async fn run_now(home: &Home, id: String, action: Action, now: bool, output: Output) -> Result<(), Failure> {
+    find(home, &id)?;
     let until = Instant::now() + IN_THE_MIDDLE;
     let outcome = loop {
         let operation = Operation::CredentialRun { credential_id: id.clone(), action, now };
@@ -474,10 +580,21 @@ async fn run_now(home: &Home, id: String, action: Action, now: bool, output: Out
             report.message.as_ref().map(|message| format!(" ({message})")).unwrap_or_default()
         )
     });
-    if report.status == Status::Success { Ok(()) } else { Err(Failure::Unhealthy) }
+    verdict_of(&report)
+}
+
+/// What a script is told of a credential: that it lives, that it doesn't or a person must act, or
+/// that nobody could tell.
+pub fn verdict_of(report: &Report) -> Result<(), Failure> {
+    match report.meta.get("verdict").and_then(serde_json::Value::as_str) {
+        _ if report.status == Status::Success => Ok(()),
+        Some("unknown") => Err(Failure::Unclear),
+        _ => Err(Failure::Unhealthy),
+    }
 }
 
 async fn pause(home: &Home, id: String, paused: bool, output: Output) -> Result<(), Failure> {
+    find(home, &id)?;
     Connection::once(home, Operation::CredentialPause { credential_id: id.clone(), paused }).await?;
     output.value(&json!({ "credential": id, "paused": paused }), || {
         if paused { format!("paused `{id}`") } else { format!("`{id}` goes on") }
@@ -493,12 +610,7 @@ fn export(
     file: Option<&Path>,
     output: Output,
 ) -> Result<(), Failure> {
-    refuse_external(&find(home, id)?)?;
-    let vault = Vault::open(&home.master_key())?;
-    let sealed = Reader::open(&home.database())?
-        .sealed_generation(id)?
-        .ok_or_else(|| Failure::NotFound(format!("`{id}` has no secrets")))?;
-    let jar = open_jar(&vault, id, &sealed)?;
+    let jar = jar_in_force(home, id)?;
     let text = to_form(&jar, format, url, now()).map_err(|error| match error {
         ExportError::NoUrl => Failure::BadInput(format!("{error}; hint: --url https://…")),
         error => Failure::BadInput(error.to_string()),
@@ -510,11 +622,25 @@ fn export(
     }
 }
 
+/// The secrets in force, opened.
+pub fn jar_in_force(home: &Home, id: &str) -> Result<Jar, Failure> {
+    refuse_external(&find(home, id)?)?;
+    let vault = open_vault(home)?;
+    let sealed = Reader::open(&home.database())?
+        .sealed_generation(id)?
+        .ok_or_else(|| Failure::NotFound(format!("`{id}` has no secrets")))?;
+    Ok(open_jar(&vault, id, &sealed)?)
+}
+
 pub fn find(home: &Home, id: &str) -> Result<CredentialRow, Failure> {
     home.require()?;
-    Reader::open(&home.database())?
-        .credential(id)?
-        .ok_or_else(|| Failure::NotFound(format!("no credential `{id}`; hint: `keywheel credential list`")))
+    Reader::open(&home.database())?.credential(id)?.ok_or_else(|| no_credential(home, id))
+}
+
+/// With the id that was probably meant.
+pub fn no_credential(home: &Home, id: &str) -> Failure {
+    let nearest = suggest::credential(home, id);
+    Failure::NotFound(format!("no credential `{id}`{nearest}; hint: `keywheel credential list`"))
 }
 
 /// The daemon refuses them as well; here before anything of theirs is looked for.
@@ -530,7 +656,10 @@ pub fn manifest_of(home: &Home, service: &str) -> Result<Manifest, Failure> {
     let row = Reader::open(&home.database())?.provider(service)?;
     row.map(|row| row.manifest).ok_or_else(|| {
         let next = catalogue::next_step(service);
-        Failure::NotFound(format!("no plugin serves `{service}`; hint: {next}"))
+        // One that comes along was hardly a slip for another.
+        let nearest =
+            if catalogue::file(service).is_ok() { String::new() } else { suggest::service(home, service) };
+        Failure::NotFound(format!("no plugin serves `{service}`{nearest}; hint: {next}"))
     })
 }
 

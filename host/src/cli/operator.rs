@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::connection::Connection;
 use super::credential::{find, manifest_of, refuse_external};
+use super::layout::Column;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
 use crate::config::Home;
@@ -31,7 +32,13 @@ pub fn show(home: &Home, id: &str, output: Output) -> Result<(), Failure> {
     output.line(&in_words(&row));
     output.table(
         &generations,
-        &["generation", "state", "age", "origin", "keys"],
+        &[
+            Column::kept("generation"),
+            Column::word("state"),
+            Column::ranked("age", 1),
+            Column::ranked("origin", 2),
+            Column::ranked("keys", 3),
+        ],
         |row| {
             let keys = row.keys.iter().map(|key| format!("{} {}", key.name, key.fingerprint));
             vec![
@@ -112,7 +119,15 @@ pub fn history(
     }
     output.table(
         &reports,
-        &["id", "finished", "action", "verdict", "path", "generation", "message"],
+        &[
+            Column::word("id"),
+            Column::ranked("finished", 3),
+            Column::ranked("action", 4),
+            Column::word("verdict"),
+            Column::ranked("path", 5),
+            Column::ranked("generation", 2),
+            Column::ranked("message", 1),
+        ],
         |row| {
             let meta = |name: &str| row.report.meta.get(name);
             let word = |name: &str| meta(name).and_then(Value::as_str).unwrap_or("–").to_owned();
@@ -218,6 +233,7 @@ fn class_of(home: &Home, row: &CredentialRow) -> Option<CommitClass> {
 }
 
 pub async fn plan(home: &Home, id: String, output: Output) -> Result<(), Failure> {
+    find(home, &id)?;
     let Outcome::Planned(preview) =
         Connection::once(home, Operation::CredentialPlan { credential_id: id }).await?
     else {
@@ -229,6 +245,7 @@ pub async fn plan(home: &Home, id: String, output: Output) -> Result<(), Failure
 
 /// Fails where a made-up secret passes for valid, and where nothing could be learnt.
 pub async fn self_test(home: &Home, id: String, output: Output) -> Result<(), Failure> {
+    find(home, &id)?;
     let Outcome::SelfTested(test) =
         Connection::once(home, Operation::CredentialSelfTest { credential_id: id }).await?
     else {

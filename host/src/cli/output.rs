@@ -10,14 +10,21 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use dialoguer::console::{Term, measure_text_width};
 use serde::Serialize;
 
+use super::layout::{self, Column};
 use crate::credential::{Millis, Secret, now};
 use crate::registry::manifest::is_deceptive;
+
+/// Of a terminal that says nothing of itself.
+const USUAL: usize = 80;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     pub json: bool,
+    /// Tables with everything in them, however wide the terminal.
+    pub wide: bool,
 }
 
 impl Output {
@@ -30,11 +37,12 @@ impl Output {
         }
     }
 
-    /// Many values, as a JSON array or as a table.
-    pub fn table<T: Serialize>(
+    /// Many values, as a JSON array or as a table: on a terminal one that fits it, elsewhere one
+    /// line for each row with tabs between the columns, whole.
+    pub fn table<T: Serialize, C: Copy + Into<Column>>(
         self,
         rows: &[T],
-        header: &[&str],
+        header: &[C],
         cells: impl Fn(&T) -> Vec<Cell>,
         empty: &str,
     ) {
@@ -43,17 +51,60 @@ impl Output {
         } else if rows.is_empty() {
             eprintln!("{}", inert(empty));
         } else {
-            let mut table = Table::new();
-            table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-            if !colours() {
-                table.force_no_tty();
-            }
-            table.set_header(header.iter().map(|name| Cell::new(name.to_uppercase())));
+            self.rows(header, rows.iter().map(cells).collect());
+        }
+    }
+
+    /// The rows of a table that has some.
+    pub fn rows<C: Copy + Into<Column>>(self, header: &[C], rows: Vec<Vec<Cell>>) {
+        let columns: Vec<Column> = header.iter().map(|&column| column.into()).collect();
+        let rows: Vec<Vec<Cell>> =
+            rows.into_iter().map(|row| row.into_iter().map(inert_cell).collect()).collect();
+        let titles: Vec<String> = columns.iter().map(|column| column.name.to_uppercase()).collect();
+        let Some(room) = width() else {
+            let mut text = titles.join("\t");
             for row in rows {
-                table.add_row(cells(row).into_iter().map(inert_cell));
+                let cells: Vec<String> = row.iter().map(|cell| cell.content().replace('\t', " ")).collect();
+                text.push('\n');
+                text.push_str(&cells.join("\t"));
             }
-            // The colours are the table's own: what is in the cells was made inert before.
-            line(&table.trim_fmt());
+            line(&text);
+            return;
+        };
+        let widest = |place: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(place));
+            let cells = cells.map(|cell| measure_text_width(&cell.content()));
+            cells.chain([measure_text_width(&titles[place])]).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns.len()).map(widest).collect();
+        let layout = layout::fit(&columns, &widths, if self.wide { usize::MAX } else { room });
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        if colours() {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        table.set_header(layout.shown.iter().map(|&(place, _)| Cell::new(&titles[place])));
+        for row in rows {
+            let mut row: Vec<Option<Cell>> = row.into_iter().map(Some).collect();
+            table.add_row(layout.shown.iter().map(|&(place, room)| {
+                let cell = row.get_mut(place).and_then(Option::take).unwrap_or_else(|| Cell::new(""));
+                let text = cell.content();
+                if measure_text_width(&text) <= room {
+                    cell
+                } else {
+                    Cell::new(layout::shortened(&text, room))
+                }
+            }));
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, u16::try_from(layout::GAP).unwrap_or(0)));
+        }
+        // The colours are the table's own: what is in the cells was made inert before.
+        line(&table.trim_fmt());
+        if !layout.left_out.is_empty() {
+            self.say(&format!("left out for want of room: {}; --wide shows all", layout.left_out.join(", ")));
         }
     }
 
@@ -69,6 +120,28 @@ impl Output {
     /// One line of data for people.
     pub fn line(self, text: &str) {
         line(&inert(text));
+    }
+
+    /// The first line of an answer, green or red where a person looks.
+    pub fn headline(self, good: bool, text: &str) {
+        let text = inert(text);
+        match (colours(), good) {
+            (false, _) => line(&text),
+            (true, true) => line(&format!("\u{1b}[1;32m{text}\u{1b}[0m")),
+            (true, false) => line(&format!("\u{1b}[1;31m{text}\u{1b}[0m")),
+        }
+    }
+
+    /// One line of data that takes no more than one of a terminal; elsewhere all of it.
+    pub fn short_line(self, before: &str, text: &str) {
+        let whole = inert(text);
+        match width().filter(|_| !self.wide) {
+            None => line(&format!("{before}{whole}")),
+            Some(room) => {
+                let room = room.saturating_sub(measure_text_width(before));
+                line(&format!("{before}{}", layout::shortened(&whole, room)));
+            }
+        }
     }
 
     /// Asks a person, who answers with a line; anything but yes is no.
@@ -171,6 +244,15 @@ fn inert_json(text: String) -> String {
     })
 }
 
+/// How wide the terminal is that standard output is. None: it is none.
+pub fn width() -> Option<usize> {
+    if !std::io::stdout().is_terminal() {
+        return None;
+    }
+    // A terminal that doesn't say how wide it is has the usual width.
+    Some(Term::stdout().size_checked().map_or(USUAL, |(_, columns)| usize::from(columns).max(1)))
+}
+
 /// Whether standard output is a person's terminal that wants colour.
 pub fn colours() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
@@ -180,20 +262,23 @@ pub fn colours() -> bool {
 pub fn coloured(word: &str) -> Cell {
     let cell = Cell::new(word);
     match word {
-        "success" | "valid" | "active" | "running" | "on" | "heard" => cell.fg(Color::Green),
+        "success" | "valid" | "active" | "running" | "on" | "heard" | "in-step" => cell.fg(Color::Green),
         "unreachable" | "unknown" | "pending-approval" | "conflict" | "idle" | "paused" | "silent"
-        | "expired" => cell.fg(Color::Yellow),
-        "failed" | "validation_failed" | "invalid" | "needs-human" | "refused" | "parked" | "revoked" => {
-            cell.fg(Color::Red)
-        }
+        | "expired" | "warning" | "waiting" | "behind" => cell.fg(Color::Yellow),
+        "failed" | "validation_failed" | "invalid" | "needs-human" | "refused" | "parked" | "revoked"
+        | "failing" | "no-credential" | "no-secrets" | "critical" => cell.fg(Color::Red),
         _ => cell,
     }
 }
 
 /// How long ago or ahead, in the largest unit that says enough.
 pub fn relative(at: Option<Millis>) -> String {
+    relative_to(now(), at)
+}
+
+/// The same by another clock.
+pub fn relative_to(now: Millis, at: Option<Millis>) -> String {
     let Some(at) = at else { return "–".into() };
-    let now = now();
     let (ahead, span) = if at > now { (true, at - now) } else { (false, now - at) };
     let seconds = span / 1_000;
     let words = match seconds {

@@ -11,8 +11,10 @@ use super::Failure;
 use super::author;
 use super::connection::Connection;
 use super::credential::seconds;
+use super::layout::Column;
 use super::output::{Output, coloured, relative};
 use super::plugin_test;
+use super::suggest;
 use crate::catalogue::{self, CatalogueError};
 use crate::config::{ConfigError, Home};
 use crate::control::{Operation, Outcome};
@@ -30,31 +32,49 @@ const KEY_FILE_BYTES: u64 = 4 << 10;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// A new provider: a project that builds, with a passing test
+    #[command(
+        after_help = "Examples:\n  keywheel plugin new forge\n  keywheel plugin new forge --lang python --into ~/src/forge"
+    )]
     New(author::new::Arguments),
     /// Build a project whenever it changes, and show what its fixtures make of it
+    #[command(after_help = "Examples:\n  keywheel plugin dev\n  keywheel plugin dev forge --once")]
     Dev(author::dev::Arguments),
     /// Ask the real service once, and write its answer into a fixture without your secrets
+    #[command(
+        after_help = "Examples:\n  keywheel plugin record forge.wasm --out fixtures/alive.toml --set base_url=https://forge.example < token.env"
+    )]
     Record(Box<author::record::Arguments>),
     /// Put together what is handed on: the plugin, its digest, what it may do
+    #[command(after_help = "Examples:\n  keywheel plugin pack forge.wasm --out forge-0.1.0")]
     Pack(author::pack::Arguments),
     /// Every plugin file and where it stands
+    #[command(after_help = "Examples:\n  keywheel plugin list\n  keywheel plugin list --available")]
     List {
         /// The providers that come with Keywheel, installed or not
         #[arg(long)]
         available: bool,
     },
     /// What serves a service, what it may do, and what waits to replace it
+    #[command(after_help = "Examples:\n  keywheel plugin show gitlab")]
     Show { service: String },
     /// What a plugin file is and would be allowed, without installing it
+    #[command(after_help = "Examples:\n  keywheel plugin check forge.wasm")]
     Check { file: PathBuf },
     /// Run a plugin's fixtures in the sandbox, with every answer gone wrong once, and say what is at fault
+    #[command(after_help = "Examples:\n  keywheel plugin test forge.wasm --strict")]
     Test(plugin_test::Arguments),
     /// Copy a plugin file into the folder, with the signature beside it
+    #[command(
+        after_help = "Examples:\n  keywheel plugin install gitlab\n  keywheel plugin install ./forge.wasm"
+    )]
     Install {
         /// The file, or the name of a provider that comes with Keywheel
         file: PathBuf,
     },
     /// Show what a service's plugin asks for beyond what it has, and grant exactly that
+    #[command(
+        after_help = "Examples:\n  keywheel plugin approve gitlab\n  keywheel plugin approve gitlab --digest 0123456789abcdef"
+    )]
     Approve {
         service: String,
         /// Grant without asking
@@ -65,20 +85,30 @@ pub enum Command {
         digest: Option<String>,
     },
     /// Let a service whose worker kept dying run again
+    #[command(after_help = "Examples:\n  keywheel plugin unpark gitlab")]
     Unpark { service: String },
     /// Stop everything that a service does by itself
+    #[command(after_help = "Examples:\n  keywheel plugin pause gitlab")]
     Pause { service: String },
     /// Go on after a pause
+    #[command(after_help = "Examples:\n  keywheel plugin resume gitlab")]
     Resume { service: String },
     /// How often the credentials of a service are checked, such as 90s, 15m, 12h
+    #[command(
+        after_help = "Examples:\n  keywheel plugin every gitlab 30m\n  keywheel plugin every gitlab default"
+    )]
     Every {
         service: String,
         /// Or `default`: as the plugin says
         time: String,
     },
     /// Remove a service's plugin file; credentials and reports stay
+    #[command(after_help = "Examples:\n  keywheel plugin remove gitlab")]
     Remove { service: String },
     /// What was decided about plugins, by whom and when, newest first
+    #[command(
+        after_help = "Examples:\n  keywheel plugin history\n  keywheel plugin history gitlab --limit 10"
+    )]
     History {
         /// Of one service
         service: Option<String>,
@@ -87,6 +117,9 @@ pub enum Command {
         limit: u32,
     },
     /// Believe the signatures of a minisign key
+    #[command(
+        after_help = "Examples:\n  keywheel plugin trust minisign.pub --name Ann\n  keywheel plugin trust --list"
+    )]
     Trust {
         /// The public key, or the file it is in
         #[arg(required_unless_present = "list")]
@@ -99,11 +132,13 @@ pub enum Command {
         list: bool,
     },
     /// Believe a key no longer
+    #[command(after_help = "Examples:\n  keywheel plugin distrust 0123456789ABCDEF")]
     Distrust {
         /// As `keywheel plugin keys` shows it
         key_id: String,
     },
     /// The keys that are trusted
+    #[command(after_help = "Examples:\n  keywheel plugin keys")]
     Keys,
 }
 
@@ -118,27 +153,45 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
         command => command,
     };
     let home = home?;
+    let service = match &command {
+        Command::Show { service }
+        | Command::Approve { service, .. }
+        | Command::Unpark { service }
+        | Command::Pause { service }
+        | Command::Resume { service }
+        | Command::Every { service, .. }
+        | Command::Remove { service } => Some(service.clone()),
+        _ => None,
+    };
+    let ran = run_at(&home, command, output).await;
+    match service {
+        Some(service) => ran.map_err(|failure| suggest::with_service(&home, &service, failure)),
+        None => ran,
+    }
+}
+
+async fn run_at(home: &Home, command: Command, output: Output) -> Result<(), Failure> {
     let absolute = |file: PathBuf| {
         // The daemon has another working folder.
         std::path::absolute(&file).map_err(Failure::io(format!("{} can't be found", file.display())))
     };
     match command {
-        Command::List { available: false } => list(&home, output).await,
-        Command::List { available: true } => available(&home, output),
-        Command::Show { service } => show(&home, &service, output).await,
+        Command::List { available: false } => list(home, output).await,
+        Command::List { available: true } => available(home, output),
+        Command::Show { service } => show(home, &service, output).await,
         Command::Check { file } => {
-            describe(&home, Operation::PluginCheck { path: absolute(file)? }, output).await
+            describe(home, Operation::PluginCheck { path: absolute(file)? }, output).await
         }
         Command::Install { file } => {
             let file = if is_name(&file) { of_catalogue(&file.to_string_lossy())? } else { absolute(file)? };
-            describe(&home, Operation::PluginInstall { path: file }, output).await
+            describe(home, Operation::PluginInstall { path: file }, output).await
         }
         Command::Approve { service, yes, digest } => {
-            approve(&home, &service, yes, digest.as_deref(), output).await
+            approve(home, &service, yes, digest.as_deref(), output).await
         }
         Command::Unpark { service } => {
             let operation = Operation::PluginUnpark { service: service.clone() };
-            let Outcome::Unparked(parked) = Connection::once(&home, operation).await? else {
+            let Outcome::Unparked(parked) = Connection::once(home, operation).await? else {
                 return Err(unexpected());
             };
             output.value(&json!({ "service": service, "unparked": parked }), || match parked {
@@ -147,11 +200,11 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
             });
             Ok(())
         }
-        Command::Pause { service } => pause(&home, service, true, output).await,
-        Command::Resume { service } => pause(&home, service, false, output).await,
+        Command::Pause { service } => pause(home, service, true, output).await,
+        Command::Resume { service } => pause(home, service, false, output).await,
         Command::Every { service, time } => {
             let seconds = if time == "default" { None } else { Some(seconds(&time)?) };
-            Connection::once(&home, Operation::PluginEvery { service: service.clone(), seconds }).await?;
+            Connection::once(home, Operation::PluginEvery { service: service.clone(), seconds }).await?;
             output.value(&json!({ "service": service, "every": seconds }), || match seconds {
                 Some(_) => format!("credentials of `{service}` are checked every {time}, those with a time of their own as before"),
                 None => format!("credentials of `{service}` are checked as often as its plugin says"),
@@ -159,21 +212,21 @@ pub async fn run(home: Result<Home, ConfigError>, command: Command, output: Outp
             Ok(())
         }
         Command::Remove { service } => {
-            let Outcome::Lines(lines) = Connection::once(&home, Operation::PluginRemove { service }).await?
+            let Outcome::Lines(lines) = Connection::once(home, Operation::PluginRemove { service }).await?
             else {
                 return Err(unexpected());
             };
             output.value(&lines, || lines.join("\n"));
             Ok(())
         }
-        Command::History { service, limit } => history(&home, service.as_deref(), limit, output),
-        Command::Trust { key: Some(key), name, .. } => trust(&home, &key, name, output).await,
-        Command::Trust { key: None, .. } | Command::Keys => keys(&home, output),
+        Command::History { service, limit } => history(home, service.as_deref(), limit, output),
+        Command::Trust { key: Some(key), name, .. } => trust(home, &key, name, output).await,
+        Command::Trust { key: None, .. } | Command::Keys => keys(home, output),
         Command::Test(_) | Command::New(_) | Command::Dev(_) | Command::Record(_) | Command::Pack(_) => {
             Ok(())
         }
         Command::Distrust { key_id } => {
-            let Outcome::Lines(ids) = Connection::once(&home, Operation::PluginDistrust { key_id }).await?
+            let Outcome::Lines(ids) = Connection::once(home, Operation::PluginDistrust { key_id }).await?
             else {
                 return Err(unexpected());
             };
@@ -204,7 +257,14 @@ async fn plugins(home: &Home, operation: Operation) -> Result<Vec<PluginStatus>,
 async fn list(home: &Home, output: Output) -> Result<(), Failure> {
     output.table(
         &plugins(home, Operation::PluginList).await?,
-        &["file", "state", "service", "version", "signer", "reason"],
+        &[
+            Column::kept("file"),
+            Column::word("state"),
+            Column::ranked("service", 3),
+            Column::ranked("version", 4),
+            Column::ranked("signer", 5),
+            Column::ranked("reason", 1),
+        ],
         |plugin| {
             vec![
                 Cell::new(&plugin.file),
@@ -229,7 +289,7 @@ fn of_catalogue(service: &str) -> Result<PathBuf, Failure> {
     catalogue::file(service).map_err(no_catalogue)
 }
 
-fn no_catalogue(error: CatalogueError) -> Failure {
+pub fn no_catalogue(error: CatalogueError) -> Failure {
     let what = error.to_string();
     match error {
         CatalogueError::NoSuchService { .. } | CatalogueError::Missing(_) => Failure::NotFound(what),
@@ -460,7 +520,16 @@ fn history(home: &Home, service: Option<&str>, limit: u32, output: Output) -> Re
     home.require()?;
     output.table(
         &Reader::open(&home.database())?.audit(service, limit)?,
-        &["when", "by", "what", "service", "file", "digest", "signer", "detail"],
+        &[
+            Column::kept("when"),
+            Column::ranked("by", 4),
+            Column::word("what"),
+            Column::ranked("service", 2),
+            Column::ranked("file", 3),
+            Column::ranked("digest", 5),
+            Column::ranked("signer", 6),
+            Column::ranked("detail", 1),
+        ],
         |row| {
             let word = |text: &Option<String>| Cell::new(text.as_deref().unwrap_or("–"));
             vec![

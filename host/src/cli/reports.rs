@@ -6,6 +6,7 @@ use clap::Subcommand;
 use comfy_table::Cell;
 
 use super::Failure;
+use super::layout::Column;
 use super::output::{Output, coloured};
 use crate::config::Home;
 use crate::db::queries::{Reader, ReportFilter, ReportRow};
@@ -17,6 +18,9 @@ const LOOK: Duration = Duration::from_millis(200);
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The newest reports
+    #[command(
+        after_help = "Examples:\n  keywheel reports list --credential ann --limit 10\n  keywheel reports list --status failed --since 2026-01-31T12:00:00Z"
+    )]
     List {
         #[command(flatten)]
         filter: Filter,
@@ -25,10 +29,17 @@ pub enum Command {
         before: Option<i64>,
     },
     /// One report, whole
+    #[command(after_help = "Examples:\n  keywheel reports show 42")]
     Show { id: i64 },
     /// New reports as they come
+    #[command(
+        after_help = "Examples:\n  keywheel reports tail\n  keywheel reports tail --service gitlab --json"
+    )]
     Tail(Filter),
     /// Delete old reports now, to the archive first if there is one
+    #[command(
+        after_help = "Examples:\n  keywheel reports prune --dry-run\n  keywheel reports prune --older-than 30d --keep 1000 --archive /mnt/reports"
+    )]
     Prune(super::prune::Prune),
 }
 
@@ -96,7 +107,15 @@ pub async fn run(home: &Home, command: Command, output: Output) -> Result<(), Fa
             let reports = reader.reports(&ReportFilter { before_id: before, ..filter.resolve()? })?;
             output.table(
                 &reports,
-                &["id", "finished", "service", "credential", "attempt", "status", "message"],
+                &[
+                    Column::word("id"),
+                    Column::ranked("finished", 3),
+                    Column::ranked("service", 4),
+                    Column::kept("credential"),
+                    Column::ranked("attempt", 5),
+                    Column::word("status"),
+                    Column::ranked("message", 1),
+                ],
                 |row| {
                     vec![
                         Cell::new(row.id),

@@ -8,18 +8,20 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::connection::Connection;
 use super::credential::seconds;
+use super::layout::Column;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
 use crate::config::Home;
 use crate::control::{Operation, Outcome};
 use crate::credential::now;
 use crate::db::queries::Reader;
-use crate::external::TokenState;
 use crate::report::iso8601;
+use crate::token::TokenState;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a token for the workers of a service, and print it, this once
+    #[command(after_help = "Examples:\n  keywheel worker-token create shop --name browser --expires 90d")]
     Create {
         service: String,
         /// Yours, to know it by
@@ -30,8 +32,10 @@ pub enum Command {
         expires: Option<String>,
     },
     /// Every token, and when it was last used
+    #[command(after_help = "Examples:\n  keywheel worker-token list")]
     List,
     /// End a token for good, and forget its workers; their reports stay
+    #[command(after_help = "Examples:\n  keywheel worker-token revoke 0123456789abcdef")]
     Revoke { token_id: String },
 }
 
@@ -99,7 +103,15 @@ fn list(home: &Home, output: Output) -> Result<(), Failure> {
     }
     output.table(
         &states,
-        &["token", "name", "service", "state", "created", "last used", "expires"],
+        &[
+            Column::kept("token"),
+            Column::ranked("name", 1),
+            Column::ranked("service", 2),
+            Column::word("state"),
+            Column::ranked("created", 5),
+            Column::ranked("last used", 4),
+            Column::ranked("expires", 3),
+        ],
         |(state, row)| {
             vec![
                 Cell::new(&row.token_id),

@@ -1,6 +1,12 @@
 //! Where an installation lives and what its operator chose. A configuration never changes; a
 //! running daemon may be given another one (`Live`), and each part says whether it follows. A leaf.
 
+pub mod alerts;
+pub mod metrics;
+pub mod place;
+pub mod sinks;
+pub mod telemetry;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -15,6 +21,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
 
 use crate::protocol::Require;
 use crate::quiet::Quiet;
@@ -24,7 +31,7 @@ pub enum ConfigError {
     #[error("no home: {0} doesn't exist; hint: `keywheel init` makes one")]
     NoHome(PathBuf),
     #[error(
-        "no master key at {0}, and a database beside it; hint: put the backup of it back, or run `keywheel init` if this home was never finished"
+        "no master key at {0}, and a database beside it; hint: put the backup of it back, name the file in KEYWHEEL_MASTER_KEY if it lies elsewhere, or run `keywheel init` if this home was never finished"
     )]
     NoKey(PathBuf),
     #[error(
@@ -70,6 +77,32 @@ impl Live {
 #[derive(Debug, Clone)]
 pub struct Home {
     root: PathBuf,
+    /// Where the master key is, if not in the home.
+    key: Option<KeyElsewhere>,
+}
+
+/// A master key outside of the home: who has a copy of the home has no secret then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum KeyElsewhere {
+    /// The file that `KEYWHEEL_MASTER_KEY` names.
+    Named(PathBuf),
+    /// What systemd put into the folder that it made for this service alone.
+    Credential(PathBuf),
+}
+
+/// The name of a systemd credential, and of the file in the home.
+pub const KEY_NAME: &str = "master.key";
+
+impl KeyElsewhere {
+    fn find() -> Option<Self> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let Some(named) = set("KEYWHEEL_MASTER_KEY") {
+            // Absolute, as the home is: children change their folder.
+            return Some(Self::Named(std::path::absolute(&named).unwrap_or(named)));
+        }
+        let credential = set("CREDENTIALS_DIRECTORY")?.join(KEY_NAME);
+        credential.exists().then_some(Self::Credential(credential))
+    }
 }
 
 impl Home {
@@ -87,7 +120,13 @@ impl Home {
         let root = named.or_else(usual).ok_or(ConfigError::Nowhere)?;
         // A relative home would follow the caller's folder; children change theirs.
         let root = std::path::absolute(&root).map_err(|source| ConfigError::Io { path: root, source })?;
-        Ok(Self { root })
+        Ok(Self { root, key: KeyElsewhere::find() })
+    }
+
+    /// The same home with its master key in this file.
+    #[must_use]
+    pub fn with_master_key(self, file: PathBuf) -> Self {
+        Self { key: Some(KeyElsewhere::Named(file)), ..self }
     }
 
     pub fn root(&self) -> &Path {
@@ -99,7 +138,20 @@ impl Home {
     }
 
     pub fn master_key(&self) -> PathBuf {
-        self.root.join("master.key")
+        match &self.key {
+            None => self.root.join(KEY_NAME),
+            Some(KeyElsewhere::Named(path) | KeyElsewhere::Credential(path)) => path.clone(),
+        }
+    }
+
+    /// Where the key lies by itself.
+    pub fn own_master_key(&self) -> PathBuf {
+        self.root.join(KEY_NAME)
+    }
+
+    /// Whether systemd keeps the key for this service.
+    pub fn key_is_credential(&self) -> bool {
+        matches!(self.key, Some(KeyElsewhere::Credential(_)))
     }
 
     pub fn database(&self) -> PathBuf {
@@ -144,11 +196,15 @@ impl Home {
     pub fn require(&self) -> Result<(), ConfigError> {
         if self.exists() && self.database().exists() {
             Ok(())
-        } else if self.exists() {
+        } else if self.exists() && self.key.is_none() {
             // A new one in its place would look like an installation that never had a credential.
             Err(ConfigError::NoDatabase(self.database()))
         } else if self.database().exists() {
-            Err(ConfigError::NoKey(self.master_key()))
+            // A daemon that runs has its key, wherever that is; it isn't this process's business.
+            match std::os::unix::net::UnixStream::connect(self.socket()) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(ConfigError::NoKey(self.master_key())),
+            }
         } else {
             Err(ConfigError::NoHome(self.root.clone()))
         }
@@ -216,9 +272,19 @@ pub struct Config {
     /// Certificates to trust beside the system's, in PEM.
     pub extra_ca_file: Option<PathBuf>,
     pub http: Http,
+    pub metrics: metrics::Metrics,
+    pub telemetry: telemetry::Telemetry,
     pub reports: Reports,
+    pub alerts: alerts::Alerts,
+    /// What is logged, where the command line doesn't say: a level, or tracing's filters.
+    pub log: Option<String>,
+    /// The file's own text.
+    #[serde(skip)]
+    pub text: String,
     /// The operator's rules for services, by name. A service needn't be there yet.
     pub services: BTreeMap<String, ServiceRules>,
+    /// Where secrets go that are in force, by name.
+    pub sinks: sinks::Sinks,
 }
 
 /// The HTTP port: none unless it is asked for.
@@ -369,8 +435,14 @@ impl Default for Config {
             rescan_seconds: 30,
             extra_ca_file: None,
             http: Http::default(),
+            metrics: metrics::Metrics::default(),
+            telemetry: telemetry::Telemetry::default(),
             reports: Reports::default(),
+            alerts: alerts::Alerts::default(),
+            log: None,
+            text: String::new(),
             services: BTreeMap::new(),
+            sinks: sinks::Sinks::new(),
         }
     }
 }
@@ -391,14 +463,19 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 # A worker without work for this long is stopped; it starts again when something is due.
 #idle_stop_seconds = 300
 
+# What is logged, where neither --log nor KEYWHEEL_LOG says: a level, or tracing's filters such as
+# "info,keywheel::rotation=debug".
+#log = "info"
+
 # The plugin folder is watched, and looked at this often all the same.
 #rescan_seconds = 30
 
 # Certificates to trust beside the system's, in PEM.
 #extra_ca_file = "/etc/keywheel/ca.pem"
 
-# The HTTP port, for the dashboard and for workers that can't be plugins. Without `listen` there
-# is none. It speaks plain HTTP: only loopback addresses are allowed, unless `allow_remote` is true. `hosts` are the
+# The HTTP port, for the dashboard, for workers that can't be plugins, for programs that read
+# secrets, and for metrics. Without `listen` there is none. It speaks plain HTTP: only loopback
+# addresses are allowed, unless `allow_remote` is true. `hosts` are the
 # names by which a proxy in front of it is called. The other two are limits for each token.
 #[http]
 #listen = "127.0.0.1:7878"
@@ -406,6 +483,19 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #hosts = []
 #requests_per_second = 10
 #requests_at_once = 50
+
+# /metrics on that port. "token" lets in tokens with the scope `metrics` alone; "open" everyone who
+# reaches the port. Without a line it is "open" where only loopback does and there are no series
+# for each credential. `per_credential` gives each of the first 10000 its own.
+#[metrics]
+#access = "open"
+#per_credential = false
+
+# Traces of attempts, by OTLP over HTTP, in builds with the feature `otel`. Without an endpoint
+# there are none. `sample` is the share of attempts that is traced, 1 for all of them.
+#[telemetry]
+#otlp_endpoint = "http://127.0.0.1:4318"
+#sample = 0.1
 
 # Reports of attempts older than so many days are deleted, and so are those past so many newest
 # of a credential; 0 means no such limit. The last report of each credential and its last
@@ -417,6 +507,40 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 # below this folder. The folder above it must exist.
 #archive = "archive"
 
+# Who is told when something is in trouble, and when it is well again. Without a channel nobody is
+# and nothing is watched; `keywheel alert test` tries them. Times are such as "90s", "15m", "24h".
+#[alerts]
+# Told after so many failures in a row; at once where a person must act.
+#after_failures = 3
+# Told again this often while it lasts, so many times.
+#remind_every = "24h"
+#remind_at_most = 7
+# What happens to one service within the first is one notice; the next comes after the second.
+#group_wait = "30s"
+#group_interval = "5m"
+# Days before the end of a secret that Keywheel can't renew by itself.
+#expiry_days = [14, 7, 1]
+# Free space of this folder's disk, in MiB; an eighth of it is critical. 0: not looked at.
+#disk_low_mib = 256
+# Where backups go, and how old the newest file there may get (unset: not looked at).
+#backup_folder = "/var/backups/keywheel"
+#backup_max_age = "2d"
+# Asked for while everything turns, and only then: a watchdog elsewhere notices the silence.
+#heartbeat_url = "https://watchdog.example/ping/keywheel"
+#heartbeat_every = "1m"
+# The first wait after a message wasn't taken; it doubles up to half an hour, for a day.
+#retry_first = "5s"
+
+# One section for each channel, with a name of yours. `severity` is "warning" or "critical", the
+# least that is told there; `services` are the only ones it is told about. Addresses and tokens
+# may be in files of their own: `url_file` in place of `url`.
+#[alerts.channels.NAME]
+#kind = "webhook"        # or "slack", "discord", "ntfy", "email", "command"
+#url = "https://receiver.example/alerts"
+#secret_file = "alerts.secret"
+#severity = "warning"
+#services = []
+
 # Rules for one service, by the name that `keywheel plugin list` shows. None of them has a default.
 #[services.NAME]
 # Attempts at once, and requests in a minute, of all its credentials together.
@@ -424,6 +548,29 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #rate_per_minute = 60
 # Nothing is rotated by itself then, unless the secret would expire meanwhile; checks go on.
 #quiet = ["22:00-06:00 Europe/Berlin"]
+
+# A sink, by a name of your own: where a credential's secrets go whenever new ones are in force.
+# A file, then a command, then a webhook; any of them will do. None of it has a default but the
+# file's mode and the two times.
+#[sinks.NAME]
+#credential = "ann"
+# netscape (cookies.txt), storage-state (Playwright), browser-json, header, env or json. The file
+# is replaced whole or not at all; the folder must exist.
+#path = "/run/app/cookies.txt"
+#format = "netscape"
+# For format = "header": which cookies are sent depends on it.
+#url = "https://shop.example/"
+#mode = "0600"
+#owner = "app:app"
+# Run after the file was written: a program and its arguments, no shell.
+#command = ["systemctl", "reload", "app"]
+#command_seconds = 30
+# Told that there are new secrets, never what they are; signed, see docs/operating.md.
+#webhook = "https://app.example/hooks/keywheel"
+#webhook_secret_file = "/etc/keywheel/webhook.secret"
+# A delivery is an acknowledgement: rotations that would retire the secret before wait for it.
+#acknowledges = false
+#acknowledge_wait_seconds = 600
 "#;
 
 impl Config {
@@ -436,22 +583,63 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(ConfigError::Io { path, source }),
         };
-        let config: Self = toml::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.clone(), message: error.to_string() })?;
-        if config.rescan_seconds == 0 || config.idle_stop_seconds == 0 {
-            return Err(ConfigError::Parse { path, message: "seconds must be at least 1".into() });
+        Self::parse(&text, &path, Some(home))
+    }
+
+    /// Reads and judges a configuration; `path` is for the words alone. Without a home what it
+    /// says of paths isn't compared with that.
+    ///
+    /// # Errors
+    /// An unknown field or a value that isn't allowed, with line and column.
+    pub fn parse(text: &str, path: &Path, home: Option<&Home>) -> Result<Self, ConfigError> {
+        Self::judge(text, path.to_owned(), home).map_err(|error| match error {
+            // What is wrong with the writing has its place already.
+            ConfigError::Parse { path, message } if !message.starts_with("line ") => {
+                ConfigError::Parse { path, message: place::of_meaning(text, &message) }
+            }
+            error => error,
+        })
+    }
+
+    /// Each check's words begin with the key that they are about.
+    fn judge(text: &str, path: PathBuf, home: Option<&Home>) -> Result<Self, ConfigError> {
+        let mut config: Self = toml::from_str(text).map_err(|error| {
+            let message = place::of_syntax(text, &error);
+            ConfigError::Parse { path: path.clone(), message }
+        })?;
+        text.clone_into(&mut config.text);
+        for (key, found) in
+            [("rescan_seconds", config.rescan_seconds), ("idle_stop_seconds", config.idle_stop_seconds)]
+        {
+            if found == 0 {
+                let message = format!("{key} is 0; seconds must be at least 1");
+                return Err(ConfigError::Parse { path, message });
+            }
         }
-        if let Err(message) = config.http.check() {
+        if let Some(Err(error)) = config.log.as_ref().map(EnvFilter::try_new) {
+            let message = format!(
+                "log is {:?}, which can't be read: {error}; allowed: off, error, warn, info, debug, trace, or filters such as \"info,keywheel::rotation=debug\"",
+                config.log.as_deref().unwrap_or_default()
+            );
+            return Err(ConfigError::Parse { path, message });
+        }
+        if let Err(message) = config.http.check().and_then(|()| config.telemetry.check()) {
             return Err(ConfigError::Parse { path, message });
         }
         if config.reports.archive.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
             let message = "reports.archive is empty; allowed: a folder, or leave the line out".into();
             return Err(ConfigError::Parse { path, message });
         }
+        if let Err(message) = config.alerts.check() {
+            return Err(ConfigError::Parse { path, message });
+        }
         for (service, rules) in &config.services {
             if let Err(message) = rules.check(service) {
                 return Err(ConfigError::Parse { path, message });
             }
+        }
+        if let Err(message) = sinks::check(&config.sinks, home) {
+            return Err(ConfigError::Parse { path, message });
         }
         Ok(config)
     }

@@ -11,6 +11,7 @@ use super::column::{
     millis, read_generation, read_json, read_millis, read_optional_json, read_optional_millis,
     read_optional_word, read_word,
 };
+use super::uses::{self, Behind};
 use super::writer::{
     Claim, ClaimDue, ClaimToken, Claims, Due, Gate, GenerationChange, Interrupted, MonitorUpdate,
     NewCredential, NewGeneration, OverdueRow, PREVIOUS_KEPT, Passage, PendingProvider, ProviderUpdate, Rest,
@@ -513,7 +514,7 @@ pub(super) fn replace_generation(db: &Connection, new: &NewGeneration, at: Milli
     db.prepare_cached(
         "UPDATE cookie_rotation_monitor
          SET next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN NULL ELSE ?3 END,
-             next_action = ?4, expires_at = ?5, consecutive_failures = 0,
+             next_action = ?4, expires_at = ?5, consecutive_failures = 0, waits_since = NULL,
              next_reason = 'new secrets were imported'
          WHERE cookie_id = ?2",
     )?
@@ -613,7 +614,9 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
         let mut left = quota;
         for _ in 0..GATE_ROUNDS {
             let due = due_of(db, service, now, left, claim)?;
-            let held = due.iter().filter(|due| matches!(due, Found::Due(_, Passage::Wait { .. }))).count();
+            let is_held =
+                |found: &Found| matches!(found, Found::Due(_, Passage::Wait { .. } | Passage::Await { .. }));
+            let held = due.iter().filter(|found| is_held(found)).count();
             for found in due {
                 match found {
                     // Only the owner knows whether it still works on it.
@@ -632,6 +635,10 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
                     Found::Due(credential, Passage::Wait { until, why }) => {
                         // Past the clock that found it due, or it would be found again.
                         put_off(db, &[(credential, until.max(claim.now + 1))], &why)?;
+                    }
+                    Found::Due(credential, Passage::Await { until, since, why }) => {
+                        put_off(db, &[(credential, until.max(claim.now + 1))], &why)?;
+                        uses::wait(db, credential, since)?;
                     }
                 }
             }
@@ -712,7 +719,8 @@ enum Found {
 /// journal row lost its owner, or its owner is the one who asks.
 const DUE: &str = "
     SELECT c.id, j.fence, m.next_action, m.cookie_id, m.expires_at, c.quiet_json,
-           c.settings_json, c.private_hosts_json, j.owner = ?4
+           c.settings_json, c.private_hosts_json, j.owner = ?4, c.method, m.next_due_at,
+           c.rotated_at, m.waits_since, c.pending_generation IS NOT NULL
     FROM cookie_rotation_monitor m
     JOIN credentials c ON c.credential_id = m.cookie_id
     LEFT JOIN journal j ON j.credential = c.id
@@ -736,18 +744,38 @@ fn due_of(
                 let token = ClaimToken { credential_row: credential, credential_id: row.get(3)?, fence };
                 return Ok(Found::Open(token, row.get::<_, Option<bool>>(8)?.unwrap_or(false)));
             }
+            let action = read_word(row, 2, Action::parse)?;
             let passage = claim.gate.judge(Due {
                 service,
-                action: read_word(row, 2, Action::parse)?,
+                action,
                 credential_id: row.get_ref(3)?.as_str()?,
                 expires: read_optional_millis(row, 4)?,
                 quiet_json: row.get_ref(5)?.as_str_or_null()?,
                 settings_json: row.get_ref(6)?.as_str()?,
                 private_hosts_json: row.get_ref(7)?.as_str()?,
+                method: row.get_ref(9)?.as_str_or_null()?,
+                due_at: read_millis(row, 10)?,
+                issued: read_millis(row, 11)?,
+                behind: &behind_rotation(db, credential, action, row.get(13)?)?,
+                waits_since: read_optional_millis(row, 12)?,
             });
             Ok(Found::Due(credential, passage))
         })?
         .collect()
+}
+
+/// Who hasn't acknowledged what a rotation starts from. Of one that issued something already there
+/// is nothing to wait for: that is only tested.
+fn behind_rotation(
+    db: &Connection,
+    credential: i64,
+    action: Action,
+    has_pending: bool,
+) -> rusqlite::Result<Vec<Behind>> {
+    match action {
+        Action::Rotate if !has_pending => uses::behind(db, credential),
+        Action::Rotate | Action::Validate => Ok(Vec::new()),
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "as the writer is asked, and the gate")]
@@ -778,7 +806,8 @@ fn rest_of(db: &Connection, credential: i64, now: Millis, gate: &Gate) -> Writte
     let rest = db
         .prepare_cached(
             "SELECT c.paused, m.asked_until, c.service, c.credential_id, m.expires_at, c.quiet_json,
-                    c.settings_json, c.private_hosts_json
+                    c.settings_json, c.private_hosts_json, c.method, m.next_due_at, c.rotated_at,
+                    m.waits_since, c.pending_generation IS NOT NULL
              FROM credentials c
              JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id WHERE c.id = ?1",
         )?
@@ -797,10 +826,15 @@ fn rest_of(db: &Connection, credential: i64, now: Millis, gate: &Gate) -> Writte
                 quiet_json: row.get_ref(5)?.as_str_or_null()?,
                 settings_json: row.get_ref(6)?.as_str()?,
                 private_hosts_json: row.get_ref(7)?.as_str()?,
+                method: row.get_ref(8)?.as_str_or_null()?,
+                due_at: read_optional_millis(row, 9)?.unwrap_or(now),
+                issued: read_millis(row, 10)?,
+                behind: &behind_rotation(db, credential, Action::Rotate, row.get(12)?)?,
+                waits_since: read_optional_millis(row, 11)?,
             });
             Ok(match passage {
                 Passage::Go(_) => None,
-                Passage::Wait { why, .. } => Some(Rest::Held { why }),
+                Passage::Wait { why, .. } | Passage::Await { why, .. } => Some(Rest::Held { why }),
             })
         })?;
     Ok(rest)
@@ -867,7 +901,7 @@ fn read_claim(db: &Connection, credential: i64, interrupted: bool) -> Written<Cl
                     c.rotated_at, c.validate_interval_seconds, m.consecutive_failures,
                     m.last_verdict, m.expires_at, j.phase, j.method, j.commit_class,
                     j.from_generation, c.max_age_seconds, c.doubtful_generation,
-                    c.idle_limit_seconds, c.quiet_json
+                    c.idle_limit_seconds, c.quiet_json, c.restored_generation
              FROM credentials c
              JOIN journal j ON j.credential = c.id
              JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
@@ -880,6 +914,8 @@ fn read_claim(db: &Connection, credential: i64, interrupted: bool) -> Written<Cl
     if let Some(generation) = pending {
         claim.pending = read_generation(db, credential, generation)?;
     }
+    let behind = behind_rotation(db, credential, claim.action, claim.pending.is_some())?;
+    claim.unacknowledged = behind.into_iter().map(|consumer| consumer.name).collect();
     Ok(claim)
 }
 
@@ -924,6 +960,8 @@ fn claim_from(
             None
         },
         doubtful_generation: row.get(24)?,
+        restored_generation: row.get(27)?,
+        unacknowledged: Vec::new(),
     };
     Ok((claim, row.get(11)?, row.get(12)?))
 }
@@ -1079,8 +1117,12 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
 
     if let Some(in_doubt) = end.in_doubt {
         db.prepare_cached(
+            // A doubt from a backup goes over to what was promoted in it; any other end ends it.
             "UPDATE credentials
-             SET doubtful_generation = CASE WHEN ?2 THEN current_generation END WHERE id = ?1",
+             SET doubtful_generation = CASE WHEN ?2 THEN current_generation END,
+                 restored_generation = CASE WHEN ?2 AND restored_generation = doubtful_generation
+                                            THEN current_generation END
+             WHERE id = ?1",
         )?
         .execute(params![credential, in_doubt])?;
     }
@@ -1126,6 +1168,7 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
              consecutive_failures = ?7, expires_at = ?8,
              next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN NULL ELSE ?9 END,
              next_action = ?10, last_report_id = ?11, asked_until = ?12,
+             waits_since = CASE WHEN ?14 THEN NULL ELSE waits_since END,
              next_reason = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN 'paused' ELSE ?13 END
          WHERE cookie_id = ?2",
     )?
@@ -1143,6 +1186,7 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
         report,
         end.monitor.asked_until.map(millis),
         end.monitor.next_reason,
+        matches!(end.generations, GenerationChange::Promote(_)),
     ])?;
     Ok(report)
 }

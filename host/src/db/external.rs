@@ -9,9 +9,10 @@ use super::commands::{insert_audit, json, not_found};
 use super::writer::{WriteError, Writer};
 use super::{Actor, AuditEntry};
 use crate::credential::{Millis, now};
-use crate::external::{Presence, TokenState};
+use crate::external::Presence;
 use crate::limits;
 use crate::report::{Report, iso8601, parse_iso8601};
+use crate::token::TokenState;
 
 type Written<T> = Result<T, WriteError>;
 

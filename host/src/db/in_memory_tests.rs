@@ -5,12 +5,27 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
+use super::copies::{self, Restored};
 use super::writer::{Claim, ClaimDue, ClaimToken, Finish, NewCredential, WriteError, finish_row};
 use super::{SealedKey, commands, migrations};
 use crate::credential::Millis;
 use crate::provider::CommitClass;
 
 pub struct InMemory(Connection);
+
+/// What an attempt's writes can change, in the order in which rows refer to each other.
+const TABLES: [&str; 6] = [
+    "credentials",
+    "generations",
+    "generation_keys",
+    "journal",
+    "cookie_rotation_monitor",
+    "cookie_rotation_reports",
+];
+
+pub struct Rows {
+    rows: Vec<Vec<Vec<rusqlite::types::Value>>>,
+}
 
 /// A generation as it lies there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +107,30 @@ impl InMemory {
     pub fn finish(&self, end: Finish, at: Millis) -> Result<i64, WriteError> {
         let row = finish_row(end, at)?;
         self.transact(|db| commands::finish(db, &row))
+    }
+
+    /// All rows as they are now.
+    pub fn backup(&self) -> Rows {
+        let rows = |table: &&str| {
+            let mut select = self.0.prepare(&format!("SELECT * FROM {table}")).expect("a statement");
+            let width = select.column_count();
+            let rows = select.query_map([], |row| (0..width).map(|at| row.get(at)).collect());
+            rows.expect("rows").collect::<Result<Vec<_>, _>>().expect("rows")
+        };
+        Rows { rows: TABLES.iter().map(rows).collect() }
+    }
+
+    /// What a restore makes of such rows.
+    pub fn restore(&self, backup: &Rows, restored: Restored, at: Millis) {
+        self.clear();
+        for (table, rows) in TABLES.iter().zip(&backup.rows) {
+            for row in rows {
+                let places = vec!["?"; row.len()].join(", ");
+                let insert = format!("INSERT INTO {table} VALUES ({places})");
+                self.0.execute(&insert, rusqlite::params_from_iter(row)).expect("a row");
+            }
+        }
+        self.transact(|db| copies::begin_restored(db, restored, at)).expect("it is restored");
     }
 
     fn numbers(&self, sql: &str) -> Vec<i64> {

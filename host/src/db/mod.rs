@@ -4,15 +4,23 @@
 //!
 //! This file owns how connections are opened and the lock that keeps a second host away.
 
+pub mod alerts;
+pub mod api_tokens;
+pub mod census;
 mod commands;
+pub mod copies;
 pub mod external;
+pub mod firefox;
+pub mod glance;
 #[cfg(test)]
 #[path = "in_memory_tests.rs"]
 pub mod in_memory;
 pub mod migrations;
+mod pulse;
 pub mod queries;
 #[cfg(test)]
 mod sync_probe;
+pub mod uses;
 pub mod views;
 pub mod writer;
 
@@ -153,7 +161,7 @@ fn open_for_writing(path: &Path, vfs: Option<&str>) -> Result<Connection, DbErro
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = connect(path, flags, vfs)?;
     // Before anything is changed: this may be another program's file.
-    migrations::check_ours(&db, path)?;
+    let found = migrations::check_ours(&db, path)?;
     let at = |source| DbError::at(path, source);
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(at)?;
     if mode != "wal" {
@@ -168,6 +176,9 @@ fn open_for_writing(path: &Path, vfs: Option<&str>) -> Result<Connection, DbErro
          PRAGMA journal_size_limit = {WAL_BYTES};"
     ))
     .map_err(at)?;
+    if found > 0 && found < migrations::current() {
+        copies::keep_before_migrating(&db, path, found)?;
+    }
     migrations::run(&mut db, path, migrations::ALL)?;
     Ok(db)
 }

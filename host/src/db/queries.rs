@@ -42,12 +42,12 @@ pub enum ReadError {
 
 pub(super) type Found<T> = Result<T, ReadError>;
 
-fn iso<S: Serializer>(at: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn iso<S: Serializer>(at: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&iso8601(*at))
 }
 
 #[expect(clippy::ref_option, reason = "the signature is serde's")]
-fn iso_option<S: Serializer>(at: &Option<Millis>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn iso_option<S: Serializer>(at: &Option<Millis>, serializer: S) -> Result<S::Ok, S::Error> {
     match at {
         Some(at) => serializer.serialize_some(&iso8601(*at)),
         None => serializer.serialize_none(),
@@ -352,6 +352,10 @@ impl Reader {
     /// No database, another program's, one of another schema, or one that can't be read.
     pub fn open(path: &Path) -> Result<Self, DbError> {
         Ok(Self { db: open_for_reading(path)? })
+    }
+
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.db
     }
 
     /// A value of the installation.
@@ -782,7 +786,7 @@ impl Reader {
         Ok(rows)
     }
 
-    fn one<T>(
+    pub(super) fn one<T>(
         &self,
         sql: &str,
         params: impl rusqlite::Params,

@@ -6,7 +6,9 @@ use std::fmt::Write;
 use rusqlite::{Connection, StatementStatus, params};
 use tempfile::TempDir;
 
+use super::super::census::FIRST_DUE;
 use super::super::open_for_writing;
+use super::super::queries::Reader;
 use super::{DUE, NEXT_DUE};
 use crate::credential::Millis;
 
@@ -48,6 +50,40 @@ fn queue(count: u32) -> (TempDir, Connection) {
     }
     db.execute_batch("COMMIT").unwrap();
     (folder, db)
+}
+
+/// What a glance says at size: `KEYWHEEL_SCHEDULED` says how many, and how long it took is printed.
+#[test]
+#[expect(clippy::print_stdout, reason = "whoever asks for a million wants to see the number")]
+fn a_glance_at_many_names_the_few_and_counts_the_rest() {
+    let count = scheduled();
+    let (folder, db) = queue(count);
+    // Of each hundred: one needs a person, one fails, one waits for its first look.
+    db.execute_batch(
+        "UPDATE cookie_rotation_monitor SET last_status = 'failed', last_verdict = 'needs-human',
+                 consecutive_failures = 2
+             WHERE cookie_id IN (SELECT credential_id FROM credentials WHERE id % 100 = 1);
+             UPDATE cookie_rotation_monitor SET last_status = 'unreachable', last_verdict = 'unknown',
+                 consecutive_failures = 1
+             WHERE cookie_id IN (SELECT credential_id FROM credentials WHERE id % 100 = 2);
+             UPDATE cookie_rotation_monitor SET last_status = NULL, last_verdict = NULL
+             WHERE cookie_id IN (SELECT credential_id FROM credentials WHERE id % 100 = 3);
+             UPDATE credentials SET paused = 1 WHERE id % 10 = 5;",
+    )
+    .unwrap();
+    let reader = Reader::open(&folder.path().join("keywheel.db")).unwrap();
+    let begin = std::time::Instant::now();
+    let glance = reader.glance(T0, T0 + 1).unwrap();
+    println!("{:?} for a glance at {count}", begin.elapsed());
+    assert_eq!(glance.counts, reader.counts().unwrap());
+    assert_eq!(glance.services.len() as u32, SERVICES);
+    assert_eq!(glance.services.iter().map(|row| row.credentials).sum::<u64>(), u64::from(count));
+    assert_eq!(glance.services.iter().map(|row| row.failing).sum::<u64>(), u64::from(count / 50));
+    assert_eq!(glance.person.len(), 10);
+    assert_eq!(glance.person_count, (count / 100).min(1_000));
+    assert_eq!(glance.unclear.iter().map(|row| row.count).sum::<u32>(), (count / 100).min(1_000));
+    // Of those that end first so many are looked at, and the failing among them are named above.
+    assert!(!glance.ending.is_empty() && glance.ending.len() <= 300, "{}", glance.ending.len());
 }
 
 fn plan(db: &Connection, sql: &str, count: usize) -> String {
@@ -105,4 +141,30 @@ fn a_scheduled_credential_takes_less_than_three_hundred_bytes_of_the_queue() {
     let each = bytes / i64::from(count);
     println!("{each} bytes each for {count}");
     assert!(each < 300, "{each} bytes each");
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "whoever asks for a million wants to see the number")]
+fn a_scrape_finds_the_first_that_is_due_in_the_same_few_steps_and_counts_the_rest_in_one_pass() {
+    let steps = |count| {
+        let (_folder, db) = queue(count);
+        let plan = plan(&db, FIRST_DUE, 1);
+        assert!(plan.lines().all(|line| line.starts_with("SEARCH")), "{plan}");
+        let mut first = db.prepare(FIRST_DUE).unwrap();
+        let due: i64 = first.query_row(["service-07"], |row| row.get(0)).unwrap();
+        assert!(due > T0 as i64);
+        first.get_status(StatementStatus::VmStep)
+    };
+    assert_eq!(steps(1_000), steps(20_000));
+
+    let count = scheduled();
+    let (folder, _db) = queue(count);
+    let reader = crate::db::Reader::open(&folder.path().join("keywheel.db")).unwrap();
+    let began = std::time::Instant::now();
+    let services = reader.census(T0).unwrap();
+    println!("{count} counted in {:?}", began.elapsed());
+    assert_eq!(services.len(), SERVICES as usize);
+    assert_eq!(services.iter().map(|of| of.states[0]).sum::<u64>(), u64::from(count));
+    let paused = count.div_ceil(10);
+    assert_eq!(services.iter().map(|of| of.scheduled).sum::<u64>(), u64::from(count - paused));
 }

@@ -14,6 +14,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::commands::{self, FinishRow};
+use super::uses::Behind;
 use super::{
     Action, AuditEntry, DbError, HomeLock, Phase, SealedGeneration, SealedKey, Signer, TrustedKey,
     open_for_writing, set_checkpoint,
@@ -151,6 +152,10 @@ pub struct Claim {
     pub interrupted: Option<Interrupted>,
     /// The generation that a rotation may have spent without anybody's knowing.
     pub doubtful_generation: Option<u32>,
+    /// The generation that a backup brought back.
+    pub restored_generation: Option<u32>,
+    /// The consumers that haven't acknowledged the current generation, where it is to be rotated.
+    pub unacknowledged: Vec<String>,
 }
 
 impl Claim {
@@ -158,6 +163,11 @@ impl Claim {
     pub fn in_doubt(&self) -> bool {
         let current = self.current.as_ref().map(|current| current.generation);
         current.is_some() && self.doubtful_generation == current
+    }
+
+    /// Whether it is in doubt because it comes from a backup.
+    pub fn is_restored(&self) -> bool {
+        self.in_doubt() && self.restored_generation == self.doubtful_generation
     }
 }
 
@@ -189,6 +199,17 @@ pub struct Due<'r> {
     pub quiet_json: Option<&'r str>,
     pub settings_json: &'r str,
     pub private_hosts_json: &'r str,
+    /// The operator's pick among the provider's methods.
+    pub method: Option<&'r str>,
+    /// When it fell due.
+    pub due_at: Millis,
+    /// When the current generation was issued.
+    pub issued: Millis,
+    /// Who hasn't acknowledged the current generation, where this is a rotation that nothing of
+    /// has been done yet.
+    pub behind: &'r [Behind],
+    /// Since when it waits for them.
+    pub waits_since: Option<Millis>,
 }
 
 /// What becomes of a due credential.
@@ -198,6 +219,8 @@ pub enum Passage {
     Go(Action),
     /// It isn't yet, and comes back then.
     Wait { until: Millis, why: String },
+    /// The same for a rotation that waits for consumers, since then.
+    Await { until: Millis, since: Millis, why: String },
 }
 
 /// Asked about each due credential before it is claimed. It runs in the writer's transaction, so
@@ -451,6 +474,14 @@ impl Writer {
     /// Changes with each commit, and when the database can't be written.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
+    }
+
+    /// Goes once through the writing thread and changes nothing: whoever asks learns that it turns.
+    ///
+    /// # Errors
+    /// Where the database can't be written, which the thread then says.
+    pub async fn turn(&self) -> Result<(), WriteError> {
+        self.run(|_| Ok(())).await
     }
 
     pub(super) async fn run<T: Send + 'static>(

@@ -1042,6 +1042,7 @@ async fn reports_are_found_by_credential_service_status_time_and_place() {
         reports: 6,
     };
     assert_eq!(reader.counts().unwrap(), expected);
+    assert_eq!(reader.glance(T0, T0).unwrap().counts, expected);
     let shown = serde_json::to_value(&reader.reports(&any()).unwrap()[0]).unwrap();
     assert_eq!(shown["cookieId"], "b");
     assert_eq!(shown["attemptNumber"], 3);

@@ -43,6 +43,7 @@ use super::{
 };
 use crate::credential::{self, Key, Millis};
 use crate::limits;
+use crate::meter::{self, Meter};
 use crate::protocol::{Captured, HttpError, HttpRequest, HttpResponse};
 use crate::provider::{AllowedOrigin, Resolved};
 
@@ -130,6 +131,19 @@ pub async fn over_network(
     Ok(whole)
 }
 
+/// How a hop ended, for the counts.
+fn outcome_of<T>(answered: &Result<(reqwest::Response, T), HttpError>) -> &'static str {
+    match answered {
+        Ok((response, _)) => meter::status_class(response.status().as_u16()),
+        Err(HttpError::Denied(_) | HttpError::Budget(_)) => "denied",
+        Err(HttpError::Dns(_)) => "dns",
+        Err(HttpError::Connect(_)) => "connect",
+        Err(HttpError::Tls(_)) => "tls",
+        Err(HttpError::Timeout) => "timeout",
+        Err(HttpError::TooLarge(_) | HttpError::Protocol(_) | HttpError::Other(_)) => "other",
+    }
+}
+
 /// The HTTP broker of a host; share it in an `Arc`.
 pub struct Egress {
     clients: [reqwest::Client; Reach::ALL.len()],
@@ -138,6 +152,7 @@ pub struct Egress {
     clocks: Mutex<Clocks>,
     restraints: Mutex<Restraints>,
     between: Option<Arc<Between>>,
+    meter: Arc<Meter>,
 }
 
 impl Egress {
@@ -167,7 +182,15 @@ impl Egress {
             clocks: Mutex::default(),
             restraints: Mutex::default(),
             between: None,
+            meter: Arc::default(),
         })
+    }
+
+    /// Counts its requests there.
+    #[must_use]
+    pub fn with_meter(mut self, meter: Arc<Meter>) -> Self {
+        self.meter = meter;
+        self
     }
 
     /// Puts something between this egress and the network.
@@ -253,7 +276,11 @@ impl Egress {
                 keys.extend(cookies.into_iter().map(|(key, ..)| key.to_owned()));
             }
             let sent = exchange.now();
+            let began = Instant::now();
             let answered = self.hop(exchange, &outgoing, request.cookies, now, deadline).await;
+            if !exchange.service.is_empty() {
+                self.meter.request(&exchange.service, outcome_of(&answered), began.elapsed());
+            }
             let held_back = matches!(
                 answered,
                 Err(HttpError::Denied(_) | HttpError::Budget(_) | HttpError::Dns(_) | HttpError::Connect(_))

@@ -3,32 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use thiserror::Error;
 use url::Url;
 
 use super::{HTTP_ONLY, is_past, is_sent_to, unfit_for_header};
+pub use crate::credential::Form;
 use crate::credential::{CookieAttributes, Jar, Key, Millis, Secret};
 use crate::registry::manifest::{listed, shown};
 use crate::report::iso8601;
-
-/// A form by its name: the same for commands, sinks and the port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Form {
-    /// `cookies.txt`, as curl and wget read it.
-    Netscape,
-    /// Playwright's.
-    StorageState,
-    /// The list that browser extensions import.
-    BrowserJson,
-    /// One `Cookie:` line for one URL.
-    Header,
-    /// Assignments that a shell reads.
-    Env,
-    /// Every key by its name.
-    Json,
-}
 
 /// The keys in a form. `url` is what a cookie header is for; other forms don't look at it.
 ///
@@ -44,6 +27,7 @@ pub fn to_form(jar: &Jar, form: Form, url: Option<&str>, now: Millis) -> Result<
         Form::Header => to_cookie_header(jar, url.ok_or(ExportError::NoUrl)?, now),
     }
 }
+
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ExportError {
     #[error("the credential has no cookies; hint: export its tokens as env or JSON")]
@@ -256,35 +240,68 @@ fn is_path_within(path: &str, cookie: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || cookie.ends_with('/') || rest.starts_with('/'))
 }
 
-/// Lines `NAME='value'` that a POSIX shell reads back: everything but a single quote means
-/// itself between single quotes, line breaks included.
+/// Lines `NAME=value`. A value of plain characters stands bare, for not every reader of `.env`
+/// files knows quotes; any other stands between single quotes, where for a POSIX shell everything
+/// but a single quote means itself, line breaks included.
 pub fn to_env(jar: &Jar) -> Result<Secret, ExportError> {
     let mut out = Text::new(jar);
+    for (variable, value) in variables(jar)? {
+        out.push(&variable);
+        out.push("=");
+        if is_plain(value) {
+            out.push(value);
+        } else {
+            out.push("'");
+            for (index, part) in value.split('\'').enumerate() {
+                out.push(if index > 0 { r"'\''" } else { "" });
+                out.push(part);
+            }
+            out.push("'");
+        }
+        out.push("\n");
+    }
+    Ok(out.finish())
+}
+
+/// Every key as an environment variable, in the jar's order.
+///
+/// # Errors
+/// What no variable can hold, and two keys that would be the same one.
+pub fn variables(jar: &Jar) -> Result<Vec<(String, &str)>, ExportError> {
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    let mut all = Vec::new();
     for key in &jar.keys {
         let variable = variable(&key.name);
         if let Some(first) = seen.insert(variable.clone(), &key.name) {
             let (first, second) = (first.to_owned(), key.name.clone());
             return Err(ExportError::SameVariable { first, second, variable });
         }
-        let value = text_of(key)?;
-        if value.contains('\0') {
-            let (what, format) = ("a zero byte", "a shell variable");
-            return Err(ExportError::Inexpressible { key: key.name.clone(), what, format });
-        }
-        out.push(&variable);
-        out.push("='");
-        for (index, part) in value.split('\'').enumerate() {
-            out.push(if index > 0 { r"'\''" } else { "" });
-            out.push(part);
-        }
-        out.push("'\n");
+        all.push((variable, variable_value(key)?));
     }
-    Ok(out.finish())
+    Ok(all)
+}
+
+/// A key's value, where an environment variable can hold it.
+///
+/// # Errors
+/// It isn't text, or has a zero byte.
+pub fn variable_value(key: &Key) -> Result<&str, ExportError> {
+    let value = text_of(key)?;
+    if value.contains('\0') {
+        let (what, format) = ("a zero byte", "a shell variable");
+        return Err(ExportError::Inexpressible { key: key.name.clone(), what, format });
+    }
+    Ok(value)
+}
+
+/// What means itself to shells, systemd, docker and the readers of `.env` files alike.
+fn is_plain(value: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+,@%".contains(c);
+    !value.is_empty() && value.chars().all(plain)
 }
 
 /// `refresh-token` is `REFRESH_TOKEN`.
-pub(super) fn variable(name: &str) -> String {
+pub fn variable(name: &str) -> String {
     let mut variable = String::new();
     if name.starts_with(|c: char| c.is_ascii_digit()) {
         variable.push('_');

@@ -549,7 +549,8 @@ fn shell_reads(text: &str) -> Vec<(String, String)> {
                 Some('\\') if !quoted => value.extend(letters.next()),
                 Some('\n') | None if !quoted => break,
                 Some(c) => {
-                    assert!(quoted, "{c:?} stands outside of quotes");
+                    let plain = c.is_ascii_alphanumeric() || "-_./:=+,@%".contains(c);
+                    assert!(quoted || plain, "{c:?} stands outside of quotes");
                     value.push(c);
                 }
                 None => panic!("a quote is never closed"),
@@ -574,6 +575,22 @@ fn a_shell_reads_back_what_env_wrote() {
         .map(|(index, value)| (format!("KEY_{index}"), (*value).to_owned()))
         .collect();
     assert_eq!(read, wanted);
+}
+
+#[test]
+fn a_plain_value_stands_bare_for_readers_that_know_no_quotes() {
+    for (value, line) in [
+        ("eyJhbGciOi.J9_x-y/z+w==", "A-B=eyJhbGciOi.J9_x-y/z+w=="),
+        ("", "A-B=''"),
+        ("a b", "A-B='a b'"),
+        ("~", "A-B='~'"),
+        ("a#b", "A-B='a#b'"),
+        ("$HOME", "A-B='$HOME'"),
+    ] {
+        let mut jar = Jar::default();
+        jar.put(key("a-b", value, None, None));
+        assert_eq!(text(&to_env(&jar).expect("exports")), format!("{}\n", line.replace("A-B", "A_B")));
+    }
 }
 
 #[test]

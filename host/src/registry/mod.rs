@@ -166,6 +166,13 @@ struct Seen {
 }
 
 impl Seen {
+    /// Whether what is wrong with the file may be that it isn't whole yet: it changed a moment
+    /// ago, or since it was looked at, which may be a while where others were compiled meanwhile.
+    fn is_unsettled(&self, path: &Path) -> bool {
+        self.result.is_err()
+            && (self.stamp.is_settling() || stamp_of(path).is_ok_and(|now| now != self.stamp))
+    }
+
     /// Whether what was seen may be otherwise by now.
     fn is_stale(&self, stamp: &Stamp, trusted: &Arc<[TrustedKey]>) -> bool {
         let by_trust = match &self.result {
@@ -395,7 +402,7 @@ impl Registry {
         seen.retain(|path, _| files.contains_key(path));
         seen.extend(looked);
 
-        let mut settling = seen.values().any(|file| file.result.is_err() && file.stamp.is_settling());
+        let mut settling = false;
         let mut claimed: BTreeMap<String, Vec<Found>> = BTreeMap::new();
         let mut status = Vec::new();
         let mut paths: Vec<_> = seen.iter().collect();
@@ -408,8 +415,8 @@ impl Registry {
                     claimed.entry(service).or_default().push(Found { path: path.clone(), candidate, fresh });
                 }
                 // What served something is judged below, with what else there is.
-                Err(unfit) if !file.stamp.is_settling() => status.push(refused(path, unfit)),
-                Err(_) => {}
+                Err(_) if file.is_unsettled(path) => settling = true,
+                Err(unfit) => status.push(refused(path, unfit)),
             }
         }
         let mut bad = Vec::new();
@@ -498,8 +505,7 @@ impl Registry {
                 .into()
             }
         };
-        let settling = file.result.is_err() && file.stamp.is_settling();
-        Ok(Some(BadUpdate { path: path.clone(), unfit, settling }))
+        Ok(Some(BadUpdate { path: path.clone(), unfit, settling: file.is_unsettled(path) }))
     }
 
     fn after_bad_update(&self, row: &ProviderRow, update: &BadUpdate) -> PluginStatus {

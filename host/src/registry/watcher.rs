@@ -9,14 +9,17 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::{Notify, watch};
 
 use super::Registry;
+use crate::config::Live;
 
 /// Events of one copy arrive in a burst; the first scan waits this long for its end.
 const BURST: Duration = Duration::from_millis(20);
 /// A half-written file is looked at again after this.
 const HALF_WRITTEN: Duration = Duration::from_millis(200);
 
-/// Rescans until `stop`. The caller has scanned once already.
-pub async fn watch(registry: Arc<Registry>, folder: &Path, every: Duration, mut stop: watch::Receiver<bool>) {
+/// Rescans until `stop`, as often as the configuration in force says. The caller has scanned once
+/// already.
+pub async fn watch(registry: Arc<Registry>, folder: &Path, config: &Live, mut stop: watch::Receiver<bool>) {
+    let mut changes = config.changes();
     let woken = Arc::new(Notify::new());
     let waker = Arc::clone(&woken);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -28,13 +31,16 @@ pub async fn watch(registry: Arc<Registry>, folder: &Path, every: Duration, mut 
     })
     .and_then(|mut watcher| watcher.watch(folder, RecursiveMode::NonRecursive).map(|()| watcher));
     if let Err(error) = &watcher {
-        tracing::warn!(%error, ?every, "the plugin folder can't be watched, it is looked at on a timer");
+        tracing::warn!(%error, every = ?config.get().rescan(), "the plugin folder can't be watched, it is looked at on a timer");
     }
     // What came between the caller's scan and the watch made no event.
     woken.notify_one();
     let mut settling = false;
     while !*stop.borrow() {
+        let every = config.get().rescan();
         tokio::select! {
+            // Another interval, perhaps; a look more harms nothing.
+            Ok(()) = changes.changed() => {}
             () = woken.notified() => tokio::time::sleep(BURST).await,
             () = tokio::time::sleep(if settling { HALF_WRITTEN } else { every }) => {}
             _ = stop.changed() => break,
@@ -53,7 +59,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::config::{Home, PluginPolicy};
+    use crate::config::{Config, Home, PluginPolicy};
     use crate::db::HomeLock;
     use crate::db::writer::Writer;
     use crate::limits;
@@ -84,7 +90,8 @@ mod tests {
 
         let (stop, stopped) = watch::channel(false);
         let plugins = home.plugins();
-        let watching = super::watch(Arc::clone(&registry), &plugins, Duration::from_secs(3_600), stopped);
+        let config = Live::new(Config { rescan_seconds: 3_600, ..Config::default() });
+        let watching = super::watch(Arc::clone(&registry), &plugins, &config, stopped);
         let seen = async {
             while registry.status().is_empty() {
                 tokio::task::yield_now().await;

@@ -59,6 +59,19 @@ pub enum PluginState {
     Refused,
 }
 
+impl PluginState {
+    pub const ALL: [Self; 4] = [Self::Active, Self::PendingApproval, Self::Conflict, Self::Refused];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::PendingApproval => "pending-approval",
+            Self::Conflict => "conflict",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// One file of the folder, as `plugin list` shows it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

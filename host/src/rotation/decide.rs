@@ -29,22 +29,23 @@ pub struct Claimed {
     pub interrupted: Option<(Phase, CommitClass)>,
     /// An earlier attempt's rotation, of this class, may have spent the current secret.
     pub in_doubt: Option<CommitClass>,
+    /// The secret comes from a backup: whoever ran since may have replaced it and used the new one.
+    pub restored: bool,
 }
 
 pub fn plan(claimed: Claimed) -> Plan {
     if claimed.has_pending {
         return Plan::TestPending;
     }
+    let after = if claimed.restored { after_restore } else { after_lost_answer };
     match claimed.interrupted {
         // The intent is written before the request, so without it none has left.
         Some((Phase::Claimed, _)) | None => match (claimed.action, claimed.in_doubt) {
             (Action::Validate, _) => Plan::Validate,
-            (Action::Rotate, Some(class)) if after_lost_answer(class) == Plan::ProbeCurrent => {
-                Plan::ProbeCurrent
-            }
+            (Action::Rotate, Some(class)) if after(class) == Plan::ProbeCurrent => Plan::ProbeCurrent,
             (Action::Rotate, _) => Plan::Rotate,
         },
-        Some((Phase::Rotating | Phase::Captured, class)) => after_lost_answer(class),
+        Some((Phase::Rotating | Phase::Captured, class)) => after(class),
     }
 }
 
@@ -53,6 +54,16 @@ pub const fn after_lost_answer(class: CommitClass) -> Plan {
     match class {
         CommitClass::Sliding | CommitClass::Additive | CommitClass::CommitOnUse => Plan::Repeat,
         CommitClass::Grace | CommitClass::BurnOnIssue => Plan::ProbeCurrent,
+    }
+}
+
+/// The secret is as old as a backup, and what was rotated since is not known: more than one lost
+/// answer, for the successors were put to use. Only where an old secret stays good, or a rotation
+/// with it harms nothing, need nobody look first.
+pub const fn after_restore(class: CommitClass) -> Plan {
+    match class {
+        CommitClass::Sliding | CommitClass::Additive => Plan::Repeat,
+        CommitClass::CommitOnUse | CommitClass::Grace | CommitClass::BurnOnIssue => Plan::ProbeCurrent,
     }
 }
 
@@ -71,6 +82,16 @@ pub const fn rejected_pending(class: CommitClass) -> Rejected {
         CommitClass::Sliding | CommitClass::Additive | CommitClass::CommitOnUse | CommitClass::Grace => {
             Rejected::Drop
         }
+    }
+}
+
+/// Whether a rotation waits for consumers to take the present secret. Of these classes the present
+/// one goes on for a while and the one before ends, and who still uses that would be left with
+/// nothing. Of the others nobody can use an earlier one by now, or it never ends.
+pub const fn waits_for_consumers(class: CommitClass) -> bool {
+    match class {
+        CommitClass::Additive | CommitClass::Grace => true,
+        CommitClass::Sliding | CommitClass::CommitOnUse | CommitClass::BurnOnIssue => false,
     }
 }
 
@@ -113,7 +134,7 @@ mod tests {
     use crate::protocol::{Evidence, Reason};
 
     fn claimed(action: Action, has_pending: bool, interrupted: Option<(Phase, CommitClass)>) -> Plan {
-        plan(Claimed { action, has_pending, interrupted, in_doubt: None })
+        plan(Claimed { action, has_pending, interrupted, in_doubt: None, restored: false })
     }
 
     #[test]
@@ -154,7 +175,8 @@ mod tests {
     fn a_rotation_in_doubt_is_never_repeated_blindly_by_a_later_attempt() {
         for class in CommitClass::ALL {
             let doubtful = |action| {
-                plan(Claimed { action, has_pending: false, interrupted: None, in_doubt: Some(class) })
+                let in_doubt = Some(class);
+                plan(Claimed { action, has_pending: false, interrupted: None, in_doubt, restored: false })
             };
             let probes = matches!(class, CommitClass::Grace | CommitClass::BurnOnIssue);
             let expected = if probes { Plan::ProbeCurrent } else { Plan::Rotate };
@@ -164,10 +186,37 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_from_a_backup_is_looked_at_first_wherever_its_successor_may_be_in_use() {
+        for class in CommitClass::ALL {
+            let looks = !matches!(class, CommitClass::Sliding | CommitClass::Additive);
+            let of = |interrupted, in_doubt| {
+                plan(Claimed {
+                    action: Action::Rotate,
+                    has_pending: false,
+                    interrupted,
+                    in_doubt,
+                    restored: true,
+                })
+            };
+            let expected = |otherwise| if looks { Plan::ProbeCurrent } else { otherwise };
+            assert_eq!(of(None, Some(class)), expected(Plan::Rotate), "{class}");
+            assert_eq!(of(Some((Phase::Rotating, class)), Some(class)), expected(Plan::Repeat), "{class}");
+        }
+    }
+
+    #[test]
     fn a_rejected_secret_is_kept_only_where_the_old_one_is_dead() {
         for class in CommitClass::ALL {
             let keep = class == CommitClass::BurnOnIssue;
             assert_eq!(rejected_pending(class) == Rejected::KeepForHuman, keep, "{class}");
+        }
+    }
+
+    #[test]
+    fn only_where_a_rotation_ends_the_secret_before_the_present_one_are_consumers_waited_for() {
+        for class in CommitClass::ALL {
+            let waits = matches!(class, CommitClass::Additive | CommitClass::Grace);
+            assert_eq!(waits_for_consumers(class), waits, "{class}");
         }
     }
 

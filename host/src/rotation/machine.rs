@@ -42,6 +42,8 @@ pub struct Start {
     pub interrupted: Option<(Phase, Option<CommitClass>)>,
     /// An earlier rotation may have spent the current secret without an answer.
     pub in_doubt: bool,
+    /// What is in doubt comes from a backup, and so does what is pending.
+    pub restored: bool,
     /// The account the credential is pinned to.
     pub identity: Option<String>,
     pub resolved: Arc<Resolved>,
@@ -279,6 +281,7 @@ impl Machine {
                 .interrupted
                 .map(|(phase, class)| (phase, class.unwrap_or(CommitClass::BurnOnIssue))),
             in_doubt: (self.start.in_doubt && !self.start.forced).then_some(class),
+            restored: self.start.restored && !self.start.forced,
         });
         if self.start.interrupted.is_some() {
             self.path.push("recovered");
@@ -289,7 +292,9 @@ impl Machine {
             Plan::Rotate => self.rotate(),
             Plan::Repeat => self.repeat(),
             Plan::ProbeCurrent => {
-                let why = if self.start.interrupted.is_some() {
+                let why = if self.start.restored {
+                    "the secret is from a backup and may have been replaced since"
+                } else if self.start.interrupted.is_some() {
                     "a rotation was interrupted"
                 } else {
                     "the answer to an earlier rotation was lost"
@@ -434,7 +439,9 @@ impl Machine {
     /// never twice in an attempt.
     fn may_renew(&self) -> bool {
         let by_word = self.start.forced && self.start.interrupted.is_none();
-        !self.from_pending && self.start.method.is_some() && (!self.class_may_burn() || by_word)
+        let after_restore = self.start.restored && decide::after_restore(self.class()) == Plan::ProbeCurrent;
+        let may_spend = self.class_may_burn() || after_restore;
+        !self.from_pending && self.start.method.is_some() && (!may_spend || by_word)
     }
 
     /// What was issued ran out before anybody could test it: its refresh token may live. What
@@ -667,14 +674,21 @@ impl Machine {
             (Subject::Current, Some(seen)) => self.conclude(needs_human(format!(
                 "the service says account {seen}, this credential was pinned to {pinned}; hint: import the right account, or add this one as a credential of its own"
             ))),
-            (Subject::Pending, None) => self.judged_pending(verdict),
+            (Subject::Pending, None) => self.judged_pending(verdict, seen),
             (Subject::Current, None) => self.judged_current(look.why, verdict, seen, clock),
         }
     }
 
-    fn judged_pending(&mut self, verdict: Verdict) -> Action {
+    fn judged_pending(&mut self, verdict: Verdict, seen: &Seen) -> Action {
         match verdict {
-            Verdict::Valid(_) => self.promote(verdict),
+            Verdict::Valid(_) => {
+                // One that came with a backup is as old as that: what still works of it needn't be
+                // what a rotation spends.
+                let unspent =
+                    verdict::proves(seen, &self.start.resolved.keys) && self.class() != CommitClass::Grace;
+                let in_doubt = self.start.restored && !self.has_captured() && !unspent;
+                self.promote(verdict, in_doubt)
+            }
             Verdict::Invalid(reason) => self.reject(reason),
             Verdict::Unknown(late) if self.is_left_over() && wants_rotation(&late) => {
                 if self.may_renew() {
@@ -779,6 +793,12 @@ impl Machine {
         // Within this very attempt the time that a service grants can't be over yet.
         let just_now = self.start.interrupted.is_none() && !self.start.in_doubt;
         match verdict {
+            // Of one that was replaced more than once a service believes that it was stolen.
+            Verdict::Valid(_) if self.start.restored && self.class() == CommitClass::Grace => {
+                self.conclude(needs_human(format!(
+                    "{lost}; it still works, but so does one that was replaced, for a while; hint: `keywheel credential rotate --now` tries it at that risk, or import fresh secrets"
+                )))
+            }
             Verdict::Valid(_)
                 if self.class() == CommitClass::Grace
                     && (proven || just_now)
@@ -842,11 +862,11 @@ impl Machine {
 
     // Ending
 
-    fn promote(&mut self, verdict: Verdict) -> Action {
+    fn promote(&mut self, verdict: Verdict, in_doubt: bool) -> Action {
         // Validating may have captured again; the newest jar is the one in force.
         let Some((generation, jar)) = self.pending.take() else { return self.conclude(verdict) };
         self.path.push("promoted");
-        self.in_doubt = false;
+        self.in_doubt = in_doubt;
         self.end(verdict, GenerationChange::Promote(generation), jar, true)
     }
 

@@ -27,9 +27,12 @@ use tokio::task::JoinSet;
 use crate::config::ServiceRules;
 use crate::credential::{Millis, now};
 use crate::db::Action;
+use crate::db::uses::WAITS_FOR;
 use crate::db::writer::{Claim, ClaimDue, ClaimToken, Due, Gate, Passage, WriteError, Writer};
 use crate::egress::Egress;
 use crate::limits;
+use crate::meter::Meter;
+use crate::provider::Resolved;
 use crate::quiet::Quiet;
 use crate::registry::Providers;
 use crate::report::Report;
@@ -66,6 +69,7 @@ pub struct Rotation {
     pub vault: Arc<Vault>,
     pub writer: Writer,
     pub providers: Arc<Providers>,
+    pub meter: Arc<Meter>,
     /// Names this host in claims.
     pub owner: String,
     resolved: resolved::ResolvedSettings,
@@ -75,12 +79,14 @@ pub struct Rotation {
     clock: Mutex<ClockWatch>,
     paces: Mutex<HashMap<String, pace::Pace>>,
     /// The operator's rules by service, and how far the rates among them are used up.
-    rules: BTreeMap<String, ServiceRules>,
+    rules: Mutex<Arc<BTreeMap<String, ServiceRules>>>,
     rates: Mutex<HashMap<String, rate::Rate>>,
     /// Services of which nothing is done by itself.
     paused: Mutex<BTreeSet<String>>,
     /// When it was last looked for what is due; 0: never.
     looked: AtomicU64,
+    /// When the scheduler last began a round; None: it doesn't serve.
+    turned: Mutex<Option<Instant>>,
     /// Which service is first at the next claim.
     turn: AtomicUsize,
     changed: Notify,
@@ -107,29 +113,29 @@ impl Rotation {
         vault: Arc<Vault>,
         writer: Writer,
         providers: Arc<Providers>,
+        meter: Arc<Meter>,
         owner: String,
         rules: BTreeMap<String, ServiceRules>,
     ) -> Arc<Self> {
-        let rate = |(service, rules): (&String, &ServiceRules)| {
-            rules.rate_per_minute.map(|rate| (service.clone(), rate::Rate::new(rate)))
-        };
-        let rates = Mutex::new(rules.iter().filter_map(rate).collect());
+        let rates = Mutex::new(rates_of(&rules));
         Arc::new(Self {
             supervisor,
             egress,
             vault,
             writer,
             providers,
+            meter,
             owner,
             resolved: resolved::ResolvedSettings::default(),
             in_flight: Mutex::default(),
             asked: Mutex::default(),
             clock: Mutex::new(ClockWatch::new(now(), Instant::now())),
             paces: Mutex::default(),
-            rules,
+            rules: Mutex::new(Arc::new(rules)),
             rates,
             paused: Mutex::default(),
             looked: AtomicU64::new(0),
+            turned: Mutex::default(),
             turn: AtomicUsize::new(0),
             changed: Notify::new(),
         })
@@ -138,6 +144,43 @@ impl Rotation {
     /// Something may be due earlier than the scheduler knows.
     pub fn wake(&self) {
         self.changed.notify_one();
+    }
+
+    /// The operator's rules from now on. What a rate has let through counts on where the rate is
+    /// the same.
+    pub fn set_rules(&self, rules: BTreeMap<String, ServiceRules>) {
+        let before = self.rules();
+        if *before == rules {
+            return;
+        }
+        let mut rates = rates_of(&rules);
+        {
+            let mut now = self.rates();
+            let rate = |rules: &BTreeMap<String, ServiceRules>, service: &str| {
+                rules.get(service).and_then(|rules| rules.rate_per_minute)
+            };
+            for (service, used) in
+                now.drain().filter(|(service, _)| rate(&before, service) == rate(&rules, service))
+            {
+                rates.insert(service, used);
+            }
+            *now = rates;
+        }
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        self.wake();
+    }
+
+    fn rules(&self) -> Arc<BTreeMap<String, ServiceRules>> {
+        Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How long ago the scheduler began its last round; None: it doesn't serve.
+    pub fn turned(&self) -> Option<Duration> {
+        self.turned.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    }
+
+    fn note_turn(&self, at: Option<Instant>) {
+        *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     /// Whether anything of a service is done by itself.
@@ -157,7 +200,8 @@ impl Rotation {
     /// When nothing of a credential is rotated by itself: its own windows and its service's.
     fn quiet(&self, service: &str, windows: &[String]) -> Quiet {
         static NEVER: Quiet = Quiet::NONE;
-        let of_service = self.rules.get(service).map_or(&NEVER, |rules| &rules.quiet);
+        let rules = self.rules();
+        let of_service = rules.get(service).map_or(&NEVER, |rules| &rules.quiet);
         if windows.is_empty() {
             return of_service.clone();
         }
@@ -171,19 +215,25 @@ impl Rotation {
         }
     }
 
+    /// The services of which nothing is done by itself.
+    pub fn paused(&self) -> BTreeSet<String> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What holds services up now, in words, by service.
     pub fn holds(&self) -> Vec<(String, String)> {
         let at = now();
         let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut holds: Vec<_> = paused.into_iter().map(|service| (service, "paused".to_owned())).collect();
         let used = self.used_by_service();
-        for (service, rules) in &self.rules {
+        let all_rules = self.rules();
+        for (service, rules) in all_rules.iter() {
             if let Some(most) = rules.concurrency.filter(|&most| used_of(&used, service) >= most as usize) {
                 holds.push((service.clone(), format!("{most} at once, and as many are in flight")));
             }
         }
         for (service, rate) in self.rates().iter().filter(|(_, rate)| rate.free(at) == 0) {
-            let rate_per_minute = self.rules.get(service).and_then(|rules| rules.rate_per_minute);
+            let rate_per_minute = all_rules.get(service).and_then(|rules| rules.rate_per_minute);
             let wait = schedule::span(rate.ready().saturating_sub(at));
             let words =
                 format!("{} requests a minute, the next in {wait}", rate_per_minute.unwrap_or_default());
@@ -213,7 +263,7 @@ impl Rotation {
             let interval = provider.map_or(3_600, |provider| {
                 provider.validate_interval.unwrap_or(provider.manifest.validate_interval)
             });
-            let rate = self.rules.get(service).and_then(|rules| rules.rate_per_minute);
+            let rate = self.rules().get(service).and_then(|rules| rules.rate_per_minute);
             let overdue: Vec<_> = overdue
                 .into_iter()
                 .map(|row| schedule::Overdue {
@@ -255,7 +305,31 @@ impl Rotation {
             // It may still be asked how it is, and that look plans its rotation anew.
             return Passage::Go(Action::Validate);
         }
+        if !due.behind.is_empty()
+            && let Some(passage) = self.for_consumers(&due, at)
+        {
+            return passage;
+        }
         Passage::Go(due.action)
+    }
+
+    /// A rotation of these classes leaves the present secret valid for a while and is the end of
+    /// the one before. Who hasn't taken the present one yet would be left with none.
+    fn for_consumers(&self, due: &Due<'_>, at: Millis) -> Option<Passage> {
+        let resolved = self.resolved_of(due)?;
+        let method =
+            resolved.methods.iter().find(|method| due.method.is_none_or(|name| name == method.name))?;
+        if !decide::waits_for_consumers(method.commit_class) {
+            return None;
+        }
+        let since = due.waits_since.unwrap_or(due.due_at).min(at);
+        let waits = due.behind.iter().filter_map(|consumer| {
+            let wait = Millis::from(consumer.wait_seconds) * 1_000;
+            Some((schedule::patience(at, since, wait, due.expires, due.issued)?, consumer.name.as_str()))
+        });
+        let (ends, names): (Vec<_>, Vec<_>) = waits.unzip();
+        let until = ends.into_iter().max()?;
+        Some(Passage::Await { until, since, why: format!("{WAITS_FOR}{} to acknowledge", names.join(", ")) })
     }
 
     /// What a person who asks for a rotation is told to wait for, without `--now`.
@@ -284,11 +358,15 @@ impl Rotation {
         (next.at > at).then_some((next.at, next.why))
     }
 
-    fn left_alone(&self, due: Due<'_>, at: Millis) -> Option<(String, Millis)> {
+    fn resolved_of(&self, due: &Due<'_>) -> Option<Arc<Resolved>> {
         let provider = self.providers.get(due.service)?;
         let settings: Vec<(String, String)> = serde_json::from_str(due.settings_json).ok()?;
         let private_hosts: Vec<String> = serde_json::from_str(due.private_hosts_json).ok()?;
-        let resolved = self.resolved.get(&provider, &settings, &private_hosts).ok()?;
+        self.resolved.get(&provider, &settings, &private_hosts).ok()
+    }
+
+    fn left_alone(&self, due: Due<'_>, at: Millis) -> Option<(String, Millis)> {
+        let resolved = self.resolved_of(&due)?;
         self.egress.hold(due.service, &resolved.origins, at)
     }
 
@@ -375,6 +453,7 @@ impl Rotation {
         }
         let renewing = tokio::spawn(Arc::clone(&self).renew_leases());
         while !*stop.borrow() {
+            self.note_turn(Some(Instant::now()));
             let looked = match self.look_at_the_clock().await {
                 Ok(()) => self.claim_due(&mut running).await,
                 Err(error) => Err(error),
@@ -394,6 +473,7 @@ impl Rotation {
             }
             while running.try_join_next().is_some() {}
         }
+        self.note_turn(None);
         let drained = async { while running.join_next().await.is_some() {} };
         if tokio::time::timeout(limits::DRAIN, drained).await.is_err() {
             tracing::warn!("attempts still in flight are left to the next start");
@@ -425,10 +505,11 @@ impl Rotation {
         let room: Vec<_> = {
             let mut rates = self.rates();
             let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+            let rules = self.rules();
             let room = |service: String| {
                 let used = used_of(&per_service, &service);
                 let ahead = paces.get_mut(&service).map_or(0, |pace| pace.ahead(at));
-                let most = self.rules.get(&service).and_then(|rules| rules.concurrency);
+                let most = rules.get(&service).and_then(|rules| rules.concurrency);
                 // Nothing is claimed ahead of what the operator allows.
                 let most = most.map_or(PER_SERVICE + ahead, |most| most as usize);
                 let mut room = most.saturating_sub(used);
@@ -605,6 +686,13 @@ impl Rotation {
             }
         }
     }
+}
+
+fn rates_of(rules: &BTreeMap<String, ServiceRules>) -> HashMap<String, rate::Rate> {
+    let rate = |(service, rules): (&String, &ServiceRules)| {
+        rules.rate_per_minute.map(|rate| (service.clone(), rate::Rate::new(rate)))
+    };
+    rules.iter().filter_map(rate).collect()
 }
 
 fn used_of(used: &HashMap<String, usize>, service: &str) -> usize {

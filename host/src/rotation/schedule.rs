@@ -255,6 +255,24 @@ pub fn keep_quiet(quiet: &Quiet, now: Millis, expires: Option<Millis>, wanted: N
     }
 }
 
+/// Until when a rotation that has been due since then waits for a consumer to take the present
+/// secret: as long as that consumer is given, and never so long that the secret could end first.
+/// None: no longer.
+pub fn patience(
+    now: Millis,
+    since: Millis,
+    wait: Millis,
+    expires: Option<Millis>,
+    issued: Millis,
+) -> Option<Millis> {
+    // A clock that was set back must not lengthen it.
+    let end = since.min(now).saturating_add(wait);
+    // A rotation by expiry is due when a quarter is left: half of that is for the rotation.
+    let lead = |expires: Millis| LEAD.min(expires.saturating_sub(issued) / (2 * MARGIN_PART));
+    let end = expires.map_or(end, |expires| end.min(expires.saturating_sub(lead(expires))));
+    (end > now).then_some(end)
+}
+
 /// An overdue credential, as the daemon finds it after a downtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overdue {
@@ -448,6 +466,30 @@ mod tests {
             let next = next(&facts);
             assert_eq!((next.at - NOW, next.action, next.why.as_str()), (wait, action, why));
         }
+    }
+
+    #[test]
+    fn a_rotation_waits_for_a_consumer_as_long_as_that_was_given_and_never_past_the_secrets_end() {
+        let minute = 60_000;
+        let issued = NOW - 60 * minute;
+        for (since, wait, expires, until) in [
+            // Just due, and no end is known.
+            (NOW, 10 * minute, None, Some(NOW + 10 * minute)),
+            (NOW - 4 * minute, 10 * minute, None, Some(NOW + 6 * minute)),
+            (NOW - 10 * minute, 10 * minute, None, None),
+            // It ends long after.
+            (NOW, 10 * minute, Some(NOW + 60 * minute), Some(NOW + 10 * minute)),
+            // It ends soon: an attempt has to fit before that.
+            (NOW, 10 * minute, Some(NOW + 8 * minute), Some(NOW + 6 * minute)),
+            (NOW, 10 * minute, Some(NOW + 2 * minute), None),
+            (NOW, 10 * minute, Some(NOW - 1), None),
+            // By a clock that was ahead.
+            (NOW + 60 * minute, 10 * minute, None, Some(NOW + 10 * minute)),
+        ] {
+            assert_eq!(patience(NOW, since, wait, expires, issued), until, "{since} {expires:?}");
+        }
+        // Of a short life an eighth is kept for the rotation.
+        assert_eq!(patience(NOW, NOW, minute, Some(NOW + 2_000), NOW - 6_000), Some(NOW + 1_000));
     }
 
     #[test]

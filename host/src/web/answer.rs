@@ -2,7 +2,7 @@
 //! here and from `intake`, never from what was sent.
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -37,17 +37,37 @@ impl Refused {
     }
 
     pub fn no_such_path() -> Self {
-        let message = "there is nothing at this path; hint: POST /v1/worker-announce or /v1/worker-reports";
+        let message = "there is nothing at this path; hint: POST /v1/worker-announce or /v1/worker-reports, GET /v1/credentials, /metrics, /healthz or /readyz";
         Self::new(StatusCode::NOT_FOUND, "no-such-path", message)
     }
 
     pub fn method() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path takes POST alone")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "this path takes another method; hint: the Allow header names it",
+        )
     }
 
     pub fn unauthenticated() -> Self {
         let message = "no valid token; hint: `Authorization: Bearer kwt_…`, made by `keywheel worker-token create`; it may have been revoked or be over";
         Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", message).at("Authorization")
+    }
+}
+
+impl Refused {
+    /// The same for the API, with what is wrong.
+    pub fn unauthenticated_api(what: impl std::fmt::Display) -> Self {
+        let message =
+            format!("{what}; hint: `Authorization: Bearer kwa_…`, made by `keywheel api-token create`");
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", message).at("Authorization")
+    }
+
+    /// What a token may not do or doesn't reach, whether or not it exists.
+    pub fn forbidden() -> Self {
+        let message =
+            "the token may not do this; hint: `keywheel api-token list` shows its scopes and what it reaches";
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 }
 
@@ -93,15 +113,9 @@ impl IntoResponse for Refused {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        match self.status {
-            StatusCode::UNAUTHORIZED => {
-                let scheme = HeaderValue::from_static("Bearer realm=\"keywheel\"");
-                headers.insert(header::WWW_AUTHENTICATE, scheme);
-            }
-            StatusCode::METHOD_NOT_ALLOWED => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
-            }
-            _ => {}
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer realm=\"keywheel\"");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
     }
@@ -109,6 +123,13 @@ impl IntoResponse for Refused {
 
 /// JSON that nobody keeps and no browser takes for something else.
 pub fn answer(status: StatusCode, body: serde_json::Value) -> Response {
-    let fixed = [(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
-    (status, fixed, Json(body)).into_response()
+    (status, FIXED, Json(body)).into_response()
 }
+
+/// On whatever is answered.
+pub const FIXED: [(HeaderName, &str); 3] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    // No page of another site may embed it, which it could without reading it.
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];

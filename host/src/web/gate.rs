@@ -1,7 +1,8 @@
-//! Who may come in: the name they call us by, the token they show, and how often. It never
-//! tells a stranger what was wrong with a token, and a token is never stored, printed or
-//! compared byte by byte.
+//! Who may come in: the name they call us by, the token they show, and how often. It tells a
+//! stranger nothing of a token that isn't his, and a token is never stored, printed or compared
+//! byte by byte.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,17 +14,32 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use super::answer::Refused;
 use crate::config::Http;
 use crate::credential::{Secret, now};
-use crate::db::queries::Reader;
-use crate::external::{TokenState, tagged, token_id};
+use crate::db::api_tokens::{ApiRefusal, ApiTokenRow, RefusalReason};
+use crate::db::queries::{ReadError, Reader};
 use crate::limits;
+use crate::report::iso8601;
+use crate::token::{Kind, TokenState};
 use crate::vault::Vault;
 
-/// A token that was checked.
+/// A worker's token that was checked.
 pub struct Bearer {
     pub token_id: String,
     pub service: String,
     /// So that it can be taken out of what its worker writes.
     pub text: Secret,
+}
+
+/// A request of the API that isn't let in: what it is told, and what the history says of it.
+/// None: it was no refusal of ours to write down, or one of too many, which are counted.
+pub struct Turned {
+    pub refused: Refused,
+    pub note: Option<ApiRefusal>,
+}
+
+impl From<Refused> for Turned {
+    fn from(refused: Refused) -> Self {
+        Self { refused, note: None }
+    }
 }
 
 pub struct Gate {
@@ -33,6 +49,8 @@ pub struct Gate {
     reader: Arc<Mutex<Reader>>,
     by_token: DefaultKeyedRateLimiter<String>,
     failures: DefaultKeyedRateLimiter<IpAddr>,
+    /// Refusals of the API that came too often to be written down one by one.
+    passed_over: Mutex<BTreeMap<(String, Option<String>), u32>>,
     clock: DefaultClock,
 }
 
@@ -47,6 +65,7 @@ impl Gate {
             reader: Arc::new(Mutex::new(reader)),
             by_token: RateLimiter::keyed(by_token),
             failures: RateLimiter::keyed(Quota::per_second(NonZeroU32::MIN).allow_burst(failures)),
+            passed_over: Mutex::default(),
             clock: DefaultClock::default(),
         }
     }
@@ -62,6 +81,8 @@ impl Gate {
         Err(Refused::new(StatusCode::FORBIDDEN, "unknown-host", message).at("Host"))
     }
 
+    /// A worker's token.
+    ///
     /// # Errors
     /// No token, none that is valid, or too many requests.
     pub async fn token(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Bearer, Refused> {
@@ -69,37 +90,168 @@ impl Gate {
             Some(text) => self.look_up(text).await?,
             None => None,
         };
-        let Some(bearer) = bearer else { return Err(self.failed(peer)) };
-        match self.by_token.check_key(&bearer.token_id) {
-            Ok(()) => Ok(bearer),
-            Err(until) => {
-                let wait = until.wait_time_from(self.clock.now());
-                Err(too_often("the token is used too often").again_after(wait.as_secs() + 1))
+        let Some(bearer) = bearer else {
+            self.may_fail(peer)?;
+            return Err(Refused::unauthenticated());
+        };
+        self.may_go_on(&bearer.token_id)?;
+        Ok(bearer)
+    }
+
+    /// A token of the API, whatever it may do.
+    ///
+    /// # Errors
+    /// As for `token`; and a page of another site, whose reader is the operator's own browser.
+    pub async fn api(&self, headers: &HeaderMap, peer: IpAddr) -> Result<ApiTokenRow, Turned> {
+        if let Err(refused) = self.no_other_site(headers) {
+            return Err(self.turned(peer, refused, RefusalReason::OtherSite, None));
+        }
+        match self.look_up_api(headers).await? {
+            Ok(row) => match self.may_go_on(&row.token_id) {
+                Ok(()) => Ok(row),
+                Err(refused) => {
+                    self.pass_over(peer, Some(row.token_id));
+                    Err(refused.into())
+                }
+            },
+            Err(Unfit { reason, message, token_id }) => {
+                let refused = Refused::unauthenticated_api(message);
+                Err(self.turned(peer, refused, reason, token_id))
+            }
+        }
+    }
+
+    /// # Errors
+    /// A page of another site asks in a browser.
+    pub fn no_other_site(&self, headers: &HeaderMap) -> Result<(), Refused> {
+        if !is_of_another_site(headers) {
+            return Ok(());
+        }
+        let message = "a page of another site asked for this in a browser; hint: programs send neither Origin nor Sec-Fetch-Site";
+        Err(Refused::new(StatusCode::FORBIDDEN, "other-site", message).at("Origin"))
+    }
+
+    /// Reads the database, away from the threads that serve.
+    ///
+    /// # Errors
+    /// Where it can't be read.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Reader) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let reader = Arc::clone(&self.reader);
+        let answer = tokio::task::spawn_blocking(move || {
+            query(&reader.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        match answer.await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => Err(unreadable(&error)),
+            Err(error) => Err(unreadable(&error)),
+        }
+    }
+
+    /// The refusals that were only counted, since this was last asked.
+    pub fn passed_over(&self) -> Vec<ApiRefusal> {
+        let counted = std::mem::take(&mut *self.passed_over.lock().unwrap_or_else(PoisonError::into_inner));
+        let refusal = |((peer, token_id), times)| ApiRefusal {
+            reason: RefusalReason::TooOften,
+            token_id,
+            peer,
+            credential_id: None,
+            times,
+        };
+        counted.into_iter().map(refusal).collect()
+    }
+
+    fn pass_over(&self, peer: IpAddr, token_id: Option<String>) {
+        let mut counted = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = (peer_text(peer), token_id);
+        if counted.len() >= limits::HTTP_PEERS && !counted.contains_key(&key) {
+            key = (peer_text(Ipv6Addr::UNSPECIFIED.into()), None);
+        }
+        let times = counted.entry(key).or_default();
+        *times = times.saturating_add(1);
+    }
+
+    /// A refusal that is written down, or one of so many from there that it is only counted.
+    fn turned(
+        &self,
+        peer: IpAddr,
+        refused: Refused,
+        reason: RefusalReason,
+        token_id: Option<String>,
+    ) -> Turned {
+        match self.may_fail(peer) {
+            Ok(()) => {
+                let note =
+                    ApiRefusal { reason, token_id, peer: peer_text(peer), credential_id: None, times: 1 };
+                Turned { refused, note: Some(note) }
+            }
+            Err(refused) => {
+                self.pass_over(peer, token_id);
+                refused.into()
             }
         }
     }
 
     async fn look_up(&self, text: Secret) -> Result<Option<Bearer>, Refused> {
-        let Some(id) = std::str::from_utf8(text.expose()).ok().and_then(token_id) else { return Ok(None) };
-        let (id, reader) = (id.to_owned(), Arc::clone(&self.reader));
-        let found = tokio::task::spawn_blocking(move || {
-            reader.lock().unwrap_or_else(PoisonError::into_inner).worker_token(&id)
-        });
-        let found = match found.await {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => return Err(unreadable(&error)),
-            Err(error) => return Err(unreadable(&error)),
+        let id = std::str::from_utf8(text.expose()).ok().and_then(|text| Kind::Worker.id_in(text));
+        let Some(id) = id.map(str::to_owned) else { return Ok(None) };
+        let Some((row, tag)) = self.read(move |reader| reader.worker_token(&id)).await? else {
+            return Ok(None);
         };
-        let Some((row, tag)) = found else { return Ok(None) };
         let usable = TokenState::of(row.expires_at, row.revoked_at, now()) == TokenState::Active;
         // Whether it is over says nothing to who doesn't have it, so both are looked at.
-        let genuine = self.vault.verify_tag(tagged(&text).expose(), &tag);
+        let genuine = self.vault.verify_tag(Kind::Worker.tagged(&text).expose(), &tag);
         Ok((genuine && usable).then_some(Bearer { token_id: row.token_id, service: row.service, text }))
+    }
+
+    async fn look_up_api(&self, headers: &HeaderMap) -> Result<Result<ApiTokenRow, Unfit>, Refused> {
+        let unfit =
+            |reason, message: &str| Ok(Err(Unfit { reason, message: message.to_owned(), token_id: None }));
+        let Some(text) = shown(headers) else {
+            return match headers.contains_key(header::AUTHORIZATION) {
+                true => unfit(RefusalReason::MalformedToken, "the Authorization header holds no token"),
+                false => unfit(RefusalReason::NoToken, "there is no token"),
+            };
+        };
+        let id = std::str::from_utf8(text.expose()).ok().and_then(|text| Kind::Api.id_in(text));
+        let Some(id) = id.map(str::to_owned) else {
+            return unfit(RefusalReason::MalformedToken, "what was sent is no token of the API");
+        };
+        let Some((row, tag)) = self.read(move |reader| reader.api_token(&id)).await? else {
+            return unfit(RefusalReason::UnknownToken, "the token is not known");
+        };
+        if !self.vault.verify_tag(Kind::Api.tagged(&text).expose(), &tag) {
+            let token_id = Some(row.token_id);
+            let message = "the token is not known".to_owned();
+            return Ok(Err(Unfit { reason: RefusalReason::UnknownToken, message, token_id }));
+        }
+        // Who shows the whole token may know what became of it.
+        let (reason, message) = match TokenState::of(row.expires_at, row.revoked_at, now()) {
+            TokenState::Active => return Ok(Ok(row)),
+            TokenState::Expired => {
+                let at = row.expires_at.map(iso8601).unwrap_or_default();
+                (RefusalReason::ExpiredToken, format!("the token expired at {at}"))
+            }
+            TokenState::Revoked => {
+                let at = row.revoked_at.map(iso8601).unwrap_or_default();
+                (RefusalReason::RevokedToken, format!("the token was revoked at {at}"))
+            }
+        };
+        Ok(Err(Unfit { reason, message, token_id: Some(row.token_id) }))
+    }
+
+    fn may_go_on(&self, token_id: &String) -> Result<(), Refused> {
+        self.by_token.check_key(token_id).map_err(|until| {
+            let wait = until.wait_time_from(self.clock.now());
+            too_often("the token is used too often").again_after(wait.as_secs() + 1)
+        })
     }
 
     /// Counted by address, and only failures: all workers behind a proxy have one address, and
     /// a stranger there must not shut out those with a token.
-    fn failed(&self, peer: IpAddr) -> Refused {
+    fn may_fail(&self, peer: IpAddr) -> Result<(), Refused> {
         if self.failures.len() >= limits::HTTP_PEERS {
             self.failures.retain_recent();
         }
@@ -108,14 +260,44 @@ impl Gate {
         match self.failures.check_key(&network(peer)) {
             Ok(()) => {
                 tracing::info!(%peer, "a request without a valid token was refused");
-                Refused::unauthenticated()
+                Ok(())
             }
             Err(until) => {
                 let wait = until.wait_time_from(self.clock.now());
-                too_often("too many requests without a valid token from this address")
-                    .again_after(wait.as_secs() + 1)
+                Err(too_often("too many requests without a valid token from this address")
+                    .again_after(wait.as_secs() + 1))
             }
         }
+    }
+}
+
+/// A token of the API that lets nobody in.
+struct Unfit {
+    reason: RefusalReason,
+    message: String,
+    token_id: Option<String>,
+}
+
+/// How the history names an address: of IPv6 the network, as failures are counted.
+pub fn peer_text(peer: IpAddr) -> String {
+    match (peer.to_canonical(), network(peer)) {
+        (IpAddr::V6(address), _) if address.is_loopback() || address.is_unspecified() => address.to_string(),
+        (IpAddr::V6(_), network) => format!("{network}/64"),
+        (v4 @ IpAddr::V4(_), _) => v4.to_string(),
+    }
+}
+
+/// Whether a browser says that a page of another site is behind this. Such a page can't read the
+/// answer, for nothing here allows it to, nor send a token; it needn't get to try. Pure.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    match (text("sec-fetch-site"), text("origin")) {
+        (Some(site), _) => site != "same-origin" && site != "none",
+        (None, Some(origin)) => {
+            let own = text("host").unwrap_or_default();
+            origin.split_once("://").is_none_or(|(_, host)| !host.eq_ignore_ascii_case(own))
+        }
+        (None, None) => false,
     }
 }
 
@@ -204,6 +386,42 @@ mod tests {
             ("2130706433", false),
         ] {
             assert_eq!(is_known_host(host, &names), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_site_is_told_from_a_program_and_from_a_page_of_ours() {
+        for (lines, expected) in [
+            (&[][..], false),
+            (&[("host", "127.0.0.1:1")], false),
+            (&[("sec-fetch-site", "none")], false),
+            (&[("sec-fetch-site", "same-origin"), ("origin", "null")], false),
+            (&[("sec-fetch-site", "cross-site")], true),
+            // Another port of this machine is of the same site and another origin.
+            (&[("sec-fetch-site", "same-site")], true),
+            (&[("sec-fetch-site", "\u{e9}")], true),
+            (&[("host", "localhost:1"), ("origin", "http://localhost:1")], false),
+            (&[("host", "localhost:1"), ("origin", "http://localhost:2")], true),
+            (&[("host", "localhost:1"), ("origin", "https://evil.example")], true),
+            (&[("host", "localhost:1"), ("origin", "null")], true),
+        ] {
+            let mut headers = HeaderMap::new();
+            for &(name, value) in lines {
+                headers.insert(name, axum::http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            }
+            assert_eq!(is_of_another_site(&headers), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_named_as_it_is_counted() {
+        for (peer, expected) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("::1", "::1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ] {
+            assert_eq!(peer_text(peer.parse().unwrap()), expected);
         }
     }
 

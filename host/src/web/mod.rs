@@ -1,12 +1,17 @@
 //! The HTTP port: what is served there and how it is wired. `server` owns connections and their
 //! end, `gate` who may come in, `intake` what a message must look like, `workers` the routes of
-//! external workers, `dashboard` the pages for people. It reads the database through `db::queries`
-//! and writes through the one writer, and never answers with a secret.
+//! external workers, `api` those of programs that use the secrets, `dashboard` the pages for
+//! people, `metrics` and `health` what who watches the daemon asks. It reads the database through
+//! `db::queries` and writes through the one writer, and never answers with a token or with a value
+//! of `cookieKeys`; a secret leaves by `api` alone.
 
 mod answer;
+mod api;
 mod dashboard;
 mod gate;
+mod health;
 pub mod intake;
+mod metrics;
 mod server;
 mod workers;
 
@@ -18,13 +23,15 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::Http;
 use crate::control::{Command, Counted, HttpStatus};
 use crate::credential::Secret;
 use crate::db::queries::Reader;
 use crate::db::writer::Writer;
+use crate::limits;
+use crate::meter::Meter;
 use crate::vault::Vault;
 use answer::Refused;
 use dashboard::Pages;
@@ -37,6 +44,10 @@ pub struct Parts {
     pub vault: Arc<Vault>,
     pub writer: Writer,
     pub reader: Reader,
+    /// For metrics, whose count of all credentials must hold nobody up.
+    pub counter: Reader,
+    pub meter: Arc<Meter>,
+    pub metrics: crate::config::metrics::Metrics,
     /// For pages, and for counting beside them: neither waits for the other, nor a token for both.
     pub pages: Reader,
     pub counting: Reader,
@@ -57,12 +68,18 @@ pub struct Web {
 pub struct Port {
     listening: SocketAddr,
     counted: Mutex<Counted>,
+    /// So many may wait for a newer generation at once.
+    waiting: Semaphore,
     sessions: Arc<Sessions>,
 }
 
 impl Port {
     pub fn status(&self) -> HttpStatus {
-        HttpStatus { listening: self.listening, counted: self.counted(|counted| counted.clone()) }
+        HttpStatus {
+            listening: self.listening,
+            waiting: limits::API_WAITING - self.waiting.available_permits(),
+            counted: self.counted(|counted| counted.clone()),
+        }
     }
 
     /// A link into the dashboard, for one use.
@@ -95,6 +112,9 @@ struct Shared {
     command: Command,
     pages: Pages,
     port: Arc<Port>,
+    scraped: metrics::Scraped,
+    pulse: health::Pulse,
+    stop: watch::Receiver<bool>,
 }
 
 impl Web {
@@ -105,7 +125,12 @@ impl Web {
     pub async fn open(listen: SocketAddr, options: Http, parts: Parts) -> io::Result<Self> {
         let door = Door::open(listen).await?;
         let sessions = Arc::new(Sessions::new(Arc::clone(&parts.vault)));
-        let port = Arc::new(Port { listening: door.address(), counted: Mutex::default(), sessions });
+        let port = Arc::new(Port {
+            listening: door.address(),
+            counted: Mutex::default(),
+            waiting: Semaphore::new(limits::API_WAITING),
+            sessions,
+        });
         Ok(Self { door, options, parts, port })
     }
 
@@ -125,20 +150,36 @@ impl Web {
             command: parts.command,
             pages,
             port,
+            scraped: metrics::Scraped::new(
+                parts.metrics.clone(),
+                parts.metrics.access_of(&options),
+                parts.counter,
+                parts.meter,
+            ),
+            pulse: health::Pulse::default(),
+            stop: stop.clone(),
         });
-        server::serve(door, routes(shared), stop).await;
+        tokio::join!(
+            server::serve(door, routes(Arc::clone(&shared)), stop),
+            api::keep_history(&shared),
+            health::beat(&shared)
+        );
     }
 }
 
 fn routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .merge(workers::routes())
+        .merge(api::routes())
+        .merge(metrics::routes())
+        .merge(health::routes())
         .merge(dashboard::routes(&shared))
         .fallback(|State(shared): State<Arc<Shared>>| async move { shared.refuse(Refused::no_such_path()) })
         .method_not_allowed_fallback(|State(shared): State<Arc<Shared>>| async move {
             shared.refuse(Refused::method())
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), known_host))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), metrics::counted))
         .with_state(shared)
 }
 

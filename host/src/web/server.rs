@@ -2,13 +2,14 @@
 //!
 //! HTTP has no time limits of its own, so each connection carries one: from its beginning, or
 //! from the last byte of ours that it took, it has `HTTP_REQUEST_WALL` to deliver a whole request
-//! or to take more of the answer. A client that dribbles bytes gains nothing by it.
+//! or to take more of the answer. A client that dribbles bytes gains nothing by it. A route that
+//! makes its client wait says so by `Peer::patience`.
 
 use std::future::{Future, IntoFuture};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,12 +24,32 @@ use tokio::time::{Instant, Sleep};
 use crate::limits;
 
 /// Who is at the other end, for routes.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    patience: Patience,
+}
+
+/// Until when an answer may keep its client waiting.
+#[derive(Debug, Clone, Default)]
+struct Patience(Arc<Mutex<Option<Instant>>>);
+
+impl Patience {
+    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Peer {
+    /// The answer to this request comes by then, and the connection lasts as long.
+    pub fn patience(&self, until: Instant) {
+        *self.patience.until() = Some(until);
+    }
+}
 
 impl Connected<IncomingStream<'_, Entrance>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Entrance>) -> Self {
-        Self(*stream.remote_addr())
+        Self { address: *stream.remote_addr(), patience: stream.io().patience.clone() }
     }
 }
 
@@ -97,6 +118,7 @@ impl Listener for Entrance {
 pub struct Guarded {
     stream: TcpStream,
     wall: Pin<Box<Sleep>>,
+    patience: Patience,
     /// Ends a moment after the daemon is told to.
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
     _place: OwnedSemaphorePermit,
@@ -109,12 +131,19 @@ impl Guarded {
             tokio::time::sleep(limits::HTTP_DRAIN).await;
         });
         let wall = Box::pin(tokio::time::sleep(limits::HTTP_REQUEST_WALL));
-        Self { stream, wall, end, _place: place }
+        Self { stream, wall, patience: Patience::default(), end, _place: place }
     }
 
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        if self.wall.as_mut().poll(context).is_ready() || self.end.as_mut().poll(context).is_ready() {
+        if self.end.as_mut().poll(context).is_ready() {
             return Err(io::ErrorKind::TimedOut.into());
+        }
+        while self.wall.as_mut().poll(context).is_ready() {
+            // Once: a client that doesn't take its late answer has the usual time for it.
+            match self.patience.until().take().filter(|until| *until > Instant::now()) {
+                Some(until) => self.wall.as_mut().reset(until),
+                None => return Err(io::ErrorKind::TimedOut.into()),
+            }
         }
         Ok(())
     }

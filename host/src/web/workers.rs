@@ -84,7 +84,7 @@ async fn announce(
 async fn let_in(shared: &Shared, peer: Peer, request: Request) -> Result<(Bearer, Bytes), Refused> {
     let (parts, body) = request.into_parts();
     let admitted = async {
-        let bearer = shared.gate.token(&parts.headers, peer.0.ip()).await?;
+        let bearer = shared.gate.token(&parts.headers, peer.address.ip()).await?;
         is_json(&parts.headers)?;
         Ok(bearer)
     };

@@ -57,8 +57,8 @@ pub async fn sign_in(
     }
     match shared.pages.sessions.sign_in(&link, Moment::now()) {
         Ok(Some((cookie, id))) => {
-            tracing::info!(session = id, peer = %peer.0.ip(), "signed in to the dashboard");
-            let detail = json!({ "session": id, "from": peer.0.ip().to_string() });
+            tracing::info!(session = id, peer = %peer.address.ip(), "signed in to the dashboard");
+            let detail = json!({ "session": id, "from": peer.address.ip().to_string() });
             if let Err(error) = shared.writer.note(vec![entry("dashboard-signed-in", None, detail)]).await {
                 // Whoever can't be written down may look: it is then that somebody has to.
                 tracing::warn!(%error, session = id, "a sign-in could not be written down");
@@ -73,11 +73,11 @@ pub async fn sign_in(
 
 fn failed(shared: &Shared, peer: Peer) -> Response {
     shared.port.refused("dashboard-link");
-    if !shared.pages.sessions.may_fail_again(peer.0.ip()) {
+    if !shared.pages.sessions.may_fail_again(peer.address.ip()) {
         let text = "Too many links that don't work came from your address. Wait a moment.";
         return NoPage::new(StatusCode::TOO_MANY_REQUESTS, "Too often", text).into_response();
     }
-    tracing::info!(peer = %peer.0.ip(), "a dashboard link that doesn't work was refused");
+    tracing::info!(peer = %peer.address.ip(), "a dashboard link that doesn't work was refused");
     let body = html! {
         p { "It was used already, is older than five minutes, or was made before the daemon last started." }
         p { "Type " code { "keywheel dashboard" } " for a new one." }

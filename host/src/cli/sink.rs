@@ -1,0 +1,125 @@
+//! `sink`: where secrets go by themselves. What there is stands in `config.toml`; here it is shown
+//! how each fares, and one is served at once.
+
+use clap::Subcommand;
+use comfy_table::Cell;
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::connection::Connection;
+use super::output::{Output, coloured, relative};
+use crate::config::sinks::Sink;
+use crate::config::{Config, Home};
+use crate::control::Operation;
+use crate::db::queries::Reader;
+use crate::db::uses::SinkState;
+use crate::report::iso8601;
+use crate::sinks::decide::Standing;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Every sink: what it got last, and whether it is in step
+    List,
+    /// Deliver to a sink now, whatever it got before
+    Sync { name: String },
+}
+
+pub async fn run(home: &Home, command: Command, output: Output) -> Result<(), Failure> {
+    match command {
+        Command::List => list(home, output),
+        Command::Sync { name } => {
+            Connection::once(home, Operation::SinkSync { sink: name.clone() }).await?;
+            output.value(&json!({ "delivered": name }), || format!("delivered to `{name}`"));
+            Ok(())
+        }
+    }
+}
+
+struct Row {
+    name: String,
+    sink: Sink,
+    standing: Standing,
+    current: Option<u32>,
+    state: SinkState,
+}
+
+fn list(home: &Home, output: Output) -> Result<(), Failure> {
+    home.require()?;
+    let config = Config::load(home)?;
+    let reader = Reader::open(&home.database())?;
+    let mut states = reader.sink_states()?;
+    let mut rows = Vec::new();
+    for (name, sink) in config.sinks {
+        let in_force = reader.in_force(&sink.credential)?;
+        let at = states.iter().position(|state| state.sink == name);
+        let state = at.map(|at| states.swap_remove(at));
+        let standing = Standing::of(in_force.as_ref(), state.as_ref());
+        let current = in_force.and_then(|in_force| in_force.generation);
+        rows.push(Row { name, sink, standing, current, state: state.unwrap_or_default() });
+    }
+    if output.json {
+        let rows: Vec<_> = rows.iter().map(Row::json).collect();
+        output.json_line(&rows, true);
+        return Ok(());
+    }
+    let shown: Vec<Value> = rows.iter().map(Row::json).collect();
+    let by_name = |shown: &Value| rows.iter().find(|row| shown["sink"] == row.name);
+    output.table(
+        &shown,
+        &["sink", "credential", "to", "state", "generation", "delivered", "error"],
+        |shown| by_name(shown).map(Row::cells).unwrap_or_default(),
+        "no sinks; hint: [sinks.NAME] in config.toml sends a credential's secrets to a file, a command or a webhook",
+    );
+    Ok(())
+}
+
+impl Row {
+    /// Where it leads; of a webhook no more than its host, for its address may hold a token.
+    fn to(&self) -> Vec<String> {
+        let file = self.sink.path.as_ref().map(|path| path.display().to_string());
+        let command = self.sink.command.first().map(|program| format!("command {program}"));
+        let webhook = self.sink.webhook.as_ref().map(|url| {
+            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+            format!("webhook {}{port}", url.host_str().unwrap_or_default())
+        });
+        [file, command, webhook].into_iter().flatten().collect()
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "sink": self.name,
+            "credential": self.sink.credential,
+            "to": self.to(),
+            "format": self.sink.format,
+            "acknowledges": self.sink.acknowledges,
+            "state": self.standing,
+            "generation": self.state.got.map(|(_, generation)| generation),
+            "current": self.current,
+            "deliveredAt": self.state.delivered_at.map(iso8601),
+            "tries": self.state.tries,
+            "nextTryAt": self.state.next_try_at.map(iso8601),
+            "error": self.state.last_error,
+        })
+    }
+
+    fn cells(&self) -> Vec<Cell> {
+        let number = |generation: Option<u32>| generation.map_or("–".into(), |number| number.to_string());
+        let got = self.state.got.map(|(_, generation)| generation);
+        let generation = match got == self.current {
+            true => number(got),
+            false => format!("{} of {}", number(got), number(self.current)),
+        };
+        vec![
+            Cell::new(&self.name),
+            Cell::new(&self.sink.credential),
+            Cell::new(self.to().join(", ")),
+            coloured(self.standing.as_str()),
+            Cell::new(generation),
+            Cell::new(relative(self.state.delivered_at)),
+            Cell::new(match &self.state.last_error {
+                Some(error) => format!("{error} (tried {} times)", self.state.tries),
+                None => String::new(),
+            }),
+        ]
+    }
+}
