@@ -394,6 +394,8 @@ fn a_person_sees_and_does_everything_in_a_real_browser() {
             "pause-service",
             "resume-service",
             "approve",
+            "snooze",
+            "unsnooze",
             "unpark",
         ]
     );

@@ -10,10 +10,10 @@ use crate::credential::Millis;
 use crate::report::Status;
 
 /// Rows that one page of a list looks at before it says how to go on: some ten milliseconds.
-const LOOKED_AT: usize = 5_000;
+const LOOKED_AT: usize = 4_000;
 
 /// Rows past which nobody pages through what fails.
-pub const SKIPPED_AT_MOST: u32 = 5_000;
+pub const SKIPPED_AT_MOST: u32 = 2_000;
 
 /// Of the next to expire so many are looked at: most of them renew themselves.
 const EXPIRING_LOOKED_AT: u32 = 300;
@@ -22,7 +22,7 @@ const EXPIRING_LOOKED_AT: u32 = 300;
 pub const COUNTED_AT_MOST: u32 = 1_000;
 
 /// Rows of what is in trouble that one page looks at.
-const TROUBLED_LOOKED_AT: u32 = 10_000;
+const TROUBLED_LOOKED_AT: u32 = 3_000;
 
 /// As in the index of that name.
 const WANTS_PERSON: &str = "m.consecutive_failures > 0
@@ -142,9 +142,11 @@ impl Reader {
         Ok((person, (all - person).min(COUNTED_AT_MOST)))
     }
 
-    /// Sound credentials that end before a moment, the first to end first. It looks at so many of
-    /// those that end first and no more; whether they renew themselves is for the caller to say.
-    pub fn ending(&self, before: Millis) -> Found<Vec<CredentialRow>> {
+    /// Sound credentials that end before a moment, where nothing is planned that puts it off, the
+    /// first to end first; `rotates` are the services whose provider can rotate. It looks at so
+    /// many of those that end first and no more.
+    pub fn ending(&self, before: Millis, rotates: &[String]) -> Found<Vec<CredentialRow>> {
+        let rotates = serde_json::to_string(rotates).unwrap_or_default();
         self.all(
             &format!(
                 "{CREDENTIAL_COLUMNS}
@@ -157,9 +159,12 @@ impl Reader {
                  LEFT JOIN journal j ON j.credential = c.id
                  LEFT JOIN cookie_rotation_providers p ON p.service = c.service
                  WHERE m.consecutive_failures = 0
+                   AND (c.external OR c.paused OR coalesce(p.paused, 0)
+                        OR coalesce(m.next_due_at >= m.expires_at, 1)
+                        OR m.service NOT IN (SELECT value FROM json_each(?2)))
                  ORDER BY m.expires_at"
             ),
-            params![millis(before)],
+            params![millis(before), rotates],
             credential_from,
         )
     }
@@ -373,8 +378,14 @@ mod tests {
     #[test]
     fn what_ends_first_comes_first_and_what_fails_is_told_elsewhere() {
         let (_folder, reader) = filled();
-        let ending = reader.ending(T0 + 5 * 3_600_000).unwrap();
-        assert_eq!(ids(&ending), ["001", "002", "003", "004"]);
+        let soon = T0 + 8 * 3_600_000 + 1;
+        assert_eq!(
+            ids(&reader.ending(soon, &[]).unwrap()),
+            ["001", "002", "003", "004", "005", "006", "007", "008"]
+        );
+        // Where a look comes first that can rotate, it is of nobody's concern, unless it is paused.
+        let rotates = ["service-0", "service-1", "service-3"].map(str::to_owned);
+        assert_eq!(ids(&reader.ending(soon, &rotates).unwrap()), ["002", "006", "007"]);
     }
 
     #[test]

@@ -174,8 +174,13 @@ fn look(reader: &Reader, wanted: &Wanted, now: Millis) -> Result<Seen, ReadError
             })
             .collect()
     };
+    let rotating: Vec<String> = providers
+        .iter()
+        .filter(|provider| !provider.manifest.methods.is_empty())
+        .map(|provider| provider.service.clone())
+        .collect();
     let ending: Vec<CredentialRow> = reader
-        .ending(now + SOON)?
+        .ending(now + SOON, &rotating)?
         .into_iter()
         .filter(|row| ends_unless_somebody_acts(row, rotates(row), now))
         .collect();
