@@ -161,9 +161,11 @@ fn serve_one(mut stream: TcpStream, state: &Mutex<SiteState>) -> std::io::Result
         }
         (state.status, state.more.clone())
     };
+    let body = r#"{"alive":true}"#;
     write!(
         stream,
-        "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nConnection: close\r\n{more}Content-Length: 2\r\n\r\n{{}}"
+        "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nConnection: close\r\n{more}Content-Length: {}\r\n\r\n{body}",
+        body.len()
     )
 }
 
@@ -619,6 +621,7 @@ url = "{base_url}/check"
 cookies = true
 [[validate.valid]]
 status = 200
+json = { "/alive" = true }
 [[validate.invalid]]
 status = 401
 message = "signed out"
