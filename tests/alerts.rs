@@ -648,8 +648,22 @@ fn an_end_that_nobody_renews_is_told_once_at_its_stage_and_what_is_snoozed_or_pa
     };
     let set = format!("base_url={}", service.url(""));
     for (id, of, days) in [("soon", "badge", 5), ("later", "badge", 40), ("renewed", "well-behaved", 5)] {
-        let arguments = ["credential", "add", id, "--service", of, "--set", &set, "--every", "1h"];
-        let added = home.run_with_input(&arguments, &jar(days));
+        let cookies = home.outside().join(id);
+        put(&cookies, &jar(days));
+        let from = cookies.to_str().expect("paths of tests are UTF-8");
+        let added = home.run(&[
+            "credential",
+            "add",
+            id,
+            "--service",
+            of,
+            "--set",
+            &set,
+            "--every",
+            "1h",
+            "--from",
+            from,
+        ]);
         assert_eq!(added.code(), 0, "{added:?}");
         home.wait_for_reports(id, 1);
     }
