@@ -125,7 +125,7 @@ fn rows(started: &str, now: &str, file: &str) -> Vec<Row> {
     for key in known.keys().chain(now.keys()).chain(started.keys()).chain(file.keys()) {
         let of = if reload::waits(key).is_some() { &started } else { &now };
         let (value, from) = match of.get(key) {
-            Some((line, value)) => (Some(written(value)), format!("config.toml, line {line}")),
+            Some((line, value)) => (Some(shown(key, value)), format!("config.toml, line {line}")),
             None => (known.get(key).cloned().flatten(), String::from("default")),
         };
         let same = |a: &BTreeMap<String, (usize, Value)>| {
@@ -143,6 +143,12 @@ fn rows(started: &str, now: &str, file: &str) -> Vec<Row> {
     rows.into_values().collect()
 }
 
+/// An address that alerts go to is often all that its owner has to prove who he is.
+fn shown(key: &str, value: &Value) -> String {
+    let is_address = key.starts_with("alerts.") && (key.ends_with(".url") || key.ends_with("heartbeat_url"));
+    if is_address { String::from("(set, not shown)") } else { written(value) }
+}
+
 fn written(value: &Value) -> String {
     value.to_string()
 }
@@ -155,7 +161,7 @@ fn defaults() -> BTreeMap<String, Option<String>> {
     let all = place::keys(&text).unwrap_or_default();
     all.into_iter()
         // Rules for a service exist by its name alone.
-        .filter(|(key, _)| !key.starts_with("services."))
+        .filter(|(key, _)| !key.starts_with("services.") && !key.starts_with("alerts.channels."))
         .map(|(key, (_, value))| {
             let alone = alone(&key, &value);
             let same = Config::parse(&alone, Path::new("config.toml"), None)
