@@ -6,6 +6,7 @@
 //! again, with the same key, by which its receiver knows it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -240,9 +241,16 @@ impl Sender {
             SendError::here(format!("{} can't be read: {error}", file.display()))
         };
         let path = self.home.join(file);
-        let length = std::fs::metadata(&path).map_err(|error| unread(&error))?.len();
-        if length > LONGEST_FILE {
-            return Err(unread(&format!("it has {length} bytes; allowed: {LONGEST_FILE}")));
+        let found = std::fs::metadata(&path).map_err(|error| unread(&error))?;
+        if found.mode() & 0o007 != 0 {
+            return Err(SendError::here(format!(
+                "{} is for everybody to use (mode {:04o}); hint: chmod 600",
+                file.display(),
+                found.mode() & 0o7777
+            )));
+        }
+        if found.len() > LONGEST_FILE {
+            return Err(unread(&format!("it has {} bytes; allowed: {LONGEST_FILE}", found.len())));
         }
         std::fs::read(&path).map(Secret::new).map_err(|error| unread(&error))
     }
