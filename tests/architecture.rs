@@ -191,7 +191,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "vault",
         ],
     ),
-    // Of `rotation` only how a stored generation is opened; of `egress` only the operator's messages.
+    // Of `egress` only the operator's messages.
     (
         "sinks",
         &[
@@ -204,7 +204,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "hook",
             "limits",
             "report",
-            "rotation",
+            "sealing",
             "vault",
         ],
     ),

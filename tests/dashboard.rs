@@ -350,6 +350,7 @@ fn a_person_sees_and_does_everything_in_a_real_browser() {
     let (said, talk) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}\n{talk}");
     let seen: Value = serde_json::from_str(said.trim()).expect("JSON");
+    fs::write(shots.join("seen.json"), said.trim()).expect("written");
 
     // Each page was kept as a picture, in both sizes and both schemes.
     for name in seen["pages"].as_array().expect("names") {
@@ -393,6 +394,8 @@ fn a_person_sees_and_does_everything_in_a_real_browser() {
             "pause-service",
             "resume-service",
             "approve",
+            "snooze",
+            "unsnooze",
             "unpark",
         ]
     );

@@ -29,14 +29,14 @@ pub struct Arguments {
 enum Command {
     /// Read a configuration and say what is wrong with it, by line and column
     #[command(
-        after_help = "Example: keywheel config check new.toml && cp new.toml \"$KEYWHEEL_HOME/config.toml\""
+        after_help = "Examples:\n  keywheel config check new.toml && cp new.toml \"$KEYWHEEL_HOME/config.toml\""
     )]
     Check {
         /// The home's config.toml unless another is named
         file: Option<PathBuf>,
     },
     /// What is in force, and where each value comes from
-    #[command(after_help = "Example: keywheel config show --json")]
+    #[command(after_help = "Examples:\n  keywheel config show --json")]
     Show,
 }
 

@@ -785,25 +785,24 @@ fn no_history_loses_spends_or_doubles_anything() {
 fn no_restored_backup_spends_a_secret_again() {
     let db = InMemory::default();
     let config = Config { cases: HISTORIES / 4, failure_persistence: None, ..Config::default() };
-    let later = prop::collection::vec(step(), 0..40);
-    let outcome =
-        TestRunner::new(config).run(&(history(), later.clone(), later), |(history, then, after)| {
-            let mut world = World::new(&db, history.clone());
-            for step in history.steps {
-                world.step(step);
-            }
-            let (backup, at) = (db.backup(), world.wall());
-            for step in then {
-                world.step(step);
-            }
-            world.restore(&backup, at);
-            for step in after {
-                world.step(step);
-            }
-            world.settle();
-            world.check_settled();
-            Ok(())
-        });
+    let later = || prop::collection::vec(step(), 0..40);
+    let outcome = TestRunner::new(config).run(&(history(), later(), later()), |(history, then, after)| {
+        let mut world = World::new(&db, history.clone());
+        for step in history.steps {
+            world.step(step);
+        }
+        let (backup, at) = (db.backup(), world.wall());
+        for step in then {
+            world.step(step);
+        }
+        world.restore(&backup, at);
+        for step in after {
+            world.step(step);
+        }
+        world.settle();
+        world.check_settled();
+        Ok(())
+    });
     match outcome {
         Ok(()) => {}
         Err(TestError::Fail(why, history)) => panic!("{why}\nin {history:?}"),

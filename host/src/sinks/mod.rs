@@ -36,7 +36,7 @@ use crate::egress::delivery::{Delivery, DeliveryError, Message};
 use crate::formats::export::{ExportError, to_form};
 use crate::hook::{self, HookError};
 use crate::limits;
-use crate::rotation::attempt::open_jar;
+use crate::sealing::open_jar;
 use crate::vault::{Vault, VaultError};
 use decide::{Facts, Generation, Need, Trouble};
 use file::{FileError, Ids, Stamp};

@@ -174,6 +174,7 @@ try {
     ["report", `/dashboard/report?id=${report.id}`],
     ["plugins", "/dashboard/plugins"],
     ["workers", "/dashboard/workers"],
+    ["alerts", "/dashboard/alerts"],
     ["audit", "/dashboard/audit"],
     ["confirm-burn", "/dashboard/confirm?do=rotate-now&id=eve"],
     ["confirm-approve", "/dashboard/confirm?do=approve&service=well-behaved"],
@@ -310,6 +311,8 @@ try {
     await act("/dashboard/plugins", "Resume the service second-guest", "Resume", "service second-guest goes on");
     const wider = await act("/dashboard/plugins", "Review and approve", "Grant this", "was granted what it asked for");
     assert.match(wider, /newly may reach https:\/\/collector\.example/);
+    await act("/dashboard/alerts", "Snooze credential:bob", "Snooze for a day", "credential:bob is snoozed");
+    await act("/dashboard/alerts", "Hear of it again credential:bob", "Hear of it again", "credential:bob is heard of again");
     await page.goto(`${base}/dashboard/confirm?do=unpark&service=well-behaved`);
     await page.getByRole("button", { name: "Let it run again" }).click();
     await page.locator("#said", { hasText: "wasn’t parked" }).waitFor();

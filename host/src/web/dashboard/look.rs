@@ -49,6 +49,7 @@ pub enum Place {
     Overview,
     Plugins,
     Workers,
+    Alerts,
     Audit,
     /// A page below none of them.
     Elsewhere,
@@ -80,6 +81,7 @@ impl Page<'_> {
                         (link("/dashboard", "Overview", Place::Overview))
                         (link("/dashboard/plugins", "Plugins", Place::Plugins))
                         (link("/dashboard/workers", "Workers", Place::Workers))
+                        (link("/dashboard/alerts", "Alerts", Place::Alerts))
                         (link("/dashboard/audit", "Audit", Place::Audit))
                     }
                 }

@@ -120,6 +120,11 @@ pub async fn show(
         }
         _ => Default::default(),
     };
+    let mut services = seen.services.clone();
+    // Those of external workers have no provider.
+    services.extend(tallies.iter().flat_map(|tallies| tallies.iter().map(|tally| tally.service.clone())));
+    services.sort();
+    services.dedup();
     let failing_writes = shared.writer.progress().borrow().failing.clone();
     let notices = Notices { workers: &workers, plugins: &plugins, held: &held, behind, failing_writes };
     let total: Option<u64> =
@@ -131,7 +136,7 @@ pub async fn show(
             (notices.show())
             (tiles(&seen, total))
         }
-        (filters(&wanted, &seen.services))
+        (filters(&wanted, &services))
         div #lists data-live {
             @if seen.parts.iter().all(|part| part.items.is_empty()) { (nothing(&wanted, total)) }
             @for part in &seen.parts {
@@ -140,7 +145,7 @@ pub async fn show(
         }
         div #services data-live {
             @if wanted.show == Show::Overview {
-                @if let Some(tallies) = tallies.as_ref().filter(|tallies| !tallies.is_empty()) { (services(tallies)) }
+                @if let Some(tallies) = tallies.as_ref().filter(|tallies| !tallies.is_empty()) { (by_service(tallies)) }
             }
         }
     };
@@ -169,13 +174,17 @@ fn look(reader: &Reader, wanted: &Wanted, now: Millis) -> Result<Seen, ReadError
             })
             .collect()
     };
+    let rotating: Vec<String> = providers
+        .iter()
+        .filter(|provider| !provider.manifest.methods.is_empty())
+        .map(|provider| provider.service.clone())
+        .collect();
     let ending: Vec<CredentialRow> = reader
-        .ending(now + SOON)?
+        .ending(now + SOON, &rotating)?
         .into_iter()
         .filter(|row| ends_unless_somebody_acts(row, rotates(row), now))
         .collect();
-    let counted =
-        (ending.len(), reader.count_troubled(Trouble::Person)?, reader.count_troubled(Trouble::Any)?);
+    let (ends, (person, failing)) = (ending.len(), reader.count_troubled()?);
     let has = |row: &CredentialRow| {
         let text = wanted.text.as_deref().map(str::to_ascii_lowercase);
         let of_service = wanted.service.as_ref().is_none_or(|service| *service == row.service);
@@ -230,25 +239,23 @@ fn look(reader: &Reader, wanted: &Wanted, now: Millis) -> Result<Seen, ReadError
     let parts = match wanted.show {
         Show::Overview => {
             let person = troubled(Trouble::Person, SHORT)?;
-            let mut failing = troubled(Trouble::Any, SHORT + counted.1.min(SHORT))?;
-            // Each stands in the first part that it belongs to, and in no other.
-            failing.items.retain(|item| item.standing == Standing::Failing);
-            failing.items.truncate(SHORT as usize);
+            let failing = troubled(Trouble::Failing, SHORT)?;
             let ending = ending_soon(ending, SHORT)?;
             let mut sound = listed(Show::Sound, LONG)?;
+            // Each stands in the first part that it belongs to, and in no other.
             sound.items.retain(|item| item.standing > Standing::Ending);
             vec![person, failing, ending, sound]
         }
         Show::Person => vec![troubled(Trouble::Person, LONG)?],
-        Show::Failing => vec![troubled(Trouble::Any, LONG)?],
+        Show::Failing => vec![troubled(Trouble::Failing, LONG)?],
         Show::Ending => vec![ending_soon(ending, LONG)?],
         show => vec![listed(show, LONG)?],
     };
     Ok(Seen {
         parts,
-        person: counted.1,
-        failing: counted.2.saturating_sub(counted.1),
-        ending: counted.0,
+        person,
+        failing,
+        ending: ends,
         services: providers.into_iter().map(|provider| provider.service).collect(),
         now,
     })
@@ -468,7 +475,7 @@ fn nothing(wanted: &Wanted, total: Option<u64>) -> Markup {
     }
 }
 
-fn services(tallies: &[Tally]) -> Markup {
+fn by_service(tallies: &[Tally]) -> Markup {
     html! {
         section aria-labelledby="services-title" {
             h2 #services-title { "By service" }
