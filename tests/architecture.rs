@@ -72,6 +72,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "control",
         &[
+            // How channels took the message of a test.
+            "alerts",
             "credential",
             "daemon",
             "db",
@@ -92,6 +94,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "alerts",
             "catalogue",
             "config",
             "control",
@@ -112,9 +115,30 @@ const EDGES: &[(&str, &[&str])] = &[
             "rotation",
             "sinks",
             "supervisor",
+            "telemetry",
             "token",
             "vault",
             "web",
+        ],
+    ),
+    // Asks everything that can be in trouble, and tells by whatever the operator named.
+    (
+        "alerts",
+        &[
+            "config",
+            "crash",
+            "credential",
+            "db",
+            "egress",
+            // Which workers are silent.
+            "external",
+            "hook",
+            "limits",
+            "registry",
+            "report",
+            "rotation",
+            "supervisor",
+            "webhook_signature",
         ],
     ),
     // The port takes secrets in, so it has the redaction of `egress` and the fingerprints of the
@@ -132,6 +156,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "external",
             "formats",
             "limits",
+            "meter",
             "provider",
             "registry",
             "report",
@@ -161,10 +186,12 @@ const EDGES: &[(&str, &[&str])] = &[
             "report",
             "sealing",
             "supervisor",
+            // Each attempt is a trace.
+            "telemetry",
             "vault",
         ],
     ),
-    // Of `rotation` only how a stored generation is opened; of `egress` only the operator's messages.
+    // Of `egress` only the operator's messages.
     (
         "sinks",
         &[
@@ -177,7 +204,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "hook",
             "limits",
             "report",
-            "rotation",
+            "sealing",
             "vault",
         ],
     ),
@@ -212,6 +239,8 @@ const EDGES: &[(&str, &[&str])] = &[
     // Where a cookie goes follows from what a provider says of it.
     ("credential", &["provider"]),
     ("catalogue", &["provider"]),
+    // The operator's collector.
+    ("telemetry", &["config", "credential", "limits"]),
     ("meter", &[]),
     ("crash", &[]),
     ("lib", &[]),
@@ -221,9 +250,13 @@ const EDGES: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &[&str])] = &[
     ("reqwest", &["egress"]),
     ("axum", &["web"]),
+    ("lettre", &["egress/mail.rs"]),
     ("TcpStream::connect", &["egress"]),
     // The probe's bait: bound on loopback, and never sent from.
     ("UdpSocket", &["egress", "supervisor/probe.rs"]),
+    // The one exception to "only `egress` opens outward sockets": the exporter sends traces to the
+    // operator's collector by a client of its own. Nothing of a provider goes there.
+    ("opentelemetry", &["telemetry.rs"]),
     ("rusqlite", &["db"]),
     // The demo's daemon is a process of its own, as it is for everybody.
     // An author's compilers run as the author, an operator's commands as the daemon.

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
+use crate::faults::shim::{DB, FOREVER, Faults, WAL};
 use crate::harness::*;
 use crate::plugins::patched;
 
@@ -40,15 +41,29 @@ fn sign_in(base: &str, link: &str) -> String {
     format!("Cookie: {}", set.split(';').next().expect("a cookie"))
 }
 
+/// The token of the forms on a page.
+fn csrf(page: &str) -> String {
+    let field = page.split("name=\"csrf\" value=\"").nth(1).and_then(|rest| rest.split('"').next());
+    field.expect("a form").to_owned()
+}
+
 /// The head of an answer.
 fn http_head(method: &str, url: &str, headers: &[&str]) -> String {
+    http_with_head(method, url, headers, "")
+}
+
+fn http_with_head(method: &str, url: &str, headers: &[&str], body: &str) -> String {
     use std::io::{Read, Write};
     let (host, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("a URL");
     let mut stream = std::net::TcpStream::connect(host).expect("it listens");
     stream.set_read_timeout(Some(SOON)).expect("a timeout can be set");
     let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-    write!(stream, "{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: 0\r\n{lines}\r\n")
-        .expect("sent");
+    write!(
+        stream,
+        "{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {}\r\n{lines}\r\n{body}",
+        body.len()
+    )
+    .expect("sent");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("it answers");
     text.split_once("\r\n\r\n").map(|(head, _)| head.to_owned()).expect("a head")
@@ -151,13 +166,6 @@ fn nobody_gets_in_without_a_fresh_link_or_does_a_thing_without_a_form_of_the_ses
     }
 
     // A form belongs to the session whose page it is on.
-    let csrf = |page: &str| {
-        page.split("name=\"csrf\" value=\"")
-            .nth(1)
-            .and_then(|rest| rest.split('"').next())
-            .expect("a token")
-            .to_owned()
-    };
     let mine = csrf(&page.body);
     let other = sign_in(&base, &link(&home));
     let theirs = csrf(&http("GET", &at("/dashboard"), &[&other]).body);
@@ -208,6 +216,41 @@ fn nobody_gets_in_without_a_fresh_link_or_does_a_thing_without_a_form_of_the_ses
     daemon.stop();
 }
 
+#[test]
+fn what_cant_be_written_down_is_not_done_and_the_pages_go_on_and_say_why() {
+    let home = listening();
+    let faults = Faults::of(&home);
+    home.drop_plugin(&guest("well_behaved"));
+    let daemon = home.serve_in(&faults.environment());
+    let base = base(&home);
+    let cookie = sign_in(&base, &link(&home));
+    let page = http("GET", &format!("{base}/dashboard"), &[&cookie]);
+    let csrf = csrf(&page.body);
+    assert!(!page.body.contains("can\u{2019}t be written"), "{}", page.body);
+
+    faults.fail_writes(libc::ENOSPC, FOREVER, DB | WAL);
+    let body = format!("do=pause-service&service=well-behaved&csrf={csrf}");
+    let origin = of_page(&base);
+    let url = format!("{base}/dashboard/do");
+    let head = http_with_head("POST", &url, &[&cookie, &origin, FORM], &body);
+    let back = head.lines().find_map(|line| line.strip_prefix("location: ")).expect("a page to go to");
+    let page = http("GET", &format!("{base}{back}"), &[&cookie]);
+    assert_eq!(page.status, 200);
+    assert!(page.body.contains("It could not be written down, so nothing was done"), "{}", page.body);
+    let overview = http("GET", &format!("{base}/dashboard"), &[&cookie]);
+    assert!(overview.body.contains("The database can\u{2019}t be written."), "{}", overview.body);
+
+    faults.release();
+    assert_eq!(home.json(&["plugin", "show", "well-behaved"])["paused"], false);
+    wait_until(SOON, "the pages are quiet again", || {
+        let overview = http("GET", &format!("{base}/dashboard"), &[&cookie]);
+        (!overview.body.contains("can\u{2019}t be written")).then_some(())
+    });
+    assert_eq!(http_with("POST", &url, &[&cookie, &origin, FORM], &body).status, 303);
+    assert_eq!(home.json(&["plugin", "show", "well-behaved"])["paused"], true);
+    daemon.stop();
+}
+
 /// A home with one credential of each kind.
 fn rich(home: &TestHome, service: &Service, base: &str) -> i64 {
     let validate = |id: &str| home.run(&["credential", "validate", id]);
@@ -243,7 +286,10 @@ fn rich(home: &TestHome, service: &Service, base: &str) -> i64 {
     let jar =
         format!("# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t{ends}\tsession\t{session}\n");
     let base_url = format!("base_url={}", service.url);
-    home.add("gus", "well-behaved", &jar, &[&["--set", &base_url], quiet].concat());
+    let file = home.outside().join("cookies.txt");
+    fs::write(&file, jar).expect("written");
+    let from = ["--set", &base_url, "--from", file.to_str().expect("UTF-8")];
+    home.add("gus", "well-behaved", "", &[&from, quiet].concat());
     validate("gus").ok();
     home.run(&["credential", "pause", "gus"]).ok();
 
@@ -304,6 +350,7 @@ fn a_person_sees_and_does_everything_in_a_real_browser() {
     let (said, talk) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}\n{talk}");
     let seen: Value = serde_json::from_str(said.trim()).expect("JSON");
+    fs::write(shots.join("seen.json"), said.trim()).expect("written");
 
     // Each page was kept as a picture, in both sizes and both schemes.
     for name in seen["pages"].as_array().expect("names") {
@@ -347,6 +394,8 @@ fn a_person_sees_and_does_everything_in_a_real_browser() {
             "pause-service",
             "resume-service",
             "approve",
+            "snooze",
+            "unsnooze",
             "unpark",
         ]
     );

@@ -682,7 +682,7 @@ pub struct Peer {
     pub ready: Value,
     child: Child,
     stdin: Option<ChildStdin>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Peer {
@@ -721,7 +721,31 @@ impl Peer {
         Self::start(command.args(["--port", "0"]), folder)
     }
 
+    /// The mail server, with these arguments besides where it keeps its letters, which is also
+    /// where `letters` finds them. A user's password is given as the first line of its input.
+    pub fn smtp(arguments: &[&str], password: Option<&str>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = command(installed_peers().join("smtp-venv/bin/python"));
+        command.arg(source("tests/peers/smtp-server/mail.py"));
+        command.arg("--folder").arg(folder.path().join("letters")).args(arguments);
+        Self::start_saying(&mut command, folder, password.map(|password| format!("{password}\n")))
+    }
+
+    /// What the mail server took, oldest first.
+    pub fn letters(&self) -> Vec<Value> {
+        let Ok(entries) = std::fs::read_dir(self.folder.path().join("letters")) else { return Vec::new() };
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+        files.sort();
+        let read = |file: &PathBuf| std::fs::read_to_string(file).expect("a letter");
+        files.iter().map(|file| serde_json::from_str(&read(file)).expect("JSON")).collect()
+    }
+
     fn start(command: &mut Command, folder: tempfile::TempDir) -> Self {
+        Self::start_saying(command, folder, None)
+    }
+
+    fn start_saying(command: &mut Command, folder: tempfile::TempDir, words: Option<String>) -> Self {
         let log = folder.path().join("stderr.log");
         let mut child = command
             .stdin(Stdio::piped())
@@ -729,7 +753,10 @@ impl Peer {
             .stderr(File::create(&log).expect("a log file"))
             .spawn()
             .expect("the peer starts");
-        let stdin = child.stdin.take();
+        let mut stdin = child.stdin.take();
+        if let (Some(stdin), Some(words)) = (&mut stdin, words) {
+            stdin.write_all(words.as_bytes()).expect("the peer reads");
+        }
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped"))
             .read_line(&mut line)
@@ -737,7 +764,7 @@ impl Peer {
         let ready = serde_json::from_str(&line).unwrap_or_else(|error| {
             panic!("{error} in {line:?}; its log:\n{}", std::fs::read_to_string(&log).unwrap_or_default())
         });
-        Self { ready, child, stdin, _folder: folder }
+        Self { ready, child, stdin, folder }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -873,18 +900,23 @@ fn installed_peers() -> PathBuf {
     target().join("peers")
 }
 
-fn set_up(what: &str) {
+pub fn set_up(what: &str) {
     let mut setup = command("bash");
     setup.arg(source("tests/peers/setup.sh")).arg(what).env("TARGET_DIR", target().join("peers"));
     assert!(setup.status().expect("bash starts").success(), "tests/peers/setup.sh {what} failed");
 }
 
-/// Runs the documented browser worker with these variables, in a folder of its own.
-pub fn run_browser_worker(folder: &Path, environment: &[(&str, &str)]) -> Output {
+/// Where Playwright is installed, beside the documented browser worker; Chromium is there then, too.
+pub fn playwright() -> PathBuf {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| set_up("browser"));
+    target().join("peers/playwright-worker")
+}
+
+/// Runs the documented browser worker with these variables, in a folder of its own.
+pub fn run_browser_worker(folder: &Path, environment: &[(&str, &str)]) -> Output {
     let mut worker = command("node");
-    worker.arg(target().join("peers/playwright-worker/worker.mjs")).current_dir(folder);
+    worker.arg(playwright().join("worker.mjs")).current_dir(folder);
     // Chromium writes its cache below the home, and the session must be in no file left behind.
     worker.env("HOME", folder).env("TMPDIR", folder).envs(environment.iter().copied());
     let output = worker.stdin(Stdio::null()).output().expect("the worker ends");
@@ -904,6 +936,13 @@ pub fn dashboard_browser() -> Command {
 /// A folder that stays when a test has ended.
 pub fn artefacts(name: &str) -> PathBuf {
     target().join(name)
+}
+
+/// The checker of Prometheus, not yet started.
+pub fn promtool() -> Command {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| set_up("promtool"));
+    command(target().join("peers/promtool/usr/bin/promtool"))
 }
 
 /// A provider that comes with Keywheel, by its service.

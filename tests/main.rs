@@ -2,11 +2,13 @@
 //! loopback alone. What a unit can show is tested beside its code; here stands what only the
 //! whole can show. Each test has a home of its own, so all of them run at once.
 
+mod alerts;
 mod api;
 mod architecture;
 mod author;
 mod backup;
 mod catalogue;
+mod cli;
 mod compatibility;
 mod conformance;
 mod credentials;
@@ -15,12 +17,14 @@ mod docs;
 mod egress;
 mod external_workers;
 mod faults;
+mod first_hour;
 mod harness;
 mod home;
 mod hostile;
 mod isolation;
 mod languages;
 mod lifecycle;
+mod metrics;
 mod newcomer;
 mod oauth_services;
 mod operator;
@@ -40,3 +44,6 @@ mod soak;
 mod templates;
 mod threat_model;
 mod token_services;
+#[cfg(feature = "otel")]
+mod traces;
+mod using;

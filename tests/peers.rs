@@ -111,8 +111,8 @@ fn a_django_session_that_was_deleted_needs_a_human_who_is_told_what_to_do() {
     assert_eq!((&stats["cycles"], &stats["live_sessions"]), (&2.into(), &1.into()), "{stats}");
 }
 
-struct Grant {
-    site: Peer,
+pub struct Grant {
+    pub site: Peer,
     client: Value,
     tokens: Value,
 }
@@ -123,7 +123,7 @@ impl Grant {
     }
 
     /// Its access tokens live this many seconds.
-    fn living(client_id: &str, access_ttl: u32) -> Self {
+    pub fn living(client_id: &str, access_ttl: u32) -> Self {
         let site = Peer::oidc(access_ttl);
         let clients = site.ready["clients"].as_array().expect("an array");
         let client =
@@ -152,7 +152,7 @@ impl Grant {
         assert_eq!(http_with("POST", &url, &[form], &body).status, 200);
     }
 
-    fn add(&self, home: &TestHome, client_auth: &str, more: &[&str]) {
+    pub fn add(&self, home: &TestHome, client_auth: &str, more: &[&str]) {
         let text = |value: &Value| value.as_str().expect("text").to_owned();
         let settings = [
             format!("token_url={}", text(&self.site.ready["token_url"])),
@@ -170,12 +170,12 @@ impl Grant {
         home.add("ann", "oauth2-refresh", &keys, &arguments);
     }
 
-    fn events(&self) -> Value {
+    pub fn events(&self) -> Value {
         http("GET", &self.site.url("/test/events"), &[]).json()
     }
 
     #[track_caller]
-    fn assert_never_reused(&self) {
+    pub fn assert_never_reused(&self) {
         let events = self.events();
         for trouble in ["reuse_detected", "grants_revoked", "refresh_errors", "server_errors"] {
             assert_eq!(events[trouble], 0, "{trouble} in {events}");

@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
+use crate::alerts::{TestError, Tested};
 use crate::credential::{CookieAttributes, Millis, Secret};
 use crate::daemon::Host;
 use crate::db::writer::WriteError;
@@ -145,6 +146,18 @@ pub enum Operation {
         token_id: String,
     },
     CredentialSet(SetCredential),
+    /// Sends a message through one channel, or all.
+    AlertTest {
+        channel: Option<String>,
+    },
+    AlertSnooze {
+        subject: String,
+        /// From now.
+        seconds: u32,
+    },
+    AlertUnsnooze {
+        subject: String,
+    },
     /// Reads the configuration anew.
     Reload,
     /// The texts of the configuration that the daemon was started with, and that is in force.
@@ -204,7 +217,7 @@ pub struct SetCredential {
 }
 
 /// A secret on its way into the vault.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeyInput {
     pub name: String,
     pub value: SecretInput,
@@ -240,7 +253,7 @@ pub struct DashboardLink {
 
 /// The one place where a secret is serialised: between two processes of one user, over a
 /// socket in a private folder. Hexadecimal, for secrets are bytes.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretInput(String);
 
@@ -294,6 +307,12 @@ pub enum Outcome {
     DashboardLink(Box<DashboardLink>),
     /// How many sessions there were.
     SignedOut(usize),
+    AlertTested(Vec<Tested>),
+    /// The subject in full, and until when.
+    Snoozed {
+        subject: String,
+        until: Option<Millis>,
+    },
     /// The generation that is in force.
     Acknowledged {
         current: u32,
@@ -411,6 +430,15 @@ impl From<RetentionError> for Refusal {
                 Self { kind: RefusalKind::Unavailable, message: error.to_string() }
             }
             _ => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<TestError> for Refusal {
+    fn from(error: TestError) -> Self {
+        match error {
+            TestError::None => Self::bad_input(error.to_string()),
+            TestError::Unknown { .. } => Self::not_found(error.to_string()),
         }
     }
 }

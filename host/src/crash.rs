@@ -31,7 +31,15 @@ pub const POINTS: &[&str] = &[
 ];
 
 /// Places outside of an attempt.
-pub const HOUSEKEEPING: &[&str] = &["prune.archived", "sink.delivering", "sink.delivered"];
+pub const HOUSEKEEPING: &[&str] = &[
+    "prune.archived",
+    "sink.delivering",
+    "sink.delivered",
+    "alert.noticed",
+    "alert.sending",
+    "alert.sent",
+    "alert.marked",
+];
 
 /// Dies here if it was told to.
 #[cfg(debug_assertions)]

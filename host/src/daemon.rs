@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::alerts::Alerts;
 use crate::catalogue;
 use crate::config::{self, Config, ConfigError, Home, Isolation, Live};
 use crate::control::{self, ApiToken, DashboardLink, Operation, Outcome, Refusal, SecretInput, WorkerToken};
@@ -35,12 +36,16 @@ use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
 use crate::sinks::Sinks;
 use crate::supervisor::Supervisor;
+use crate::telemetry;
 use crate::token::{self, Reach, Scope};
 use crate::vault::{Vault, VaultError};
 use crate::web;
 
 /// A column of a table.
 const LONGEST_TOKEN_NAME: usize = 64;
+
+/// What alerts about the host itself are about.
+const HOST_SUBJECTS: [&str; 5] = ["database", "disk", "clock", "scheduler", "backup"];
 
 /// How often idle workers are looked for, and half the shortest idle time that is honoured.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
@@ -105,6 +110,7 @@ pub struct Host {
     /// Set once the port is open.
     http: OnceLock<Arc<web::Port>>,
     pub retention: Arc<Retention>,
+    pub alerts: Arc<Alerts>,
     /// The configuration's text when this was opened.
     started_with: String,
     pub sinks: Arc<Sinks>,
@@ -242,6 +248,15 @@ impl Host {
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
         let started_with = config.text.clone();
         let config = Live::new(config);
+        let alerts = Arc::new(Alerts::new(
+            &home,
+            config.clone(),
+            writer.clone(),
+            Arc::clone(&registry),
+            supervisor.clone(),
+            Arc::clone(&rotation),
+            extra_ca_pem.clone(),
+        )?);
         let waiting = Arc::clone(&rotation);
         let sinks = Sinks::new(
             home.database(),
@@ -260,6 +275,7 @@ impl Host {
             registry,
             rotation,
             retention,
+            alerts,
             sinks,
             http,
             started_with,
@@ -269,9 +285,9 @@ impl Host {
 
     /// Ends the workers, then waits until everything sent to the database is committed.
     pub async fn close(self) {
-        let Self { writer, supervisor, registry, rotation, retention, sinks, thread, .. } = self;
+        let Self { writer, supervisor, registry, rotation, retention, alerts, sinks, thread, .. } = self;
         supervisor.close().await;
-        drop((writer, registry, rotation, retention, sinks));
+        drop((writer, registry, rotation, retention, alerts, sinks));
         // The thread ends when the last writer is gone; tasks just told to stop may hold one
         // for a moment longer.
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -423,6 +439,20 @@ impl Host {
                 let planned = self.rotation.preview(reader, &credential_id).await?;
                 Ok(Outcome::Planned(Box::new(planned)))
             }
+            Operation::AlertTest { channel } => {
+                Ok(Outcome::AlertTested(self.alerts.test(channel.as_deref()).await?))
+            }
+            Operation::AlertSnooze { subject, seconds } => {
+                let subject = self.alert_subject(&subject)?;
+                let until = now().saturating_add(Millis::from(seconds) * 1_000);
+                self.writer.snooze_alert(&subject, until).await?;
+                Ok(Outcome::Snoozed { subject, until: Some(until) })
+            }
+            Operation::AlertUnsnooze { subject } => {
+                let subject = self.snoozed_subject(&subject)?;
+                self.writer.unsnooze_alert(&subject).await?;
+                Ok(Outcome::Snoozed { subject, until: None })
+            }
             Operation::Reload => Ok(Outcome::Reloaded(self.reload()?)),
             Operation::Configuration => Ok(Outcome::Configuration {
                 started: self.started_with.clone(),
@@ -464,6 +494,64 @@ impl Host {
             Operation::ReportsPrune { rules, archive, from } => {
                 Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
             }
+        }
+    }
+
+    /// What an alert is about, in full, from what a person types: a credential, a service, or
+    /// the subject that `alert list` shows.
+    fn alert_subject(&self, text: &str) -> Result<String, Refusal> {
+        let internal = |error: &dyn fmt::Display| Refusal::internal(error.to_string());
+        let reader = self.reader().map_err(|error| internal(&error))?;
+        let is_credential = |id: &str| -> Result<bool, Refusal> {
+            Ok(reader.credential(id).map_err(|error| internal(&error))?.is_some())
+        };
+        let is_service = |name: &str| -> Result<bool, Refusal> {
+            let has_provider = reader.provider(name).map_err(|error| internal(&error))?.is_some();
+            Ok(has_provider || reader.has_credentials(name).map_err(|error| internal(&error))?)
+        };
+        let known = reader.alert_states().map_err(|error| internal(&error))?;
+        let is_known = known.iter().any(|state| state.subject == text)
+            || match text.split_once(':') {
+                Some(("credential" | "expiry", id)) => is_credential(id)?,
+                Some(("service" | "worker", name)) => is_service(name)?,
+                Some(("host", name)) => HOST_SUBJECTS.contains(&name),
+                _ => false,
+            };
+        if is_known {
+            return Ok(text.to_owned());
+        }
+        match (is_credential(text)?, is_service(text)?) {
+            (true, true) => Err(Refusal::bad_input(format!(
+                "`{text}` is a credential and a service; hint: `credential:{text}` or `service:{text}`"
+            ))),
+            (true, false) => Ok(format!("credential:{text}")),
+            (false, true) => Ok(format!("service:{text}")),
+            (false, false) => Err(Refusal::not_found(format!(
+                "no alert is about `{text}`; allowed: a credential, a service, host:{}, or a subject of `keywheel alert list`",
+                HOST_SUBJECTS.join(", host:")
+            ))),
+        }
+    }
+
+    /// The same among what is snoozed, for that may be about what isn't kept any more.
+    fn snoozed_subject(&self, text: &str) -> Result<String, Refusal> {
+        let internal = |error: &dyn fmt::Display| Refusal::internal(error.to_string());
+        let reader = self.reader().map_err(|error| internal(&error))?;
+        let snoozed = reader.snoozes(now()).map_err(|error| internal(&error))?;
+        let is_meant = |subject: &str| {
+            subject == text
+                || subject.strip_prefix("credential:") == Some(text)
+                || subject.strip_prefix("service:") == Some(text)
+        };
+        let found: Vec<_> = snoozed.into_iter().filter(|snooze| is_meant(&snooze.subject)).collect();
+        match found.as_slice() {
+            [one] => Ok(one.subject.clone()),
+            [] => Err(Refusal::not_found(format!(
+                "`{text}` is not snoozed; hint: `keywheel alert list` shows what is"
+            ))),
+            _ => Err(Refusal::bad_input(format!(
+                "`{text}` is a credential and a service, and both are snoozed; hint: `credential:{text}` or `service:{text}`"
+            ))),
         }
     }
 
@@ -854,6 +942,7 @@ pub async fn serve(
     ready: impl FnOnce(&Host),
 ) -> Result<(), OpenError> {
     let host = Arc::new(host);
+    telemetry::start(&host.config.get().telemetry);
     let listener = control::listen(&host.home.socket())
         .map_err(|source| OpenError::Io { what: "the control socket can't be made", source })?;
     let web = open_port(&host).await?;
@@ -893,6 +982,7 @@ pub async fn serve(
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move { prune(&host, stop).await }
     });
+    let alerts = tokio::spawn(Arc::clone(&host.alerts).serve(stop.clone()));
     let reloader = tokio::spawn({
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move { reload_on_hangup(&host, stop).await }
@@ -917,7 +1007,7 @@ pub async fn serve(
     let _ = stop.wait_for(|stop| *stop).await;
     tracing::info!("stopping: what is in flight may end");
     notify_systemd::stopping();
-    for task in [scheduler, watcher, keeper, pruner, reloader, heart, web, control] {
+    for task in [scheduler, watcher, keeper, pruner, alerts, reloader, heart, web, control] {
         if let Err(error) = task.await {
             tracing::error!(%error, "a part of the daemon ended badly");
         }
@@ -932,6 +1022,8 @@ pub async fn serve(
         Ok(host) => host.close().await,
         Err(host) => host.supervisor.close().await,
     }
+    // Sending blocks; who waits for it here has a deadline within.
+    let _ = tokio::task::spawn_blocking(telemetry::stop).await;
     Ok(())
 }
 

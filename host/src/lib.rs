@@ -3,8 +3,9 @@
 //! The flow, in module order: `registry` turns a folder of plugins into the set that should
 //! run, `supervisor` runs a `worker` process for each, `rotation` decides what is due and
 //! drives each attempt, `egress` makes its HTTP requests, `vault` seals what the services
-//! issue, and `db` keeps it with one writer. `docs/architecture.md` has the invariants.
+//! issue, and `db` keeps it with one writer. `alerts` tells what is in trouble. `docs/architecture.md` has the invariants.
 
+pub mod alerts;
 pub mod backup;
 pub mod catalogue;
 pub mod cli;
@@ -33,6 +34,7 @@ pub mod rotation;
 pub mod sealing;
 pub mod sinks;
 pub mod supervisor;
+pub mod telemetry;
 pub mod token;
 pub mod vault;
 pub mod web;

@@ -206,6 +206,9 @@ pub const DASHBOARD_TASKS: usize = 16;
 /// A form: an id, a digest, two tokens.
 pub const DASHBOARD_FORM: usize = 8 << 10;
 
+/// How long one message to the collector of traces may take, and the last one at the end.
+pub const TRACES_SENT: Duration = Duration::from_secs(5);
+
 /// Attempts in flight over all services: a few hundred kilobytes of memory, and at a tenth of a
 /// second an attempt more than ten thousand a second.
 pub const IN_FLIGHT: usize = 1_024;
@@ -219,6 +222,18 @@ pub const DELIVERY_WALL: Duration = Duration::from_secs(15);
 /// What a command of the operator's has to end in: restarting a service takes seconds.
 pub const HOOK_WALL: Duration = Duration::from_secs(30);
 
+/// Messages of alerts that wait for one channel. Notices come minutes apart, so that is days of a
+/// receiver's absence; what is older is given up first.
+pub const ALERTS_WAITING: u32 = 1_000;
+
+/// How long a message of an alert is tried. After a day a person has heard otherwise, or won't.
+pub const ALERT_GIVE_UP: Duration = Duration::from_secs(24 * 3_600);
+
+/// Credentials that one look at what fails takes in: past so many nobody reads a list.
+pub const ALERT_FACTS: u32 = 10_000;
+
+/// Items that a notice lists; the rest is a number. A chat cuts longer messages anyway.
+pub const ALERTS_LISTED: usize = 20;
 /// Copies of the database from before its schema was changed: the way back from the last upgrades,
 /// each as large as the database was.
 pub const SCHEMA_COPIES: usize = 2;

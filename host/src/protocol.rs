@@ -278,6 +278,9 @@ pub struct Used {
     pub cpu_us: u64,
     /// Of its largest memory, at the most.
     pub memory_bytes: u64,
+    /// By the clock on the wall: until its instance was there, and until it ended.
+    pub instantiate_us: u64,
+    pub total_us: u64,
 }
 
 /// Which layers of the sandbox a process must have before it touches a plugin.

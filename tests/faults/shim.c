@@ -1,7 +1,7 @@
 /* Faults under a real daemon: loaded by LD_PRELOAD, it answers some libc calls in the kernel's
- * place, but only for the database files of one home. Tests alone build and load it
- * (tests/faults/shim.rs, which also writes the control file). It allocates nothing, asks the
- * kernel directly for everything, and touches no descriptor but those of the database.
+ * place, but only for the database files of one home and for what becomes the file of a sink.
+ * Tests alone build and load it (tests/faults/shim.rs, which also writes the control file). It
+ * allocates nothing, asks the kernel directly for everything, and touches no other descriptor.
  *
  * KEYWHEEL_FAULTS names the control file: PAGE bytes, mapped shared, whose words (struct control
  * below, `Word` in shim.rs) may be changed at any time. All zero: nothing is done but counting.
@@ -60,7 +60,7 @@
 #define FOREVER UINT64_MAX
 #define NANOS 1000000000LL
 
-enum { DB = 1, WAL = 2, SHM = 4, FOLDER = 8 };
+enum { DB = 1, WAL = 2, SHM = 4, FOLDER = 8, SINK = 16 };
 
 typedef _Atomic uint64_t word;
 
@@ -216,6 +216,9 @@ static void synced(int kind, int fd, int went_well) {
 /* Files */
 
 static int kind_of_path(const char *path) {
+    /* What becomes the file of a sink, wherever that is. */
+    size_t length = strlen(path);
+    if (length > 9 && strcmp(path + length - 9, ".keywheel") == 0) return SINK;
     size_t home = strlen(control->home);
     if (home == 0 || strncmp(path, control->home, home) != 0) return 0;
     const char *name = path + home;

@@ -24,6 +24,7 @@ use crate::harness::{TestHome, source};
 pub const DB: u64 = 1;
 pub const WAL: u64 = 2;
 pub const SHM: u64 = 4;
+pub const SINK: u64 = 16;
 
 /// As many calls as come, until `release`.
 pub const FOREVER: u64 = u64::MAX;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the peers of the end-to-end tests from their lockfiles; with the argument `browser`
-# the documented browser worker instead, with `dashboard` who uses the dashboard. Both want
-# Chromium.
+# the documented browser worker instead, with `dashboard` who uses the dashboard (both want
+# Chromium), with `firefox` Firefox itself, with `promtool` the checker of Prometheus.
 #
 # Owns: $TARGET_DIR (default <repository>/target/peers), and nothing else. Must
 # never write into the source tree. Run again, it returns at once unless a
@@ -96,6 +96,8 @@ oidc_provider() {
     printf '%s\n' "$want" >"$to/.stamp"
 }
 
+has_firefox() { command -v firefox-esr >/dev/null; }
+
 has_chromium() { command -v "${CHROMIUM:-chromium}" >/dev/null; }
 
 # The example of docs/external-workers.md, as its reader sets it up.
@@ -138,6 +140,23 @@ dashboard_browser() {
     printf '%s\n' "$want" >"$to/.stamp"
 }
 
+# The one in PATH, or the one of Debian's package: unpacked, not installed, for the package would
+# start a Prometheus.
+promtool() {
+    if [ -x "$target/promtool/usr/bin/promtool" ]; then return; fi
+    rm -rf "$target/promtool" && mkdir -p "$target/promtool/usr/bin"
+    if type -P promtool >/dev/null; then
+        ln -s "$(type -P promtool)" "$target/promtool/usr/bin/promtool"
+        return
+    fi
+    printf 'fetching promtool into %s\n' "$target/promtool" >&2
+    local hint='hint: put a promtool into PATH; on Debian apt-get install prometheus'
+    command -v apt-get >/dev/null || fail "promtool is missing; $hint"
+    if [ "$(id -u)" -eq 0 ]; then apt-get update -qq >&2; fi
+    (cd "$target/promtool" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .) >&2 ||
+        fail "could not fetch promtool; $hint"
+}
+
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
 # Two test runs at once must not install over each other.
@@ -148,9 +167,12 @@ peers)
     python_peer django-site django-venv 'the Django site'
     python_peer matrix-synapse synapse-venv 'the Matrix homeserver'
     python_peer jupyterhub jupyterhub-venv JupyterHub
+    python_peer smtp-server smtp-venv 'the mail server'
     oidc_provider
     ;;
 browser) playwright_worker ;;
 dashboard) dashboard_browser ;;
-*) fail "unknown argument $1; allowed: nothing, browser, or dashboard" ;;
+firefox) need Firefox has_firefox firefox-esr ;;
+promtool) promtool ;;
+*) fail "unknown argument $1; allowed: nothing, browser, dashboard, firefox or promtool" ;;
 esac

@@ -29,14 +29,14 @@ pub struct Arguments {
 enum Command {
     /// Read a configuration and say what is wrong with it, by line and column
     #[command(
-        after_help = "Example: keywheel config check new.toml && cp new.toml \"$KEYWHEEL_HOME/config.toml\""
+        after_help = "Examples:\n  keywheel config check new.toml && cp new.toml \"$KEYWHEEL_HOME/config.toml\""
     )]
     Check {
         /// The home's config.toml unless another is named
         file: Option<PathBuf>,
     },
     /// What is in force, and where each value comes from
-    #[command(after_help = "Example: keywheel config show --json")]
+    #[command(after_help = "Examples:\n  keywheel config show --json")]
     Show,
 }
 
@@ -125,7 +125,7 @@ fn rows(started: &str, now: &str, file: &str) -> Vec<Row> {
     for key in known.keys().chain(now.keys()).chain(started.keys()).chain(file.keys()) {
         let of = if reload::waits(key).is_some() { &started } else { &now };
         let (value, from) = match of.get(key) {
-            Some((line, value)) => (Some(written(value)), format!("config.toml, line {line}")),
+            Some((line, value)) => (Some(shown(key, value)), format!("config.toml, line {line}")),
             None => (known.get(key).cloned().flatten(), String::from("default")),
         };
         let same = |a: &BTreeMap<String, (usize, Value)>| {
@@ -143,6 +143,12 @@ fn rows(started: &str, now: &str, file: &str) -> Vec<Row> {
     rows.into_values().collect()
 }
 
+/// An address that alerts go to is often all that its owner has to prove who he is.
+fn shown(key: &str, value: &Value) -> String {
+    let is_address = key.starts_with("alerts.") && (key.ends_with(".url") || key.ends_with("heartbeat_url"));
+    if is_address { String::from("(set, not shown)") } else { written(value) }
+}
+
 fn written(value: &Value) -> String {
     value.to_string()
 }
@@ -155,7 +161,7 @@ fn defaults() -> BTreeMap<String, Option<String>> {
     let all = place::keys(&text).unwrap_or_default();
     all.into_iter()
         // Sections that exist by a name of the operator's alone.
-        .filter(|(key, _)| !key.contains(".name."))
+        .filter(|(key, _)| !key.contains(".name.") && !key.starts_with("alerts.channels."))
         .map(|(key, (_, value))| {
             let alone = alone(&key, &value);
             let same = Config::parse(&alone, Path::new("config.toml"), None)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Failure;
+use super::progress::Progress;
 use crate::config::{Config, Home};
 use crate::control::{self, Operation, Outcome};
 use crate::daemon::{Host, HostOptions, OpenError};
@@ -29,6 +30,7 @@ impl Connection {
             return Ok(Self::Daemon(home.clone()));
         }
         let config = Config::load(home)?;
+        let _progress = Progress::of("opening the home, and compiling what is new in it");
         let until = Instant::now() + STARTING;
         loop {
             match Host::open(home.clone(), config.clone(), HostOptions::default()).await {
@@ -45,6 +47,7 @@ impl Connection {
     }
 
     pub async fn ask(&self, operation: Operation) -> Result<Outcome, Failure> {
+        let _progress = what_takes_time(&operation).map(Progress::of);
         match self {
             Self::Direct(host) => Ok(host.carry_out(operation).await?),
             Self::Daemon(home) => control::ask(&home.socket(), &operation)
@@ -67,6 +70,17 @@ impl Connection {
         let outcome = connection.ask(operation).await;
         connection.close().await;
         outcome
+    }
+}
+
+/// What somebody who waits is told: a component in Python compiles for six seconds.
+const fn what_takes_time(operation: &Operation) -> Option<&'static str> {
+    match operation {
+        Operation::PluginList | Operation::PluginCheck { .. } | Operation::PluginInstall { .. } => {
+            Some("compiling what is new, and asking it what it is")
+        }
+        Operation::CredentialRun { .. } | Operation::CredentialSelfTest { .. } => Some("asking the service"),
+        _ => None,
     }
 }
 

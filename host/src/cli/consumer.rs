@@ -19,6 +19,7 @@ use crate::rotation::schedule::span;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Add one, or change how long it is waited for
+    #[command(after_help = "Examples:\n  keywheel credential consumer add ann reporter --wait 10m")]
     Add {
         id: String,
         /// Yours, to acknowledge with
@@ -28,8 +29,10 @@ pub enum Command {
         wait: Option<String>,
     },
     /// Every consumer of a credential, and what it acknowledged
+    #[command(after_help = "Examples:\n  keywheel credential consumer list ann")]
     List { id: String },
     /// Wait for it no more
+    #[command(after_help = "Examples:\n  keywheel credential consumer remove ann reporter")]
     Remove { id: String, name: String },
 }
 

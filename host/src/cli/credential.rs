@@ -145,6 +145,7 @@ pub enum Command {
     #[command(subcommand)]
     Consumer(consumer::Command),
     /// Say that a consumer uses a generation now
+    #[command(after_help = "Examples:\n  keywheel credential ack ann --consumer reporter --generation 7")]
     Ack {
         id: String,
         #[arg(long, value_name = "NAME")]
@@ -351,7 +352,7 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
     connection.close().await;
     added?;
     let daemon = daemon_answers(home).await?;
-    let follows = first::what_follows(home, &find(home, &new.id)?, daemon)?;
+    let follows = first::what_follows(home, &find(home, &new.id)?, daemon, true)?;
     output.value(&json!({ "added": new.id, "service": service }), || {
         format!(
             "added `{0}`; hint: `keywheel credential validate {0}` asks the service now\n{1}",

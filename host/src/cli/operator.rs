@@ -263,7 +263,7 @@ pub async fn self_test(home: &Home, id: String, output: Output) -> Result<(), Fa
         "valid" => Err(Failure::BadInput(format!(
             "failed: a made-up secret is called valid ({answered}); hint: this plugin's `validate` would call a dead session valid too; look at its settings, or use another plugin"
         ))),
-        verdict => Err(Failure::Other(format!(
+        verdict => Err(Failure::CouldNotTell(format!(
             "inconclusive: a made-up secret is called {verdict} ({answered}): {why}; hint: try again when the service answers"
         ))),
     }

@@ -264,9 +264,9 @@ pub fn coloured(word: &str) -> Cell {
     match word {
         "success" | "valid" | "active" | "running" | "on" | "heard" | "in-step" => cell.fg(Color::Green),
         "unreachable" | "unknown" | "pending-approval" | "conflict" | "idle" | "paused" | "silent"
-        | "expired" | "behind" => cell.fg(Color::Yellow),
+        | "expired" | "warning" | "waiting" | "behind" => cell.fg(Color::Yellow),
         "failed" | "validation_failed" | "invalid" | "needs-human" | "refused" | "parked" | "revoked"
-        | "failing" | "no-credential" | "no-secrets" => cell.fg(Color::Red),
+        | "failing" | "no-credential" | "no-secrets" | "critical" => cell.fg(Color::Red),
         _ => cell,
     }
 }

@@ -4,7 +4,6 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::Failure;
@@ -12,6 +11,7 @@ use super::connection::Connection;
 use super::credential::seconds;
 use super::output::Output;
 use super::plugin::unexpected;
+use super::progress::Progress;
 use crate::config::{Config, Home};
 use crate::control::{Operation, Outcome};
 use crate::credential::now;
@@ -67,11 +67,12 @@ pub async fn run(home: &Home, order: Prune, output: Output) -> Result<(), Failur
         });
         return Ok(());
     }
-    let bar = match std::io::stderr().is_terminal() && !output.json {
-        true => ProgressBar::new(survey(&Reader::open(&home.database())?, &rules)?.reports)
-            .with_style(style("  {bar:30} {human_pos} of {human_len} reports, {eta} left")),
-        false => ProgressBar::hidden(),
+    // Counting them takes as long as a step of it, so only for somebody who looks.
+    let total = match std::io::stderr().is_terminal() && !output.json {
+        true => survey(&Reader::open(&home.database())?, &rules)?.reports,
+        false => 0,
     };
+    let bar = Progress::counted(total, "reports");
     let connection = Connection::open(home).await?;
     let deleted = async {
         let (mut position, mut deleted) = (Position::START, 0);
@@ -80,13 +81,13 @@ pub async fn run(home: &Home, order: Prune, output: Output) -> Result<(), Failur
                 Operation::ReportsPrune { rules: rules.clone(), archive: archive.clone(), from: position };
             let Outcome::Pruned(pruned) = connection.ask(operation).await? else { return Err(unexpected()) };
             deleted += pruned.reports;
-            bar.set_position(deleted);
+            bar.reached(deleted);
             position = pruned.next;
         }
         Ok(deleted)
     }
     .await;
-    bar.finish_and_clear();
+    drop(bar);
     connection.close().await;
     let deleted = deleted?;
     let folder = archive.map(|folder| folder.display().to_string());
@@ -105,8 +106,4 @@ fn words(verb: &str, found: &Survey) -> String {
         ),
         _ => format!("{verb} nothing"),
     }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

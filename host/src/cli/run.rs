@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
@@ -291,23 +291,15 @@ const fn ending(form: Form) -> &'static str {
 /// found on it.
 fn private_folder() -> std::io::Result<tempfile::TempDir> {
     let mut new = tempfile::Builder::new();
-    new.prefix("keywheel-run-");
+    new.prefix("keywheel-run-").permissions(std::fs::Permissions::from_mode(0o700));
     let places = [std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), Some(PathBuf::from("/dev/shm"))];
     let in_memory = places.into_iter().flatten().filter(|place| is_in_memory(place));
     for place in in_memory {
         if let Ok(folder) = new.tempdir_in(place) {
-            return checked(folder);
+            return Ok(folder);
         }
     }
-    checked(new.tempdir()?)
-}
-
-fn checked(folder: tempfile::TempDir) -> std::io::Result<tempfile::TempDir> {
-    let found = folder.path().metadata()?;
-    match found.mode() & 0o7777 == 0o700 {
-        true => Ok(folder),
-        false => Err(std::io::Error::other(format!("its mode is {:o}", found.mode() & 0o7777))),
-    }
+    new.tempdir()
 }
 
 fn is_in_memory(place: &Path) -> bool {
@@ -474,6 +466,7 @@ mod tests {
     fn the_folder_for_files_is_private() {
         let folder = private_folder().unwrap();
         write_private(&folder.path().join("f"), &Secret::new("x")).unwrap();
-        assert_eq!(folder.path().join("f").metadata().unwrap().mode() & 0o7777, 0o600);
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(folder.path()), mode(&folder.path().join("f"))), (0o700, 0o600));
     }
 }

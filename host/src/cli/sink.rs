@@ -19,8 +19,10 @@ use crate::sinks::decide::Standing;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Every sink: what it got last, and whether it is in step
+    #[command(after_help = "Examples:\n  keywheel sink list")]
     List,
     /// Deliver to a sink now, whatever it got before
+    #[command(after_help = "Examples:\n  keywheel sink sync curl-jar")]
     Sync { name: String },
 }
 

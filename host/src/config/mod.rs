@@ -1,9 +1,11 @@
 //! Where an installation lives and what its operator chose. A configuration never changes; a
 //! running daemon may be given another one (`Live`), and each part says whether it follows. A leaf.
 
+pub mod alerts;
 pub mod metrics;
 pub mod place;
 pub mod sinks;
+pub mod telemetry;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -271,7 +273,9 @@ pub struct Config {
     pub extra_ca_file: Option<PathBuf>,
     pub http: Http,
     pub metrics: metrics::Metrics,
+    pub telemetry: telemetry::Telemetry,
     pub reports: Reports,
+    pub alerts: alerts::Alerts,
     /// What is logged, where the command line doesn't say: a level, or tracing's filters.
     pub log: Option<String>,
     /// The file's own text.
@@ -432,7 +436,9 @@ impl Default for Config {
             extra_ca_file: None,
             http: Http::default(),
             metrics: metrics::Metrics::default(),
+            telemetry: telemetry::Telemetry::default(),
             reports: Reports::default(),
+            alerts: alerts::Alerts::default(),
             log: None,
             text: String::new(),
             services: BTreeMap::new(),
@@ -467,8 +473,9 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 # Certificates to trust beside the system's, in PEM.
 #extra_ca_file = "/etc/keywheel/ca.pem"
 
-# The HTTP port, for workers that can't be plugins, programs that read secrets, and metrics. Without `listen` there is none. It speaks
-# plain HTTP: only loopback addresses are allowed, unless `allow_remote` is true. `hosts` are the
+# The HTTP port, for the dashboard, for workers that can't be plugins, for programs that read
+# secrets, and for metrics. Without `listen` there is none. It speaks plain HTTP: only loopback
+# addresses are allowed, unless `allow_remote` is true. `hosts` are the
 # names by which a proxy in front of it is called. The other two are limits for each token.
 #[http]
 #listen = "127.0.0.1:7878"
@@ -484,6 +491,12 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #access = "open"
 #per_credential = false
 
+# Traces of attempts, by OTLP over HTTP, in builds with the feature `otel`. Without an endpoint
+# there are none. `sample` is the share of attempts that is traced, 1 for all of them.
+#[telemetry]
+#otlp_endpoint = "http://127.0.0.1:4318"
+#sample = 0.1
+
 # Reports of attempts older than so many days are deleted, and so are those past so many newest
 # of a credential; 0 means no such limit. The last report of each credential and its last
 # success always stay.
@@ -493,6 +506,40 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 # Before that they are written here, as compressed JSON Lines (unset: nowhere); absolute, or
 # below this folder. The folder above it must exist.
 #archive = "archive"
+
+# Who is told when something is in trouble, and when it is well again. Without a channel nobody is
+# and nothing is watched; `keywheel alert test` tries them. Times are such as "90s", "15m", "24h".
+#[alerts]
+# Told after so many failures in a row; at once where a person must act.
+#after_failures = 3
+# Told again this often while it lasts, so many times.
+#remind_every = "24h"
+#remind_at_most = 7
+# What happens to one service within the first is one notice; the next comes after the second.
+#group_wait = "30s"
+#group_interval = "5m"
+# Days before the end of a secret that Keywheel can't renew by itself.
+#expiry_days = [14, 7, 1]
+# Free space of this folder's disk, in MiB; an eighth of it is critical. 0: not looked at.
+#disk_low_mib = 256
+# Where backups go, and how old the newest file there may get (unset: not looked at).
+#backup_folder = "/var/backups/keywheel"
+#backup_max_age = "2d"
+# Asked for while everything turns, and only then: a watchdog elsewhere notices the silence.
+#heartbeat_url = "https://watchdog.example/ping/keywheel"
+#heartbeat_every = "1m"
+# The first wait after a message wasn't taken; it doubles up to half an hour, for a day.
+#retry_first = "5s"
+
+# One section for each channel, with a name of yours. `severity` is "warning" or "critical", the
+# least that is told there; `services` are the only ones it is told about. Addresses and tokens
+# may be in files of their own: `url_file` in place of `url`.
+#[alerts.channels.NAME]
+#kind = "webhook"        # or "slack", "discord", "ntfy", "email", "command"
+#url = "https://receiver.example/alerts"
+#secret_file = "alerts.secret"
+#severity = "warning"
+#services = []
 
 # Rules for one service, by the name that `keywheel plugin list` shows. None of them has a default.
 #[services.NAME]
@@ -576,11 +623,14 @@ impl Config {
             );
             return Err(ConfigError::Parse { path, message });
         }
-        if let Err(message) = config.http.check() {
+        if let Err(message) = config.http.check().and_then(|()| config.telemetry.check()) {
             return Err(ConfigError::Parse { path, message });
         }
         if config.reports.archive.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
             let message = "reports.archive is empty; allowed: a folder, or leave the line out".into();
+            return Err(ConfigError::Parse { path, message });
+        }
+        if let Err(message) = config.alerts.check() {
             return Err(ConfigError::Parse { path, message });
         }
         for (service, rules) in &config.services {

@@ -423,3 +423,172 @@ fn token_from(row: &Row<'_>) -> rusqlite::Result<ApiTokenRow> {
         revoked_at: read_optional_millis(row, 7)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::open_for_writing;
+    use super::*;
+
+    const NOW: Millis = 1_700_000_000_000;
+
+    fn home() -> (tempfile::TempDir, Connection, Reader) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keywheel.db");
+        let db = open_for_writing(&path, None).unwrap();
+        let reader = Reader::open(&path).unwrap();
+        (folder, db, reader)
+    }
+
+    fn token(db: &Connection, id: &str, expires_at: Option<Millis>) {
+        let new = NewApiToken {
+            token_id: id.into(),
+            name: "a program".into(),
+            tag: [7; 32],
+            scopes: vec![Scope::Read],
+            reach: Reach::Credentials(vec!["ann".into()]),
+            expires_at,
+        };
+        create(db, &new, NOW).unwrap();
+    }
+
+    fn read(token_id: &str, generation: u32) -> SecretRead {
+        SecretRead {
+            token_id: token_id.into(),
+            peer: "127.0.0.1".into(),
+            credential_id: "ann".into(),
+            generation,
+            form: "json",
+        }
+    }
+
+    fn refusal(peer: &str) -> ApiRefusal {
+        ApiRefusal {
+            reason: RefusalReason::NoToken,
+            token_id: None,
+            peer: peer.into(),
+            credential_id: None,
+            times: 1,
+        }
+    }
+
+    #[test]
+    fn a_read_is_written_down_only_for_a_token_that_is_alive() {
+        let (_folder, db, reader) = home();
+        token(&db, "t1", Some(NOW + 10));
+        note_read(&db, &read("t1", 1), NOW + 9).unwrap();
+        let late = note_read(&db, &read("t1", 1), NOW + 10);
+        assert!(matches!(late, Err(WriteError::NotFound { .. })), "{late:?}");
+        token(&db, "t2", None);
+        for _ in 0..2 {
+            revoke(&db, "t2", NOW + 5).unwrap();
+        }
+        assert!(note_read(&db, &read("t2", 1), NOW + 6).is_err());
+        assert!(note_read(&db, &read("t3", 1), NOW).is_err());
+        assert!(matches!(revoke(&db, "t3", NOW), Err(WriteError::NotFound { .. })));
+        let history = reader.api_history(None, 10).unwrap();
+        assert_eq!(history.len(), 1, "{history:?}");
+        let (row, tag) = reader.api_token("t1").unwrap().unwrap();
+        assert_eq!(
+            (row.last_used_at, row.scopes.as_slice(), tag),
+            (Some(NOW + 9), &[Scope::Read][..], vec![7; 32])
+        );
+        let audit: Vec<_> = reader.audit(None, 10).unwrap().into_iter().map(|row| row.action).collect();
+        assert_eq!(audit, ["api-token-revoked", "api-token-created", "api-token-created"]);
+    }
+
+    #[test]
+    fn the_same_again_within_an_hour_is_counted_in_its_row_and_anything_else_has_its_own() {
+        let (_folder, db, reader) = home();
+        token(&db, "t1", None);
+        for (generation, after) in [(1, 0), (1, 5), (2, 6), (1, 7), (1, FOLDED + 1)] {
+            note_read(&db, &read("t1", generation), NOW + after).unwrap();
+        }
+        for (peer, after) in [("192.0.2.1", 0), ("192.0.2.2", 1), ("192.0.2.1", 2)] {
+            note_refusal(&db, &refusal(peer), NOW + after).unwrap();
+        }
+        let history = reader.api_history(None, 10).unwrap();
+        let rows: Vec<_> = history
+            .iter()
+            .map(|row| (row.what.as_str(), row.times, row.generation, row.first_at - NOW, row.last_at - NOW))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                ("read", 1, Some(1), FOLDED + 1, FOLDED + 1),
+                ("read", 3, Some(1), 0, 7),
+                ("read", 1, Some(2), 6, 6),
+                ("no-token", 2, None, 0, 2),
+                ("no-token", 1, None, 1, 1),
+            ]
+        );
+        assert_eq!(reader.api_history(Some("t1"), 10).unwrap().len(), 3);
+        assert_eq!(reader.api_history(None, 2).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn neither_history_grows_past_its_bound_and_a_flood_of_one_leaves_the_other() {
+        let (_folder, db, reader) = home();
+        token(&db, "t1", None);
+        note_read(&db, &read("t1", 1), NOW).unwrap();
+        for peer in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+            note_refusal(&db, &refusal(peer), NOW).unwrap();
+        }
+        // As if as many had come in between as there may be.
+        db.execute(
+            "UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'api_refusals'",
+            [limits::API_HISTORY_ROWS + 1],
+        )
+        .unwrap();
+        note_refusal(&db, &refusal("192.0.2.4"), NOW + 1).unwrap();
+        let history = reader.api_history(None, 10).unwrap();
+        let mut peers: Vec<_> =
+            history.iter().filter(|row| row.refused).map(|row| row.peer.as_str()).collect();
+        peers.sort_unstable();
+        assert_eq!(peers, ["192.0.2.3", "192.0.2.4"], "the two oldest made room");
+        assert_eq!(
+            history.iter().filter(|row| !row.refused).count(),
+            1,
+            "a read is pushed out by no refusal"
+        );
+    }
+
+    #[test]
+    fn a_page_of_what_a_token_reaches_is_found_by_an_index() {
+        let (_folder, db, reader) = home();
+        for (id, service, profile, external) in [
+            ("a", "s", Some("p"), 0),
+            ("b", "t", Some("p"), 0),
+            ("c", "s", None, 0),
+            ("d", "s", Some("p"), 1),
+        ] {
+            db.execute(
+                "INSERT INTO credentials (credential_id, service, profile_id, settings_json, private_hosts_json,
+                     last_generation, rotated_at, created_at, external) VALUES (?1, ?2, ?3, '[]', '[]', 1, 0, 0, ?4)",
+                params![id, service, profile, external],
+            )
+            .unwrap();
+            db.execute(
+                "INSERT INTO cookie_rotation_monitor (cookie_id, service, next_action) VALUES (?1, ?2, 'validate')",
+                [id, service],
+            )
+            .unwrap();
+        }
+        let page = |reach: &Reach, after, limit| {
+            let (rows, next) = reader.credentials_within(reach, after, limit).unwrap();
+            (rows.into_iter().map(|row| row.credential_id).collect::<Vec<_>>(), next)
+        };
+        let of_service = Reach::Service("s".into());
+        assert_eq!(page(&of_service, 0, 10), (vec!["a".into(), "c".into()], None));
+        assert_eq!(page(&of_service, 0, 1), (vec!["a".into()], Some(1)));
+        assert_eq!(page(&of_service, 1, 1), (vec!["c".into()], None));
+        assert_eq!(page(&Reach::Profile("p".into()), 0, 10), (vec!["a".into(), "b".into()], None));
+        let named = Reach::Credentials(vec!["c".into(), "d".into(), "gone".into()]);
+        assert_eq!(
+            page(&named, 0, 10),
+            (vec!["c".into()], None),
+            "external ones and gone ones aren't listed"
+        );
+        assert_eq!(page(&Reach::Nothing, 0, 10), (vec![], None));
+        assert_eq!(reader.current_generation("a").unwrap(), None);
+    }
+}

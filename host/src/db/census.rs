@@ -44,6 +44,10 @@ pub struct CredentialCensus {
     pub is_valid: bool,
 }
 
+pub(super) const FIRST_DUE: &str = "
+    SELECT next_due_at FROM cookie_rotation_monitor INDEXED BY monitor_by_due
+    WHERE service = ?1 AND next_due_at IS NOT NULL ORDER BY next_due_at LIMIT 1";
+
 impl Reader {
     /// Every service that has credentials.
     pub fn census(&self, now: Millis) -> Found<Vec<ServiceCensus>> {
@@ -104,12 +108,8 @@ impl Reader {
     /// When the first credential of a service is due that isn't claimed: one step in the index of
     /// the queue.
     pub fn first_due(&self, service: &str) -> Found<Option<Millis>> {
-        let found: Option<Option<Millis>> = self.one(
-            "SELECT next_due_at FROM cookie_rotation_monitor INDEXED BY monitor_by_due
-             WHERE service = ?1 AND next_due_at IS NOT NULL ORDER BY next_due_at LIMIT 1",
-            [service],
-            |row| read_optional_millis(row, 0),
-        )?;
+        let found: Option<Option<Millis>> =
+            self.one(FIRST_DUE, [service], |row| read_optional_millis(row, 0))?;
         Ok(found.flatten())
     }
 

@@ -4,6 +4,7 @@
 //!
 //! This file owns how connections are opened and the lock that keeps a second host away.
 
+pub mod alerts;
 pub mod api_tokens;
 pub mod census;
 mod commands;

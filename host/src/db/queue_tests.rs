@@ -6,6 +6,7 @@ use std::fmt::Write;
 use rusqlite::{Connection, StatementStatus, params};
 use tempfile::TempDir;
 
+use super::super::census::FIRST_DUE;
 use super::super::open_for_writing;
 use super::super::queries::Reader;
 use super::{DUE, NEXT_DUE};
@@ -140,4 +141,30 @@ fn a_scheduled_credential_takes_less_than_three_hundred_bytes_of_the_queue() {
     let each = bytes / i64::from(count);
     println!("{each} bytes each for {count}");
     assert!(each < 300, "{each} bytes each");
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "whoever asks for a million wants to see the number")]
+fn a_scrape_finds_the_first_that_is_due_in_the_same_few_steps_and_counts_the_rest_in_one_pass() {
+    let steps = |count| {
+        let (_folder, db) = queue(count);
+        let plan = plan(&db, FIRST_DUE, 1);
+        assert!(plan.lines().all(|line| line.starts_with("SEARCH")), "{plan}");
+        let mut first = db.prepare(FIRST_DUE).unwrap();
+        let due: i64 = first.query_row(["service-07"], |row| row.get(0)).unwrap();
+        assert!(due > T0 as i64);
+        first.get_status(StatementStatus::VmStep)
+    };
+    assert_eq!(steps(1_000), steps(20_000));
+
+    let count = scheduled();
+    let (folder, _db) = queue(count);
+    let reader = crate::db::Reader::open(&folder.path().join("keywheel.db")).unwrap();
+    let began = std::time::Instant::now();
+    let services = reader.census(T0).unwrap();
+    println!("{count} counted in {:?}", began.elapsed());
+    assert_eq!(services.len(), SERVICES as usize);
+    assert_eq!(services.iter().map(|of| of.states[0]).sum::<u64>(), u64::from(count));
+    let paused = count.div_ceil(10);
+    assert_eq!(services.iter().map(|of| of.scheduled).sum::<u64>(), u64::from(count - paused));
 }

@@ -4,7 +4,7 @@
 //!
 //! `policy`, `template`, `cookies`, `capture`, `redact`, `seen`, `clock` and `restraint` are pure
 //! and decide; `client` is the shell that resolves, connects, reads and keeps the time. `preview`
-//! composes and sends nothing. `delivery` sends what the operator, and no plugin, wants sent.
+//! composes and sends nothing. `delivery` and `mail` send what the operator, and no plugin, wants sent.
 //!
 //! **Invariant:** what a service issued is in `Exchange` before anything else can fail, and
 //! stays there until someone takes it with `Exchange::take_changes` or got it in `Exchanged`.
@@ -14,6 +14,7 @@ mod client;
 mod clock;
 pub mod cookies;
 pub mod delivery;
+pub mod mail;
 pub mod policy;
 pub mod preview;
 pub mod redact;

@@ -27,6 +27,7 @@ use crate::registry::ActiveProvider;
 use crate::report::{Report, Status, iso8601};
 pub use crate::sealing::{open_jar, seal_jar};
 use crate::supervisor::{CallError, CallEvent, RunningCall};
+use crate::telemetry::{Span, Trace};
 
 /// Between two tries to store what was issued, each of which retries by itself.
 const STORE_AGAIN: Duration = Duration::from_millis(500);
@@ -41,6 +42,7 @@ const LOG_LINE: usize = 4 << 10;
 pub struct Attempt<'a> {
     engine: &'a Rotation,
     claim: &'a Claim,
+    trace: &'a Trace,
     provider: Arc<ActiveProvider>,
     resolved: Arc<Resolved>,
     method: Option<ResolvedMethod>,
@@ -59,21 +61,31 @@ pub struct Attempt<'a> {
 pub async fn run(engine: &Rotation, claim: Claim) -> Result<Report, WriteError> {
     crash::point("attempt.claimed");
     let began = Instant::now();
-    let report = run_to_report(engine, &claim).await?;
+    let trace = begin_trace(&claim);
+    let report = run_to_report(engine, &claim, &trace).await?;
     let verdict = report.meta.get("verdict").and_then(serde_json::Value::as_str).unwrap_or_default();
     let rotated = report.meta.contains_key("rotated");
     engine.meter.attempt(&claim.service, claim.action.as_str(), verdict, rotated, began.elapsed());
+    trace.end(verdict, rotated);
     Ok(report)
 }
 
-async fn run_to_report(engine: &Rotation, claim: &Claim) -> Result<Report, WriteError> {
-    match Attempt::prepare(engine, claim) {
+/// From the claim on, which took its transaction.
+fn begin_trace(claim: &Claim) -> Trace {
+    let (credential, action) = (&claim.token.credential_id, claim.action.as_str());
+    let trace = Trace::begin(&claim.service, credential, action, claim.attempt_number, claim.started_at);
+    trace.passed("claim", claim.started_at, now());
+    trace
+}
+
+async fn run_to_report(engine: &Rotation, claim: &Claim, trace: &Trace) -> Result<Report, WriteError> {
+    match Attempt::prepare(engine, claim, trace) {
         Ok(mut attempt) => {
             let conclusion = attempt.conclude().await?;
-            finish(engine, claim, Some(attempt), conclusion).await
+            finish(engine, claim, trace, Some(attempt), conclusion).await
         }
         // Nothing was asked, so nothing is known of the service.
-        Err(why) => finish(engine, claim, None, unprepared(claim, why)).await,
+        Err(why) => finish(engine, claim, trace, None, unprepared(claim, why)).await,
     }
 }
 
@@ -95,7 +107,7 @@ fn unprepared(claim: &Claim, why: String) -> Conclusion {
 }
 
 impl<'a> Attempt<'a> {
-    fn prepare(engine: &'a Rotation, claim: &'a Claim) -> Result<Self, String> {
+    fn prepare(engine: &'a Rotation, claim: &'a Claim, trace: &'a Trace) -> Result<Self, String> {
         let provider = engine.providers.get(&claim.service).ok_or_else(|| {
             format!(
                 "no plugin serves `{}`; hint: put its .wasm or .toml file into the plugins folder",
@@ -138,6 +150,7 @@ impl<'a> Attempt<'a> {
         Ok(Self {
             engine,
             claim,
+            trace,
             provider,
             resolved,
             method,
@@ -166,8 +179,10 @@ impl<'a> Attempt<'a> {
     async fn conclude(&mut self) -> Result<Conclusion, WriteError> {
         let mut event = Event::Begun;
         loop {
+            let judging = matches!(event, Event::CallEnded(..)).then(now);
             event = match self.on(event) {
                 machine::Action::StoreIntent { method, from } => {
+                    let _step = self.trace.step("intent");
                     let (writer, token) = (&self.engine.writer, &self.claim.token);
                     writer.journal_rotation(token, &method.name, method.commit_class, from).await?;
                     Event::IntentStored
@@ -188,7 +203,10 @@ impl<'a> Attempt<'a> {
                     tokio::time::sleep(pause).await;
                     Event::Waited
                 }
-                machine::Action::Finish(conclusion) => return Ok(*conclusion),
+                machine::Action::Finish(conclusion) => {
+                    self.trace.passed("verdict", judging.unwrap_or_else(now), now());
+                    return Ok(*conclusion);
+                }
                 // Both belong to the midst of a call.
                 machine::Action::StoreReceipt { .. } | machine::Action::GoOn => {
                     return Err(WriteError::Invalid(String::from("the attempt lost its place")));
@@ -227,10 +245,17 @@ impl<'a> Attempt<'a> {
     /// Runs one call and serves what it asks for. Only a failure to write is an error here.
     async fn call(&mut self, call: Call, jar: Arc<Jar>) -> Result<(Ended, Seen), WriteError> {
         let supervisor = self.engine.supervisor.clone();
+        let step = self.trace.step(match call {
+            Call::Rotate(..) => "call rotate",
+            _ => "call validate",
+        });
         // Waiting for a place on a busy worker is no part of the attempt: only its own time may
         // end it. The wait is bounded by the deadlines of those before it.
         let asked = Instant::now();
-        let started = supervisor.call(&self.claim.service, call).await;
+        let started = {
+            let _step = step.step("worker.place");
+            supervisor.call(&self.claim.service, call).await
+        };
         self.deadline += asked.elapsed();
         let deadline = self.deadline.min(Instant::now() + limits::CALL_WALL);
         let mut running = match started {
@@ -243,7 +268,9 @@ impl<'a> Attempt<'a> {
         self.worker = Some(running.worker_id().to_owned());
         let mut exchange = Exchange::new(Arc::clone(&self.resolved), Jar::clone(&jar), deadline)
             .of_service(&self.claim.service);
-        let ended = self.converse(&mut running, &mut exchange, deadline).await?;
+        let ended = self.converse(&mut running, &mut exchange, deadline, &step).await?;
+        let used = running.used();
+        step.of_worker(Duration::from_micros(used.instantiate_us), Duration::from_micros(used.total_us));
         self.requests += exchange.seen.requests;
         Ok((ended, exchange.seen))
     }
@@ -254,6 +281,7 @@ impl<'a> Attempt<'a> {
         running: &mut RunningCall,
         exchange: &mut Exchange,
         deadline: Instant,
+        step: &Span,
     ) -> Result<Ended, WriteError> {
         loop {
             let event = match tokio::time::timeout_at(deadline, running.next()).await {
@@ -278,8 +306,17 @@ impl<'a> Attempt<'a> {
                     }
                     crash::point("request.sending");
                     let unwritten = Mutex::new(None);
-                    let keep = |changes| self.keep(changes, &unwritten);
+                    let mut request_step = step.step("egress.request");
+                    request_step.text("http.request.method", known_method(&request.method));
+                    let keep = |changes| self.keep(changes, &unwritten, &request_step);
                     let result = self.engine.egress.send_keeping(exchange, request, keep).await;
+                    match &result {
+                        Ok(done) => {
+                            request_step.number("http.response.status_code", done.response.status.into())
+                        }
+                        Err(error) => request_step.failed(kind_of(error)),
+                    }
+                    drop(request_step);
                     if let Some(error) = unwritten.into_inner().unwrap_or_else(PoisonError::into_inner) {
                         return Err(error);
                     }
@@ -309,10 +346,13 @@ impl<'a> Attempt<'a> {
         &self,
         changes: Vec<KeyChange>,
         unwritten: &Mutex<Option<WriteError>>,
+        step: &Span,
     ) -> Result<(), HttpError> {
         let machine::Action::StoreReceipt { generation, jar } = self.on(Event::Issued(changes)) else {
             return Ok(());
         };
+        let mut step = step.step("capture.store");
+        step.number("keywheel.generation", generation);
         crash::point("answer.received");
         match self.store(generation, &jar).await {
             Ok(()) => {
@@ -403,6 +443,7 @@ impl<'a> Attempt<'a> {
 async fn finish(
     engine: &Rotation,
     claim: &Claim,
+    trace: &Trace,
     attempt: Option<Attempt<'_>>,
     conclusion: Conclusion,
 ) -> Result<Report, WriteError> {
@@ -509,7 +550,9 @@ async fn finish(
         identity,
         in_doubt: (in_doubt || claim.doubtful_generation.is_some()).then_some(in_doubt),
     };
+    let step = trace.step("finish");
     engine.writer.finish(end).await?;
+    drop(step);
     crash::point("attempt.finished");
     let level_ok = standing == Standing::Alive;
     if level_ok {
@@ -598,6 +641,29 @@ fn expiry(
         updates.iter().find(|(name, _)| *name == key.name).map_or(key.expires, |(_, expires)| *expires)
     };
     jar.keys.iter().filter(|key| keys.iter().any(|spec| spec.name == key.name)).filter_map(expires_of).min()
+}
+
+/// A plugin may call its method anything.
+fn known_method(method: &str) -> &'static str {
+    ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]
+        .into_iter()
+        .find(|known| known.eq_ignore_ascii_case(method))
+        .unwrap_or("_OTHER")
+}
+
+/// What was in a request's way, without the words, which may be a service's.
+const fn kind_of(error: &HttpError) -> &'static str {
+    match error {
+        HttpError::Denied(_) => "denied",
+        HttpError::Dns(_) => "dns",
+        HttpError::Connect(_) => "connect",
+        HttpError::Tls(_) => "tls",
+        HttpError::Timeout => "timeout",
+        HttpError::TooLarge(_) => "too large",
+        HttpError::Protocol(_) => "protocol",
+        HttpError::Budget(_) => "budget",
+        HttpError::Other(_) => "other",
+    }
 }
 
 fn clean(exchange: &Exchange, text: &str) -> String {

@@ -36,7 +36,7 @@ use crate::egress::delivery::{Delivery, DeliveryError, Message};
 use crate::formats::export::{ExportError, to_form};
 use crate::hook::{self, HookError};
 use crate::limits;
-use crate::rotation::attempt::open_jar;
+use crate::sealing::open_jar;
 use crate::vault::{Vault, VaultError};
 use decide::{Facts, Generation, Need, Trouble};
 use file::{FileError, Ids, Stamp};
@@ -300,6 +300,10 @@ impl Sinks {
                     wait_seconds: sink.acknowledge_wait_seconds,
                 });
             }
+            if in_force.unheard {
+                // What the sink has may be newer than the backup, and the only one that lives.
+                continue;
+            }
             let (state, contents) = (states.get(name), contents(sink, in_force, at));
             let need = decide::need(Facts {
                 in_force: Some((in_force.row, generation)),
@@ -377,7 +381,9 @@ impl Sinks {
     ) -> Result<(), SinkError> {
         let state = Reader::open(&self.database)?.sink_states()?.into_iter().find(|state| state.sink == name);
         let state = state.unwrap_or_default();
-        let brought = self.deliver(name, sink, turn, state.got, insisted).await;
+        // Held until it is written down how it went, or the next look would begin anew.
+        let mut turn = Some(turn);
+        let brought = self.deliver(name, sink, &mut turn, state.got, insisted).await;
         match brought {
             // It was in step, and its file as it should be.
             Ok(None) if state.last_error.is_none() => Ok(()),
@@ -417,18 +423,19 @@ impl Sinks {
         &self,
         name: &str,
         sink: &Sink,
-        turn: OwnedMutexGuard<Place>,
+        turn: &mut Option<OwnedMutexGuard<Place>>,
         got: Option<Generation>,
         insisted: bool,
     ) -> Result<Option<Generation>, SinkError> {
         crash::point("sink.delivering");
-        let (mut turn, in_force, wrote) = self.write_file(sink, turn).await?;
+        let (in_force, wrote) = self.write_file(sink, turn).await?;
         let this = (in_force.row, in_force.generation.unwrap_or_default());
         if got == Some(this) && !insisted {
             return Ok(wrote.then_some(this));
         }
         let body = message::body(name, &sink.credential, &in_force);
-        if !sink.command.is_empty() && (insisted || turn.commanded != Some(this)) {
+        let commanded = turn.as_ref().and_then(|place| place.commanded);
+        if !sink.command.is_empty() && (insisted || commanded != Some(this)) {
             let generation = this.1.to_string();
             let path = sink.path.as_ref().map(|path| path.to_string_lossy().into_owned());
             let mut environment = vec![
@@ -438,10 +445,14 @@ impl Sinks {
             ];
             environment.extend(path.as_deref().map(|path| ("KEYWHEEL_PATH", path)));
             hook::run(&sink.command, &environment, &body, sink.command_wall()).await?;
-            turn.commanded = Some(this);
+            if let Some(place) = turn {
+                place.commanded = Some(this);
+            }
         }
         self.send_webhook(name, sink, &in_force, body).await?;
-        turn.commanded = None;
+        if let Some(place) = turn {
+            place.commanded = None;
+        }
         crash::point("sink.delivered");
         Ok(Some(this))
     }
@@ -450,17 +461,19 @@ impl Sinks {
     async fn write_file(
         &self,
         sink: &Sink,
-        turn: OwnedMutexGuard<Place>,
-    ) -> Result<(OwnedMutexGuard<Place>, InForce, bool), SinkError> {
+        turn: &mut Option<OwnedMutexGuard<Place>>,
+    ) -> Result<(InForce, bool), SinkError> {
+        let silent = || SinkError::Silent(sink.path.clone().unwrap_or_default());
+        let place = turn.take().ok_or_else(silent)?;
         let (database, vault, of_thread) = (self.database.clone(), Arc::clone(&self.vault), sink.clone());
-        let known = turn.file;
+        let known = place.file;
         let writing = tokio::task::spawn_blocking(move || written(&database, &vault, &of_thread, known));
-        let (mut turn, ended) = in_time(writing, turn)
-            .await
-            .ok_or_else(|| SinkError::Silent(sink.path.clone().unwrap_or_default()))?;
-        let (in_force, wrote, file) = ended.ok_or(SinkError::Panicked)??;
-        turn.file = file;
-        Ok((turn, in_force, wrote))
+        let (mut place, ended) = in_time(writing, place).await.ok_or_else(silent)?;
+        let ended = ended.ok_or(SinkError::Panicked).flatten();
+        place.file = ended.as_ref().ok().and_then(|(_, _, file)| *file);
+        *turn = Some(place);
+        let (in_force, wrote, _) = ended?;
+        Ok((in_force, wrote))
     }
 
     async fn send_webhook(

@@ -109,16 +109,38 @@ impl CpuClock {
 }
 
 /// Reads what a call used, when it is over and its guest is gone.
-#[derive(Default)]
 pub struct Meter {
     cpu: OnceLock<CpuClock>,
     memory: Arc<AtomicU64>,
+    began: Instant,
+    instantiated: OnceLock<Duration>,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self {
+            cpu: OnceLock::new(),
+            memory: Arc::default(),
+            began: Instant::now(),
+            instantiated: OnceLock::new(),
+        }
+    }
 }
 
 impl Meter {
+    /// The call's instance is there.
+    pub fn instantiated(&self) {
+        let _ = self.instantiated.set(self.began.elapsed());
+    }
+
     pub fn used(&self) -> Used {
-        let micros = |clock: &CpuClock| u64::try_from(clock.used().as_micros()).unwrap_or(u64::MAX);
-        Used { cpu_us: self.cpu.get().map_or(0, micros), memory_bytes: self.memory.load(Ordering::Relaxed) }
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Used {
+            cpu_us: self.cpu.get().map_or(0, |clock| micros(clock.used())),
+            memory_bytes: self.memory.load(Ordering::Relaxed),
+            instantiate_us: self.instantiated.get().copied().map_or(0, micros),
+            total_us: micros(self.began.elapsed()),
+        }
     }
 }
 

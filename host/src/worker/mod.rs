@@ -191,18 +191,24 @@ async fn run_call(
     store.epoch_deadline_callback(|cx| cx.data().tick());
     store.set_epoch_deadline(1);
     if !plugin.wants_wasi {
-        return run_in(plugin, store, call).await;
+        return run_in(plugin, store, call, meter).await;
     }
     // Only WASI has something to sleep with.
     let overslept = store.data().overslept();
     tokio::select! {
-        ended = run_in(plugin, store, call) => ended,
+        ended = run_in(plugin, store, call, meter) => ended,
         over = overslept => Err(Fault::Limit(over.0)),
     }
 }
 
-async fn run_in(plugin: &Plugin, mut store: Store<Guest>, call: Call) -> Result<Answer, Fault> {
+async fn run_in(
+    plugin: &Plugin,
+    mut store: Store<Guest>,
+    call: Call,
+    meter: &Meter,
+) -> Result<Answer, Fault> {
     let instance = plugin.pre.instantiate_async(&mut store).await.map_err(fault)?;
+    meter.instantiated();
     let exports = instance.keywheel_provider_guest();
     match call {
         Call::Describe => {

@@ -123,7 +123,7 @@ pub fn from_worker() -> Vec<FromWorker> {
         FromWorker::Finished {
             id: 3,
             result: Err(Fault::Trap("unreachable".into())),
-            used: Used { cpu_us: 1, memory_bytes: u64::MAX },
+            used: Used { cpu_us: 1, memory_bytes: u64::MAX, ..Used::default() },
         },
     ]
 }

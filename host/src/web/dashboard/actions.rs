@@ -38,10 +38,34 @@ enum Act {
     ResumeService,
     Approve,
     Unpark,
+    Snooze,
+    Unsnooze,
 }
 
+/// What an action is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    Credential,
+    Service,
+    Alert,
+}
+
+impl About {
+    /// As a form and an address name it.
+    const fn field(self) -> &'static str {
+        match self {
+            Self::Credential => "id",
+            Self::Service => "service",
+            Self::Alert => "subject",
+        }
+    }
+}
+
+/// For how long the dashboard snoozes; the command line does it for any time.
+const SNOOZE_SECONDS: u32 = 24 * 60 * 60;
+
 impl Act {
-    const ALL: [(Self, &str); 10] = [
+    const ALL: [(Self, &str); 12] = [
         (Self::Validate, "validate"),
         (Self::Rotate, "rotate"),
         (Self::RotateNow, "rotate-now"),
@@ -52,6 +76,8 @@ impl Act {
         (Self::ResumeService, "resume-service"),
         (Self::Approve, "approve"),
         (Self::Unpark, "unpark"),
+        (Self::Snooze, "snooze"),
+        (Self::Unsnooze, "unsnooze"),
     ];
 
     fn parse(word: &str) -> Option<Self> {
@@ -62,11 +88,14 @@ impl Act {
         Self::ALL.iter().find(|(act, _)| *act == self).map_or("", |(_, word)| word)
     }
 
-    const fn is_about_credential(self) -> bool {
-        matches!(
-            self,
-            Self::Validate | Self::Rotate | Self::RotateNow | Self::Pause | Self::Resume | Self::RollBack
-        )
+    const fn about(self) -> About {
+        match self {
+            Self::Validate | Self::Rotate | Self::RotateNow | Self::Pause | Self::Resume | Self::RollBack => {
+                About::Credential
+            }
+            Self::PauseService | Self::ResumeService | Self::Approve | Self::Unpark => About::Service,
+            Self::Snooze | Self::Unsnooze => About::Alert,
+        }
     }
 
     /// What the button says that does it.
@@ -74,12 +103,14 @@ impl Act {
         match self {
             Self::Validate => "Check now",
             Self::Rotate => "Rotate",
-            Self::RotateNow => "Rotate all the same",
+            Self::RotateNow => "Rotate in any case",
             Self::Pause | Self::PauseService => "Pause",
             Self::Resume | Self::ResumeService => "Resume",
             Self::RollBack => "Roll back",
             Self::Approve => "Grant this",
             Self::Unpark => "Let it run again",
+            Self::Snooze => "Snooze for a day",
+            Self::Unsnooze => "Hear of it again",
         }
     }
 
@@ -92,7 +123,7 @@ impl Act {
 /// What an action is about, as a form and an address carry it.
 struct Target {
     act: Act,
-    /// A credential's id, or a service.
+    /// A credential's id, a service, or the subject of an alert.
     name: String,
     generation: Option<u32>,
     digest: String,
@@ -109,7 +140,7 @@ impl Target {
         }
         Ok(Self {
             act,
-            name: text(if act.is_about_credential() { "id" } else { "service" }),
+            name: text(act.about().field()),
             generation,
             digest: text("digest"),
             signer: Some(text("signer")).filter(|signer| !signer.is_empty()),
@@ -120,12 +151,15 @@ impl Target {
     fn back(&self, said: Option<u32>) -> String {
         let said = said.map(|number| number.to_string());
         let mut parameters = Vec::new();
-        if self.act.is_about_credential() {
+        if self.act.about() == About::Credential {
             parameters.push(("id", self.name.as_str()));
         }
         parameters.extend(said.as_deref().map(|number| ("said", number)));
-        let path =
-            if self.act.is_about_credential() { "/dashboard/credential" } else { "/dashboard/plugins" };
+        let path = match self.act.about() {
+            About::Credential => "/dashboard/credential",
+            About::Service => "/dashboard/plugins",
+            About::Alert => "/dashboard/alerts",
+        };
         href(path, &parameters)
     }
 
@@ -147,6 +181,8 @@ impl Target {
                 Operation::PluginApprove { service, digest: self.digest.clone(), signer: self.signer.clone() }
             }
             Act::Unpark => Operation::PluginUnpark { service },
+            Act::Snooze => Operation::AlertSnooze { subject: self.name.clone(), seconds: SNOOZE_SECONDS },
+            Act::Unsnooze => Operation::AlertUnsnooze { subject: self.name.clone() },
         }
     }
 }
@@ -170,11 +206,13 @@ pub async fn confirm(
     let title = title(&target);
     let body = html! {
         nav.crumbs aria-label="Breadcrumb" {
-            @if target.act.is_about_credential() {
-                a href="/dashboard" { "Overview" } " / "
-                a href=(credential_href(&target.name)) { bdi { (target.name) } }
-            } @else {
-                a href="/dashboard/plugins" { "Plugins" } " / " (target.name)
+            @match target.act.about() {
+                About::Credential => {
+                    a href="/dashboard" { "Overview" } " / "
+                    a href=(credential_href(&target.name)) { bdi { (target.name) } }
+                },
+                About::Service => { a href="/dashboard/plugins" { "Plugins" } " / " (target.name) },
+                About::Alert => { a href="/dashboard/alerts" { "Alerts" } " / " bdi { (target.name) } },
             }
         }
         div.confirm {
@@ -183,8 +221,7 @@ pub async fn confirm(
             form method="post" action="/dashboard/do" {
                 input type="hidden" name="csrf" value=(signed.csrf);
                 input type="hidden" name="do" value=(target.act.word());
-                @if target.act.is_about_credential() { input type="hidden" name="id" value=(target.name); }
-                @else { input type="hidden" name="service" value=(target.name); }
+                input type="hidden" name=(target.act.about().field()) value=(target.name);
                 @if let Some(generation) = target.generation { input type="hidden" name="generation" value=(generation); }
                 @if let Some(wish) = &known.wish {
                     // What is granted is what was shown: the daemon compares.
@@ -206,7 +243,7 @@ fn title(target: &Target) -> String {
     match target.act {
         Act::Validate => format!("Check {name} now?"),
         Act::Rotate => format!("Rotate {name}?"),
-        Act::RotateNow => format!("Rotate {name} all the same?"),
+        Act::RotateNow => format!("Rotate {name} in any case?"),
         Act::Pause => format!("Pause {name}?"),
         Act::Resume => format!("Resume {name}?"),
         Act::RollBack => format!("Roll {name} back to generation {}?", target.generation.unwrap_or(0)),
@@ -214,12 +251,17 @@ fn title(target: &Target) -> String {
         Act::ResumeService => format!("Resume the service {name}?"),
         Act::Approve => format!("Approve the new version of {name}?"),
         Act::Unpark => format!("Let the worker of {name} run again?"),
+        Act::Snooze => format!("Snooze {name}?"),
+        Act::Unsnooze => format!("Hear of {name} again?"),
     }
 }
 
 async fn find_out(shared: &Shared, target: &Target) -> Result<Known, NoPage> {
     let name = target.name.clone();
-    if !target.act.is_about_credential() {
+    if target.act.about() == About::Alert {
+        return Ok(Known::default());
+    }
+    if target.act.about() == About::Service {
         let wish = match target.act {
             Act::Approve => match (shared.command)(Operation::PluginWish { service: name }).await {
                 Ok(Outcome::Wish(wish)) if wish.needs_approval => Some(*wish),
@@ -323,6 +365,14 @@ fn explained(target: &Target, known: &Known) -> Markup {
         Act::Unpark => html! {
             p { "The worker kept dying and was parked. It may run again; if it dies again it is parked again." }
             (risk("low", html! { "Attempts may fail once more. What a service issues is stored before its worker hears of it." }))
+        },
+        Act::Snooze => html! {
+            p { "Nobody is told of it for a day; that it is well again is told all the same. The command line snoozes for any time." }
+            (risk("some", html! { "If it gets worse meanwhile, only these pages say so." }))
+        },
+        Act::Unsnooze => html! {
+            p { "Whoever is told of alerts hears of it again from now on." }
+            (risk("low", html! { "A message, if it is still in trouble." }))
         },
     }
 }
@@ -450,34 +500,39 @@ pub async fn carry_out(
     Ok(Redirect::to(&back).into_response())
 }
 
-async fn write_down(shared: &Shared, target: &Target, session: &str) -> Result<(), NoPageText> {
+async fn write_down(shared: &Shared, target: &Target, session: &str) -> Result<(), Unwritten> {
     let mut detail = json!({ "session": session, "did": target.act.word() });
-    let service = if target.act.is_about_credential() {
-        let name = target.name.clone();
-        let row = shared
-            .pages
-            .read(move |reader| reader.credential(&name))
-            .await
-            .map_err(|page| NoPageText(page.text))?;
-        detail["credential"] = target.name.clone().into();
-        if let Some(generation) = target.generation {
-            detail["generation"] = generation.into();
+    let service = match target.act.about() {
+        About::Service => Some(target.name.clone()),
+        About::Alert => {
+            detail["subject"] = target.name.clone().into();
+            None
         }
-        row.map(|row| row.service)
-    } else {
-        Some(target.name.clone())
+        About::Credential => {
+            let name = target.name.clone();
+            let row = shared
+                .pages
+                .read(move |reader| reader.credential(&name))
+                .await
+                .map_err(|page| Unwritten(page.text))?;
+            detail["credential"] = target.name.clone().into();
+            if let Some(generation) = target.generation {
+                detail["generation"] = generation.into();
+            }
+            row.map(|row| row.service)
+        }
     };
     shared
         .writer
         .note(vec![entry("dashboard-did", service, detail)])
         .await
-        .map_err(|error| NoPageText(error.to_string()))
+        .map_err(|error| Unwritten(error.to_string()))
 }
 
 /// Why something could not be written down.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct NoPageText(String);
+struct Unwritten(String);
 
 /// What came of it, in a sentence.
 fn told(target: &Target, outcome: Result<Outcome, Refusal>) -> Said {
@@ -502,6 +557,8 @@ fn told(target: &Target, outcome: Result<Outcome, Refusal>) -> Said {
             "{name} was rolled back; generation {generation} is in force and is validated next."
         )),
         Ok(Outcome::Wish(_)) => good(format!("The new version of {name} was granted what it asked for.")),
+        Ok(Outcome::Snoozed { subject, until: Some(_) }) => good(format!("{subject} is snoozed for a day.")),
+        Ok(Outcome::Snoozed { subject, until: None }) => good(format!("{subject} is heard of again.")),
         Ok(Outcome::Unparked(true)) => good(format!("The worker of {name} may run again.")),
         Ok(Outcome::Unparked(false)) => good(format!("The worker of {name} wasn\u{2019}t parked.")),
         Ok(_) => match target.act {
@@ -536,11 +593,21 @@ mod tests {
     #[test]
     fn every_action_has_a_word_of_its_own_and_an_operation() {
         for (act, word) in Act::ALL {
-            let target = target(&[("do", word), ("id", "ann"), ("service", "forge"), ("generation", "2")]);
+            let target = target(&[
+                ("do", word),
+                ("id", "ann"),
+                ("service", "forge"),
+                ("subject", "host:disk"),
+                ("generation", "2"),
+            ]);
             let target = target.ok().unwrap();
             assert_eq!((target.act, target.act.word()), (act, word));
             let json = serde_json::to_string(&target.operation()).unwrap();
-            let about = if act.is_about_credential() { "ann" } else { "forge" };
+            let about = match act.about() {
+                About::Credential => "ann",
+                About::Service => "forge",
+                About::Alert => "host:disk",
+            };
             assert!(json.contains(&format!("\"{about}\"")) && target.name == about, "{json}");
             assert!(title(&target).contains(about) && title(&target).ends_with('?'));
         }

@@ -44,7 +44,7 @@ pub async fn show(
                                 td data-name="When" { (time(row.at, at)) }
                                 td data-name="By" { (row.actor.as_str()) }
                                 th scope="row" { (row.action.replace('-', " ")) }
-                                td data-name="About" { (about(row)) }
+                                td data-name="About" { div { (about(row)) } }
                                 td.wrap data-name="Detail" { bdi { (cut(&detail(row), 400)) } }
                             }
                         }

@@ -93,6 +93,11 @@ impl Seen {
                 @if let Some(message) = row.monitor.last_message.as_ref().filter(|_| *standing <= Standing::Failing) {
                     blockquote.message { bdi { (message) } }
                 }
+                @if *standing == Standing::Person && !row.external {
+                    pre.command tabindex="0" aria-label="The command that imports fresh secrets" {
+                        code { "keywheel credential import " (row.credential_id) " FILE" }
+                    }
+                }
             }
             div.columns {
                 div {
@@ -161,7 +166,7 @@ fn state(row: &CredentialRow, now: Millis) -> Markup {
 }
 
 fn bars(beats: &[Beat]) -> Markup {
-    html! { @if !beats.is_empty() { div.beats-wide { (look::sparkline(beats, beats.len().max(20))) } } }
+    html! { @if !beats.is_empty() { div.beats-wide { (look::sparkline(beats, beats.len())) } } }
 }
 
 fn timeline(reports: &[ReportRow], id: &str, paged: bool, now: Millis) -> Markup {
@@ -234,7 +239,7 @@ fn actions(row: &CredentialRow) -> Markup {
             ul.actions {
                 (action("validate", "Check now"))
                 (action("rotate", "Rotate"))
-                (action("rotate-now", "Rotate all the same"))
+                (action("rotate-now", "Rotate in any case"))
                 @if row.paused { (action("resume", "Resume")) } @else { (action("pause", "Pause")) }
             }
         }

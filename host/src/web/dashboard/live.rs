@@ -20,6 +20,11 @@ use super::session::{Moment, Sessions, Signed};
 use crate::db::writer::Progress;
 use crate::limits;
 
+/// An event without data is none to a browser.
+fn event(word: &str) -> Event {
+    Event::default().event(word).data("1")
+}
+
 struct Stream {
     sessions: Arc<Sessions>,
     id: String,
@@ -59,7 +64,7 @@ impl Stream {
     async fn next(&mut self) -> Option<Event> {
         if std::mem::take(&mut self.first) {
             // What changed between the page and now; and the browser knows that it is connected.
-            return Some(Event::default().event("changed").data(""));
+            return Some(event("changed"));
         }
         if *self.stop.borrow() {
             return None;
@@ -84,6 +89,6 @@ impl Stream {
             self.messages.mark_unchanged();
         }
         self.said = Instant::now();
-        Some(Event::default().event(word).data(""))
+        Some(event(word))
     }
 }

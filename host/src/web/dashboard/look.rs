@@ -49,6 +49,7 @@ pub enum Place {
     Overview,
     Plugins,
     Workers,
+    Alerts,
     Audit,
     /// A page below none of them.
     Elsewhere,
@@ -80,6 +81,7 @@ impl Page<'_> {
                         (link("/dashboard", "Overview", Place::Overview))
                         (link("/dashboard/plugins", "Plugins", Place::Plugins))
                         (link("/dashboard/workers", "Workers", Place::Workers))
+                        (link("/dashboard/alerts", "Alerts", Place::Alerts))
                         (link("/dashboard/audit", "Audit", Place::Audit))
                     }
                 }
@@ -263,6 +265,7 @@ pub fn list(id: &str, caption: &str, items: &[Item], now: Millis) -> Markup {
     html! {
         table #(id) .credentials {
             caption.unseen { (caption) }
+            colgroup { col.state; col.name; col.beats; col.success; col.next; }
             thead {
                 tr {
                     th scope="col" { "State" }
@@ -289,8 +292,8 @@ pub fn list(id: &str, caption: &str, items: &[Item], now: Millis) -> Markup {
                             }
                         }
                         td.beats { (sparkline(beats, BEATS)) }
-                        td.success data-name="Last success" { (time_or(monitor.last_success_at, now, "never")) }
-                        td.next data-name="Next" { (next(row, now)) }
+                        td.success data-name="Last success" { div { (time_or(monitor.last_success_at, now, "never")) } }
+                        td.next data-name="Next" { div { (next(row, now)) } }
                     }
                 }
             }

@@ -4,6 +4,7 @@
 //! `control::Operation` alone, and never shows a secret.
 
 mod actions;
+mod alerts;
 mod audit;
 mod credential;
 mod live;
@@ -170,6 +171,7 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/dashboard/report", get(report::show))
         .route("/dashboard/plugins", get(plugins::show))
         .route("/dashboard/workers", get(workers::show))
+        .route("/dashboard/alerts", get(alerts::show))
         .route("/dashboard/audit", get(audit::show))
         .route("/dashboard/events", get(live::events))
         .route("/dashboard/confirm", get(actions::confirm))

@@ -120,6 +120,11 @@ pub async fn show(
         }
         _ => Default::default(),
     };
+    let mut services = seen.services.clone();
+    // Those of external workers have no provider.
+    services.extend(tallies.iter().flat_map(|tallies| tallies.iter().map(|tally| tally.service.clone())));
+    services.sort();
+    services.dedup();
     let failing_writes = shared.writer.progress().borrow().failing.clone();
     let notices = Notices { workers: &workers, plugins: &plugins, held: &held, behind, failing_writes };
     let total: Option<u64> =
@@ -131,7 +136,7 @@ pub async fn show(
             (notices.show())
             (tiles(&seen, total))
         }
-        (filters(&wanted, &seen.services))
+        (filters(&wanted, &services))
         div #lists data-live {
             @if seen.parts.iter().all(|part| part.items.is_empty()) { (nothing(&wanted, total)) }
             @for part in &seen.parts {
@@ -140,7 +145,7 @@ pub async fn show(
         }
         div #services data-live {
             @if wanted.show == Show::Overview {
-                @if let Some(tallies) = tallies.as_ref().filter(|tallies| !tallies.is_empty()) { (services(tallies)) }
+                @if let Some(tallies) = tallies.as_ref().filter(|tallies| !tallies.is_empty()) { (by_service(tallies)) }
             }
         }
     };
@@ -169,13 +174,17 @@ fn look(reader: &Reader, wanted: &Wanted, now: Millis) -> Result<Seen, ReadError
             })
             .collect()
     };
+    let rotating: Vec<String> = providers
+        .iter()
+        .filter(|provider| !provider.manifest.methods.is_empty())
+        .map(|provider| provider.service.clone())
+        .collect();
     let ending: Vec<CredentialRow> = reader
-        .ending(now + SOON)?
+        .ending(now + SOON, &rotating)?
         .into_iter()
         .filter(|row| ends_unless_somebody_acts(row, rotates(row), now))
         .collect();
-    let counted =
-        (ending.len(), reader.count_troubled(Trouble::Person)?, reader.count_troubled(Trouble::Any)?);
+    let (ends, (person, failing)) = (ending.len(), reader.count_troubled()?);
     let has = |row: &CredentialRow| {
         let text = wanted.text.as_deref().map(str::to_ascii_lowercase);
         let of_service = wanted.service.as_ref().is_none_or(|service| *service == row.service);
@@ -230,25 +239,23 @@ fn look(reader: &Reader, wanted: &Wanted, now: Millis) -> Result<Seen, ReadError
     let parts = match wanted.show {
         Show::Overview => {
             let person = troubled(Trouble::Person, SHORT)?;
-            let mut failing = troubled(Trouble::Any, SHORT + counted.1.min(SHORT))?;
-            // Each stands in the first part that it belongs to, and in no other.
-            failing.items.retain(|item| item.standing == Standing::Failing);
-            failing.items.truncate(SHORT as usize);
+            let failing = troubled(Trouble::Failing, SHORT)?;
             let ending = ending_soon(ending, SHORT)?;
             let mut sound = listed(Show::Sound, LONG)?;
+            // Each stands in the first part that it belongs to, and in no other.
             sound.items.retain(|item| item.standing > Standing::Ending);
             vec![person, failing, ending, sound]
         }
         Show::Person => vec![troubled(Trouble::Person, LONG)?],
-        Show::Failing => vec![troubled(Trouble::Any, LONG)?],
+        Show::Failing => vec![troubled(Trouble::Failing, LONG)?],
         Show::Ending => vec![ending_soon(ending, LONG)?],
         show => vec![listed(show, LONG)?],
     };
     Ok(Seen {
         parts,
-        person: counted.1,
-        failing: counted.2.saturating_sub(counted.1),
-        ending: counted.0,
+        person,
+        failing,
+        ending: ends,
         services: providers.into_iter().map(|provider| provider.service).collect(),
         now,
     })
@@ -343,7 +350,7 @@ impl Notices<'_> {
                 }
                 @for plugin in self.refused() {
                     li {
-                        strong { "A plugin file doesn\u{2019}t run: " bdi { (plugin.file) } "." } " "
+                        strong { "A plugin file doesn\u{2019}t run: " bdi { (plugin.file) } ":" } " "
                         bdi { (plugin.reason.as_deref().unwrap_or("it is not active")) }
                     }
                 }
@@ -365,7 +372,7 @@ fn tiles(seen: &Seen, total: Option<u64>) -> Markup {
     let tile = |show: &str, class: &str, number: String, name: &str| {
         html! {
             li { a class={ "tile " (class) } href=(href("/dashboard", &[("show", show)])) {
-                span.number { (number) } " " span { (name) }
+                span.figure { (number) } " " span { (name) }
             } }
         }
     };
@@ -417,7 +424,10 @@ impl Part {
             Show::Person => ("person", "Needs a person"),
             Show::Failing => ("failing", "Failing"),
             Show::Ending => ("expiring", "Expiring soon"),
-            Show::Sound if wanted.show == Show::Overview => ("healthy", "Healthy"),
+            Show::Sound if wanted.show == Show::Overview => {
+                let paused = self.items.iter().any(|item| item.standing == Standing::Paused);
+                ("healthy", if paused { "Healthy or paused" } else { "Healthy" })
+            }
             Show::Sound => ("healthy", "Not failing"),
             Show::Paused => ("paused", "Paused"),
             Show::All | Show::Overview => ("all", "Credentials"),
@@ -465,11 +475,11 @@ fn nothing(wanted: &Wanted, total: Option<u64>) -> Markup {
     }
 }
 
-fn services(tallies: &[Tally]) -> Markup {
+fn by_service(tallies: &[Tally]) -> Markup {
     html! {
         section aria-labelledby="services-title" {
             h2 #services-title { "By service" }
-            table.plain {
+            table.plain.stacked.tally {
                 caption.unseen { "Credentials by service" }
                 thead { tr {
                     th scope="col" { "Service" }
@@ -481,10 +491,12 @@ fn services(tallies: &[Tally]) -> Markup {
                     @for tally in tallies {
                         tr id={ "service-" (tally.service) } {
                             th scope="row" { a href=(href("/dashboard", &[("service", &tally.service)])) { (tally.service) } }
-                            td.number { (tally.credentials) }
-                            td.number { @if tally.person > 0 { (tally.person) } @else { span.faint { "0" } } }
+                            td.number data-name="Credentials" { (tally.credentials) }
+                            td.number data-name="Need a person" {
+                                @if tally.person > 0 { (tally.person) } @else { span.faint { "0" } } }
                             @let failing = tally.failing.saturating_sub(tally.person);
-                            td.number { @if failing > 0 { (failing) } @else { span.faint { "0" } } }
+                            td.number data-name="Failing" {
+                                @if failing > 0 { (failing) } @else { span.faint { "0" } } }
                         }
                     }
                 }

@@ -27,6 +27,14 @@ pub async fn show(
         Ok(_) => Default::default(),
         Err(refusal) => return Err(NoPage::unreadable(&refusal)),
     };
+    let mut providers = providers;
+    let waits = |row: &ProviderRow| {
+        plugins.iter().any(|plugin| {
+            plugin.state == PluginState::PendingApproval && plugin.service.as_ref() == Some(&row.service)
+        })
+    };
+    // What waits for the operator comes first; the rest stays in its order.
+    providers.sort_by_key(|row| !waits(row));
     let waiting = plugins.iter().filter(|plugin| plugin.state == PluginState::PendingApproval).count();
     let parked =
         |service: &str| workers.iter().any(|worker| worker.service == service && worker.state == "parked");
@@ -96,6 +104,8 @@ fn service(row: &ProviderRow, files: &[&PluginStatus], parked: bool) -> Markup {
                     (act("approve", "Review and approve", "primary"))
                 }
             }
+            div.halves {
+            div {
             h3 { "What it may do" }
             @match in_use {
                 Some(in_use) => ul.permissions {
@@ -103,6 +113,7 @@ fn service(row: &ProviderRow, files: &[&PluginStatus], parked: bool) -> Markup {
                     @for key in &in_use.revealed { li { "sees the bytes of key " bdi { (key) } ", as you allowed" } }
                 },
                 None => p.faint { "Nothing: no file serves it now." },
+            }
             }
             (facts(&[
                 ("Signed", html! { (in_use.and_then(|in_use| in_use.signature.as_ref()).map_or("unsigned".into(), |signature| signature.words())) }),
@@ -116,6 +127,7 @@ fn service(row: &ProviderRow, files: &[&PluginStatus], parked: bool) -> Markup {
                 ("File", html! { bdi.wrap { (row.file.as_deref().unwrap_or("–")) } }),
                 ("Digest", html! { code.wrap { (row.plugin_digest) } }),
             ]))
+            }
             @for file in files.iter().filter(|file| matches!(file.state, PluginState::Refused | PluginState::Conflict)) {
                 div.waiting { (stray(file)) }
             }

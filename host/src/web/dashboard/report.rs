@@ -73,9 +73,6 @@ fn body(row: &ReportRow, (before, after): (Option<i64>, Option<i64>), known: boo
     if let Some(verdict) = text("verdict") {
         of.push(("Verdict", html! { (verdict) }));
     }
-    if let Some(answer) = text("answer") {
-        of.push(("Last answer", html! { bdi { (answer) } }));
-    }
     if let Some(method) = text("method") {
         of.push(("Method", html! { (method) @if let Some(class) = text("commitClass") { ", " (class) } }));
     }
@@ -119,7 +116,7 @@ fn body(row: &ReportRow, (before, after): (Option<i64>, Option<i64>), known: boo
                         }
                     }
                     @if let Some(answer) = text("answer") {
-                        p { "The last request: " bdi { (answer) } }
+                        p { "The last request ended so: " bdi { (answer) } }
                     }
                 }
                 section aria-labelledby="stored-title" {
@@ -138,7 +135,7 @@ fn body(row: &ReportRow, (before, after): (Option<i64>, Option<i64>), known: boo
                 section aria-labelledby="keys-title" {
                     h2 #keys-title { "Fingerprints" }
                     @if report.cookie_keys.is_empty() { p.faint { "None." } }
-                    dl.keys {
+                    dl.keys.sheet {
                         @for (name, fingerprint) in &report.cookie_keys {
                             div { dt { bdi { (name) } } dd { code { (fingerprint) } } }
                         }

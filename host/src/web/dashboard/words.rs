@@ -125,7 +125,11 @@ pub fn span(millis: Millis) -> String {
     match millis / 1_000 {
         seconds @ 0..=89 => format!("{seconds} s"),
         seconds @ 90..=5_399 => format!("{} min", seconds / 60),
-        seconds @ 5_400..=129_599 => format!("{} h", seconds / 3_600),
+        seconds @ 5_400..=86_399 => format!("{} h", seconds / 3_600),
+        // "1 d" would say half of what is left.
+        seconds @ 86_400..=863_999 if seconds % 86_400 >= 3_600 => {
+            format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600)
+        }
         seconds => format!("{} d", seconds / 86_400),
     }
 }
@@ -315,7 +319,9 @@ mod tests {
             (NOW - 89_000, "89 s ago"),
             (NOW - 90_000, "1 min ago"),
             (NOW + 2 * HOUR, "in 2 h"),
-            (NOW + 49 * HOUR, "in 2 d"),
+            (NOW + 48 * HOUR, "in 2 d"),
+            (NOW + 47 * HOUR, "in 1 d 23 h"),
+            (NOW + 400 * HOUR, "in 16 d"),
         ] {
             assert_eq!(relative(at, NOW), expected);
         }
