@@ -23,6 +23,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "daemon",
             "db",
+            // Which workers fell silent.
+            "external",
             "formats",
             "kit",
             "limits",
