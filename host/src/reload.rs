@@ -16,6 +16,7 @@ const AT_RESTART: &[(&str, &str)] = &[
     ("extra_ca_file", "the connections that are open were checked with the old certificates"),
     ("http", "the port is open"),
     ("metrics", "the port is open"),
+    ("telemetry", "traces are on their way"),
 ];
 
 /// What a reload came to.
@@ -80,6 +81,7 @@ pub fn in_force(before: &Config, new: Config) -> Config {
         extra_ca_file: before.extra_ca_file.clone(),
         http: before.http.clone(),
         metrics: before.metrics.clone(),
+        telemetry: before.telemetry.clone(),
         ..new
     }
 }
