@@ -180,7 +180,10 @@ mod tests {
                 "\n zebra = 1",
                 "line 2, column 2: unknown field `zebra`, expected `isolation` or `rescan_seconds`",
             ),
-            ("rescan_seconds = \"é\"", "line 1, column 18: rescan_seconds: invalid type: string \"é\", expected u32"),
+            (
+                "rescan_seconds = \"é\"",
+                "line 1, column 18: rescan_seconds: invalid type: string \"é\", expected u32",
+            ),
         ];
         for (text, expected) in table {
             let error = toml::from_str::<Some>(text).unwrap_err();
