@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -160,9 +161,11 @@ fn serve_one(mut stream: TcpStream, state: &Mutex<SiteState>) -> std::io::Result
         }
         (state.status, state.more.clone())
     };
+    let body = r#"{"alive":true}"#;
     write!(
         stream,
-        "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nConnection: close\r\n{more}Content-Length: 2\r\n\r\n{{}}"
+        "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nConnection: close\r\n{more}Content-Length: {}\r\n\r\n{body}",
+        body.len()
     )
 }
 
@@ -173,7 +176,7 @@ const QUICK: &str = "remind_every = \"2s\"\nremind_at_most = 2\ngroup_wait = \"1
 fn home_that_tells(receiver: &Site, alerts: &str, more: &str) -> TestHome {
     let home = TestHome::new();
     let secret = format!("whsec{}{}", '_', STANDARD.encode(SECRET));
-    std::fs::write(home.path().join("ops.secret"), secret).expect("a file");
+    put(&home.path().join("ops.secret"), &secret);
     configure(
         &home,
         &format!(
@@ -182,6 +185,12 @@ fn home_that_tells(receiver: &Site, alerts: &str, more: &str) -> TestHome {
         ),
     );
     home
+}
+
+/// A file that nobody else can read.
+fn put(path: &std::path::Path, text: &str) {
+    std::fs::write(path, text).expect("a file");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("its mode");
 }
 
 fn configure(home: &TestHome, text: &str) {
@@ -456,6 +465,13 @@ fn a_database_that_can_not_be_written_is_told_all_the_same_and_the_heartbeat_sto
     assert_eq!(changes, ["alert.opened", "alert.resolved", "alert.opened", "alert.resolved"]);
     // What went past the outbox stands in it now, so nothing of it is sent again.
     assert_eq!(home.json(&["alert", "list"])["undelivered"], json!([]));
+    // A clock that is set while the daemon runs.
+    faults.set_clock(3_600);
+    let set = receiver.wait_for("the clock is told", |alert| alert["data"]["group"] == "host:clock");
+    assert!(
+        set["data"]["title"].as_str().is_some_and(|title| title.contains("set ahead by 60 min")),
+        "{set}"
+    );
 }
 
 /// A certificate for this machine and its key, as PEM files beside a home.
@@ -477,9 +493,10 @@ fn letters_go_out_encrypted_and_signed_in_and_a_refusal_is_told_without_the_pass
     let secured =
         Peer::smtp(&["--certificate", &certificate, "--key", &key, "--user", "keywheel"], Some(&password));
     let plain = Peer::smtp(&[], None);
-    std::fs::write(home.path().join("right"), format!("{password}\n")).expect("a file");
+    put(&home.path().join("right"), &format!("{password}\n"));
     let wrong = random_secret();
-    std::fs::write(home.path().join("wrong"), &wrong).expect("a file");
+    put(&home.path().join("wrong"), &wrong);
+    std::fs::write(home.path().join("open"), &password).expect("a file");
     let channel = |name: &str, port: &Value, lines: &str| {
         format!(
             "[alerts.channels.{name}]\nkind = \"email\"\nserver = \"localhost\"\nport = {port}\n\
@@ -494,6 +511,7 @@ fn letters_go_out_encrypted_and_signed_in_and_a_refusal_is_told_without_the_pass
             channel("right", secure, "user = \"keywheel\"\npassword_file = \"right\""),
             channel("wrong", secure, "user = \"keywheel\"\npassword_file = \"wrong\""),
             channel("missing", secure, "user = \"keywheel\"\npassword_file = \"nowhere\""),
+            channel("public", secure, "user = \"keywheel\"\npassword_file = \"open\""),
             channel("local", open, "security = \"none\""),
             // Offers no STARTTLS, so it gets nothing.
             channel("strict", open, ""),
@@ -510,7 +528,10 @@ fn letters_go_out_encrypted_and_signed_in_and_a_refusal_is_told_without_the_pass
     assert_eq!((answer("right"), answer("local")), (None, None), "{answers}");
     assert!(answer("wrong").is_some_and(|error| error.contains("535")), "{answers}");
     assert!(answer("missing").is_some_and(|error| error.contains("nowhere can't be read")), "{answers}");
+    assert!(answer("public").is_some_and(|error| error.contains("chmod 600")), "{answers}");
     assert!(answer("strict").is_some_and(|error| error.to_lowercase().contains("starttls")), "{answers}");
+    let shown = home.run(&["config", "show"]).ok().stdout;
+    assert!(shown.contains("alerts.channels.right.password_file"), "{shown}");
     let printed = home.printed();
     assert!(!printed.contains(&wrong) && !printed.contains(&STANDARD.encode(&wrong)), "{printed}");
 
@@ -538,9 +559,10 @@ fn chats_telephones_and_commands_get_their_own_shape_and_a_refusal_is_retried_wh
     let home = home_that_tells(&receiver, "after_failures = 1", "");
     let place = |name: &str| home.outside().join(name).to_str().expect("paths of tests are UTF-8").to_owned();
     let (out, token) = (place("told"), random_secret());
-    std::fs::write(home.path().join("slack.url"), receiver.url("/slack")).expect("a file");
-    std::fs::write(home.path().join("ntfy.token"), format!("{token}\n")).expect("a file");
+    put(&home.path().join("slack.url"), &receiver.url("/slack"));
+    put(&home.path().join("ntfy.token"), &format!("{token}\n"));
     let config = std::fs::read_to_string(home.path().join("config.toml")).expect("the configuration");
+    let _daemon = home.serve();
     configure(
         &home,
         &format!(
@@ -553,7 +575,7 @@ fn chats_telephones_and_commands_get_their_own_shape_and_a_refusal_is_retried_wh
             receiver.url("/ops-topic"),
         ),
     );
-    let _daemon = home.serve();
+    home.run(&["reload"]).ok();
     let tested = home.run(&["alert", "test"]);
     assert_eq!(tested.code(), 1, "{tested:?}");
     assert!(tested.stdout.contains("no such host"), "{tested:?}");
@@ -607,6 +629,7 @@ url = "{base_url}/check"
 cookies = true
 [[validate.valid]]
 status = 200
+json = { "/alive" = true }
 [[validate.invalid]]
 status = 401
 message = "signed out"
@@ -621,6 +644,7 @@ fn an_end_that_nobody_renews_is_told_once_at_its_stage_and_what_is_snoozed_or_pa
     std::fs::write(home.path().join("plugins/badge.toml"), BADGE).expect("a template");
     home.drop_plugin(&guest("well_behaved"));
     let _daemon = home.serve();
+    home.wait_for_plugin("badge.toml", "active");
     let now =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
     let jar = |days: u64| {
@@ -632,8 +656,22 @@ fn an_end_that_nobody_renews_is_told_once_at_its_stage_and_what_is_snoozed_or_pa
     };
     let set = format!("base_url={}", service.url(""));
     for (id, of, days) in [("soon", "badge", 5), ("later", "badge", 40), ("renewed", "well-behaved", 5)] {
-        let arguments = ["credential", "add", id, "--service", of, "--set", &set, "--every", "1h"];
-        let added = home.run_with_input(&arguments, &jar(days));
+        let cookies = home.outside().join(id);
+        put(&cookies, &jar(days));
+        let from = cookies.to_str().expect("paths of tests are UTF-8");
+        let added = home.run(&[
+            "credential",
+            "add",
+            id,
+            "--service",
+            of,
+            "--set",
+            &set,
+            "--every",
+            "1h",
+            "--from",
+            from,
+        ]);
         assert_eq!(added.code(), 0, "{added:?}");
         home.wait_for_reports(id, 1);
     }

@@ -249,7 +249,7 @@ fn a_program_gets_the_secret_in_force_in_the_form_it_asks_for_and_waits_for_the_
         ("?format=netscape", "text/plain; charset=utf-8", "# Netscape HTTP Cookie File"),
         ("?format=storage-state", "application/json", "\"origins\""),
         ("?format=browser-json", "application/json", "hostOnly"),
-        ("?format=env", "text/plain; charset=utf-8", "SESSION='"),
+        ("?format=env", "text/plain; charset=utf-8", "SESSION="),
         (&format!("?format=header&url={host}"), "text/plain; charset=utf-8", "Cookie: session="),
     ] {
         let reply = get(query, &[]);

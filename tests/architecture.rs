@@ -23,6 +23,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "daemon",
             "db",
+            // When an external worker counts as silent.
+            "external",
             "formats",
             "kit",
             "limits",
@@ -191,7 +193,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "vault",
         ],
     ),
-    // Of `rotation` only how a stored generation is opened; of `egress` only the operator's messages.
+    // Of `egress` only the operator's messages.
     (
         "sinks",
         &[
@@ -204,7 +206,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "hook",
             "limits",
             "report",
-            "rotation",
+            "sealing",
             "vault",
         ],
     ),

@@ -762,7 +762,7 @@ fn a_daemon_without_a_free_descriptor_says_so_and_recovers() {
         usual = limit_descriptors(daemon.pid(), 8);
     });
     // The receipt was stored; what it is worth can't be asked.
-    assert_eq!(unclear.code(), 1, "{unclear:?}");
+    assert_eq!(unclear.code(), 4, "{unclear:?}");
     let rotation = |report: &Value| report["meta"]["action"] == "rotate";
     let report = home.reports("ann").into_iter().find(rotation).expect("its report");
     assert_eq!(report["status"], "unreachable", "{report}");

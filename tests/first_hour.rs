@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use serde_json::Value;
 
+use crate::docs::blocks;
 use crate::harness::*;
 
 /// Hands a browser the cookies of a sign-in; a cookie belongs to a host, whatever the port.
@@ -82,6 +83,17 @@ impl Drop for Open {
     }
 }
 
+/// Runs a line as whoever has this home types it.
+fn in_shell(home: &TestHome, line: &str) -> Output {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_keywheel")).parent().expect("a folder").display();
+    let path = std::env::var("PATH").expect("a PATH");
+    let mut shell = command("bash");
+    shell.args(["-c", line]).env_clear().env("HOME", home.outside()).env("KEYWHEEL_HOME", home.path());
+    let output = shell.env("PATH", format!("{program}:{path}")).stdin(Stdio::null()).output().expect("bash");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
 fn issue(site: &Peer, user: &str) -> String {
     let issued = http("POST", &site.url(&format!("/test/issue/?user={user}")), &[]).json();
     issued["cookie"]["value"].as_str().expect("a session").to_owned()
@@ -96,10 +108,20 @@ fn one_command_takes_a_session_from_firefox_to_being_kept_alive() {
     let visit = firefox(&home, &["--screenshot", picture.to_str().expect("UTF-8"), &sign_in.url]).status();
     assert!(visit.expect("Firefox runs").success());
 
-    let account = site.url("/account/");
-    let made = home
-        .run(&["init", "--http", "--from-browser", "firefox", "--domain", &account, "--credential", "ann"])
-        .ok();
+    // What the README says to type, with this site in the shop's place and any free port.
+    let page = fs::read_to_string(source("README.md")).expect("the page");
+    let (_, section) = page.split_once("\n## First real use\n").expect("the section");
+    let commands: Vec<String> = blocks(section)[0]
+        .lines()
+        .map(|line| {
+            line.replace("https://shop.example", &site.url("")).replace("--http ", "--http 127.0.0.1:0 ")
+        })
+        .collect();
+    let typed = |beginning: &str| {
+        let line = commands.iter().find(|line| line.starts_with(beginning));
+        line.unwrap_or_else(|| panic!("the README has no line that begins with {beginning}")).as_str()
+    };
+    let made = in_shell(&home, typed("keywheel init")).ok();
     assert!(made.stdout.starts_with("added `ann` to `http-session`: valid"), "{made:?}");
     assert!(made.stderr.contains("taken to be `sessionid`"), "{made:?}");
     for said in [
@@ -107,15 +129,28 @@ fn one_command_takes_a_session_from_firefox_to_being_kept_alive() {
         "  rotation    before it expires",
         "  use it      keywheel credential export ann --format header --url http://127.0.0.1:",
         "  keywheel plugin install http-session\n  keywheel credential add ann --service http-session --from-browser firefox:",
-        "--set cookie_name=sessionid --set validate_path=/account/\n  keywheel credential validate ann\n",
+        "--set cookie_name=sessionid --set validate_path=/account/ --set login_path=/login/\n  keywheel credential validate ann\n",
     ] {
         assert!(made.stdout.contains(said), "{}\nlacks {said}", made.stdout);
     }
-    assert!(!home.printed().contains(&session), "the session is nowhere on the screen");
+    assert!(
+        !made.stdout.contains(&session) && !made.stderr.contains(&session),
+        "it is nowhere on the screen"
+    );
     let config = fs::read_to_string(home.path().join("config.toml")).expect("the configuration");
-    assert!(config.contains("\n[http]\n") && config.contains("\nlisten = \"127.0.0.1:7878\"\n"), "{config}");
-    // Nothing of the store is left behind in any place where the copy may have been.
-    assert_eq!(home.reports("ann").len(), 1, "asked once");
+    assert!(config.contains("\n[http]\n") && config.contains("\nlisten = \"127.0.0.1:0\"\n"), "{config}");
+    typed("keywheel serve &");
+    let daemon = home.serve();
+    home.wait_for_reports("ann", 1);
+    let status = in_shell(&home, typed("keywheel status")).ok();
+    assert!(status.stdout.starts_with("Everything is fine: 1 credential, next look "), "{status:?}");
+    let list = in_shell(&home, typed("keywheel credential list")).ok();
+    assert!(list.stdout.lines().any(|line| line.starts_with("ann\thttp-session\tsuccess\t")), "{list:?}");
+    let account = in_shell(&home, typed("curl ")).ok();
+    assert_eq!(account.json()["user"], "ann", "the secret opens the page");
+    in_shell(&home, typed("keywheel dashboard")).ok();
+    assert!(daemon.stop().success());
+    assert!(made.stderr.contains("a visitor without a session is sent to /login/"), "{made:?}");
 
     // The commands that it printed do the same in another home, while the browser is open.
     let other = TestHome::new();

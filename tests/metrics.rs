@@ -104,6 +104,7 @@ fn a_scrape_is_true_and_prometheus_takes_it_with_the_dashboard_and_the_rules() {
         ("keywheel_credentials_scheduled{service=\"well-behaved\"}", 2.0),
         ("keywheel_schedule_lag_seconds{service=\"well-behaved\"}", 0.0),
         ("keywheel_service_paused{service=\"well-behaved\"}", 0.0),
+        ("keywheel_service_served{service=\"well-behaved\"}", 1.0),
         ("keywheel_worker_up{service=\"well-behaved\"}", 1.0),
         ("keywheel_worker_crashes_total{service=\"well-behaved\"}", 0.0),
         ("keywheel_plugins{state=\"active\"}", 1.0),

@@ -150,7 +150,7 @@ fn a_dropped_generation_has_nothing_to_bring_back() {
         service.wait_held("/rotate");
         service.forget(&service.issued()[1]);
         service.release("/rotate");
-        assert_eq!(rotating.join().expect("the command ends").code(), 1);
+        assert_eq!(rotating.join().expect("the command ends").code(), 4);
     });
     assert_eq!(generations(&home), states(&[(2, "dropped"), (1, "current")]));
     let refused = home.run(&["credential", "rollback", "ann", "--to", "2", "--yes"]);
@@ -256,7 +256,7 @@ fn a_rotation_waits_for_a_pause_and_for_what_the_service_asked_and_now_insists()
     assert_eq!(rests.code(), 75, "{rests:?}");
     assert!(rests.stderr.contains("its service asked for that; hint: --now"), "{rests:?}");
     assert_eq!(home.reports("ben").len(), 1, "nothing was asked");
-    assert_eq!(home.run(&["credential", "rotate", "ben", "--now"]).code(), 1);
+    assert_eq!(home.run(&["credential", "rotate", "ben", "--now"]).code(), 4);
     assert_eq!(home.reports("ben").len(), 2);
     let both = home.run(&["credential", "rotate", "ben", "--now", "--plan"]);
     assert_eq!(both.code(), 2, "{both:?}");
@@ -402,6 +402,6 @@ fn a_service_that_does_not_answer_leaves_the_self_test_inconclusive() {
     let nobody = ["--set", "base_url=http://127.0.0.1:9", "--every", "12h"];
     home.add("ann", "well-behaved", &format!("session={}", random_secret()), &nobody);
     let unclear = home.run(&["credential", "self-test", "ann"]);
-    assert_eq!(unclear.code(), 1, "{unclear:?}");
+    assert_eq!(unclear.code(), 4, "{unclear:?}");
     assert!(unclear.stderr.contains("inconclusive"), "{unclear:?}");
 }

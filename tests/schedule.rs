@@ -405,7 +405,8 @@ fn a_wrong_clock_is_told_and_misjudges_no_expiry() {
         let status = home.json(&["status"]);
         let behind = status["clockBehindSeconds"].as_i64().unwrap_or_default();
         assert!((behind - hours * 3_600).abs() < 30, "{status}");
-        let said = home.run(&["status"]).ok();
+        let said = home.run(&["status"]);
+        assert_eq!(said.code(), 1, "a wrong clock needs a person: {said:?}");
         let way = if hours > 0 { "behind" } else { "ahead" };
         assert!(said.stderr.contains(way) || said.stdout.contains(way), "{said:?}");
         for id in ["a", "b"] {

@@ -391,6 +391,19 @@ fn a_sink_gets_each_generation_once_whatever_is_down_full_missing_or_killed() {
     let stray = sink(home, "stray");
     assert_eq!((&stray["state"], &stray["generation"]), (&json!("no-credential"), &Value::Null), "{stray}");
 
+    // One that is added while the daemon runs is served, and forgotten when it is gone.
+    let config = fs::read_to_string(home.path().join("config.toml")).expect("the configuration");
+    let late = kept.out.join("late.env");
+    let table = format!("[sinks.late]\ncredential = 'ann'\npath = '{}'\nformat = 'env'\n", late.display());
+    configure(home, &format!("{config}\n{table}"));
+    home.run(&["reload"]).ok();
+    wait_in_step(home, "late");
+    let exported = home.run(&["credential", "export", "ann", "--format", "env"]).ok().stdout;
+    assert_eq!(fs::read_to_string(&late).expect("its file"), exported);
+    configure(home, &config);
+    home.run(&["reload"]).ok();
+    fs::remove_file(&late).expect("its file");
+
     // The receiver is down: the file and the command don't wait for it, and nothing is done twice.
     kept.receiver.state().down = true;
     kept.rotate();
@@ -578,7 +591,8 @@ fn a_rotation_waits_for_consumers_as_long_as_they_are_given_unless_a_person_insi
     let (home, services) = (TestHome::new(), Services::start(Terms::default()));
     configure(
         &home,
-        "[sinks.told]\ncredential = 'ann'\ncommand = ['/bin/true']\nacknowledges = true\nacknowledge_wait_seconds = 3600\n",
+        "[http]\nlisten = '127.0.0.1:0'\n\
+         [sinks.told]\ncredential = 'ann'\ncommand = ['/bin/true']\nacknowledges = true\nacknowledge_wait_seconds = 3600\n",
     );
     home.drop_plugin(&guest("commit_classes"));
     let _daemon = home.serve();
@@ -634,10 +648,42 @@ fn a_rotation_waits_for_consumers_as_long_as_they_are_given_unless_a_person_insi
     waits(3);
     assert_eq!(rotated()[1]["meta"]["unacknowledged"], Value::Null);
 
+    // By HTTP, with a token that may.
+    let listening = home.json(&["status"])["http"]["listening"].as_str().expect("a port").to_owned();
+    let token = |more: &[&str]| {
+        let made = home.run(&[&["api-token", "create", "--name", "a program"], more].concat()).ok();
+        format!("Authorization: Bearer {}", made.stdout.trim_end())
+    };
+    let may = token(&["--credential", "ann", "--scope", "ack"]);
+    let may_read = token(&["--credential", "ann"]);
+    let of_another = token(&["--service", "another", "--scope", "ack"]);
+    let post = |authorization: &str, body: &str| {
+        let url = format!("http://{listening}/v1/credentials/ann/ack");
+        let answer = http_with("POST", &url, &[authorization, "Content-Type: application/json"], body);
+        (answer.status, answer.json())
+    };
+    let good = r#"{"consumer": "app", "generation": 3}"#;
+    for (authorization, body, status, code) in [
+        ("X-None: 1", good, 401, "unauthenticated"),
+        (&may_read, good, 403, "forbidden"),
+        (&of_another, good, 403, "forbidden"),
+        (&may, "{}", 400, "malformed"),
+        (&may, r#"{"consumer": "other", "generation": 3}"#, 404, "no-such-consumer"),
+        (&may, r#"{"consumer": "app", "generation": 9}"#, 409, "not-in-force"),
+    ] {
+        let (answered, said) = post(authorization, body);
+        assert_eq!((answered, said["error"]["code"].as_str()), (status, Some(code)), "{said}");
+    }
+    assert_eq!(rotations(), 2);
+    let (status, said) = post(&may, good);
+    assert_eq!((status, said), (200, json!({ "consumer": "app", "acknowledged": 3, "current": 3 })));
+    wait_until(SOON, "the rotation that waited is done", || (rotations() == 3).then_some(()));
+    waits(4);
+
     // Whoever says nothing is waited for no longer than was said.
     home.run(&["credential", "consumer", "add", "ann", "app", "--wait", "1s"]).ok();
     home.run(&["credential", "rotate", "ann", "--now"]).ok();
-    wait_until(SOON, "rotations go on without an acknowledgement", || (rotations() >= 5).then_some(()));
+    wait_until(SOON, "rotations go on without an acknowledgement", || (rotations() >= 6).then_some(()));
     let reports = rotated();
     assert_eq!(reports.last().expect("one")["meta"]["unacknowledged"], json!(["app"]), "{reports:?}");
     home.run(&["credential", "consumer", "remove", "ann", "app"]).ok();

@@ -51,7 +51,8 @@ serve() {
     # shellcheck disable=SC2086
     as_its_user $words 2>>/tmp/serve.log &
     for _ in $(seq 600); do
-        if as_its_user keywheel status --json 2>/dev/null | grep -q '"daemon": true'; then
+        # It ends with 1 where something needs a person, and says so all the same.
+        if { as_its_user keywheel status --json 2>/dev/null || true; } | grep -q '"daemon": true'; then
             return
         fi
         sleep 0.1
@@ -111,7 +112,7 @@ dpkg --purge keywheel >/dev/null
 INSIDE
 # What the view holds beside the machine's own: nothing of the package's. The user stays, and what
 # dpkg, adduser and the log keep.
-left=$(cd "$view/upper" && find . -type f | grep -v -e '^./etc/\(passwd\|group\|shadow\|gshadow\|subuid\|subgid\)-\?$' \
+left=$(cd "$view/upper" && find . -type f | grep -v -e '^./etc/.pwd.lock$' -e '^./etc/\(passwd\|group\|shadow\|gshadow\|subuid\|subgid\)-\?$' \
     -e '^./var/\(lib/dpkg\|log\|cache\)/' || true)
 if [ -n "$left" ]; then
     printf 'the package: left on the disk: %s\n' "$left" >&2

@@ -217,7 +217,7 @@ pub struct SetCredential {
 }
 
 /// A secret on its way into the vault.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeyInput {
     pub name: String,
     pub value: SecretInput,
@@ -253,7 +253,7 @@ pub struct DashboardLink {
 
 /// The one place where a secret is serialised: between two processes of one user, over a
 /// socket in a private folder. Hexadecimal, for secrets are bytes.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretInput(String);
 

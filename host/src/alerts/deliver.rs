@@ -6,6 +6,7 @@
 //! again, with the same key, by which its receiver knows it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -240,9 +241,16 @@ impl Sender {
             SendError::here(format!("{} can't be read: {error}", file.display()))
         };
         let path = self.home.join(file);
-        let length = std::fs::metadata(&path).map_err(|error| unread(&error))?.len();
-        if length > LONGEST_FILE {
-            return Err(unread(&format!("it has {length} bytes; allowed: {LONGEST_FILE}")));
+        let found = std::fs::metadata(&path).map_err(|error| unread(&error))?;
+        if found.mode() & 0o007 != 0 {
+            return Err(SendError::here(format!(
+                "{} is for everybody to use (mode {:04o}); hint: chmod 600",
+                file.display(),
+                found.mode() & 0o7777
+            )));
+        }
+        if found.len() > LONGEST_FILE {
+            return Err(unread(&format!("it has {} bytes; allowed: {LONGEST_FILE}", found.len())));
         }
         std::fs::read(&path).map(Secret::new).map_err(|error| unread(&error))
     }
@@ -426,6 +434,8 @@ pub struct Postman {
     pub past_the_outbox: Arc<PastTheOutbox>,
     /// Changes when there may be something new.
     pub news: watch::Receiver<u64>,
+    /// The channel was just changed, so what it didn't take before is tried at once.
+    pub is_changed: bool,
 }
 
 impl Postman {
@@ -456,7 +466,11 @@ impl Postman {
     }
 
     /// Sends one message, if one may go, and says how long none will.
-    async fn round(&self, reader: &mut Option<Reader>, unmarked: &mut Vec<i64>) -> Result<Duration, String> {
+    async fn round(
+        &mut self,
+        reader: &mut Option<Reader>,
+        unmarked: &mut Vec<i64>,
+    ) -> Result<Duration, String> {
         match self.past_the_outbox.take(&self.name) {
             Some(Ok((key, notice, tries))) => {
                 let sent = self.sender.send(&self.channel, &key, &notice).await;
@@ -488,9 +502,14 @@ impl Postman {
             let waiting = reader.waiting(&name, TOGETHER).map_err(|error| error.to_string())?;
             Ok::<_, String>((reader, waiting))
         };
-        let (held, waiting) =
+        let (held, mut waiting) =
             tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())??;
         *reader = Some(held);
+        if std::mem::take(&mut self.is_changed)
+            && let Some(first) = waiting.first_mut()
+        {
+            first.next_try_at = 0;
+        }
         match plan(&waiting, now()) {
             Step::Idle => Ok(LOOK),
             Step::Wait(until) => Ok(Duration::from_millis(until.saturating_sub(now())).min(LOOK)),

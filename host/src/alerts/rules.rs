@@ -206,20 +206,18 @@ pub fn step(
             || look.snoozed.contains(&state.subject)
             || [of_service, of_credential].into_iter().flatten().any(|name| look.snoozed.contains(&name))
     };
-    let names: BTreeSet<String> = next.values().map(|state| state.group.clone()).collect();
-    for name in names {
-        let mut group =
-            groups.get(&name).cloned().unwrap_or_else(|| AlertGroup { group: name, ..AlertGroup::default() });
-        let mut members: Vec<&mut AlertState> =
-            next.values_mut().filter(|state| state.group == group.group).collect();
+    let mut by_group: BTreeMap<String, Vec<&mut AlertState>> = BTreeMap::new();
+    for state in next.values_mut() {
+        by_group.entry(state.group.clone()).or_default().push(state);
+    }
+    for (name, mut members) in by_group {
+        let new = AlertGroup { group: name.clone(), ..AlertGroup::default() };
+        let old = groups.get(&name).unwrap_or(&new);
+        let mut group = old.clone();
         let told = tell(rules, &mut group, &mut members, look.now, &is_hushed);
         decided.notices.extend(told.notice);
         decided.wake_at = earliest(decided.wake_at, told.wake_at);
-        if groups
-            .get(&group.group)
-            .unwrap_or(&AlertGroup { group: group.group.clone(), ..AlertGroup::default() })
-            != &group
-        {
+        if group != *old {
             decided.change.groups.push(group);
         }
     }

@@ -23,10 +23,17 @@ const SHOWN: u32 = 100;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// What is in trouble or was until lately, what is snoozed, and messages that didn't arrive
+    #[command(after_help = "Examples:\n  keywheel alert list\n  keywheel alert list --json")]
     List,
     /// Send a message through a channel, or all of them, and say what each answered
+    #[command(
+        after_help = "Ends with 1 where one of them didn't take it.\n\nExamples:\n  keywheel alert test\n  keywheel alert test mail"
+    )]
     Test { channel: Option<String> },
     /// Hear nothing of something for a while; that it is well again is told all the same
+    #[command(
+        after_help = "Examples:\n  keywheel alert snooze shop-account --for 4h\n  keywheel alert snooze service:shop --for 2d\n  keywheel alert snooze host:disk --for 1h"
+    )]
     Snooze {
         /// A credential, a service, or a subject of `alert list`
         subject: String,
@@ -35,6 +42,7 @@ pub enum Command {
         time: String,
     },
     /// Hear of it again
+    #[command(after_help = "Examples:\n  keywheel alert unsnooze shop-account")]
     Unsnooze { subject: String },
 }
 

@@ -21,16 +21,18 @@ use crate::token::{Reach, Scope, TokenState, is_token_id};
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a token, and print it, this once
-    #[command(after_help = "Example: keywheel api-token create --name backup --credential ann --expires 30d")]
+    #[command(
+        after_help = "Examples:\n  keywheel api-token create --name backup --credential ann --expires 30d"
+    )]
     Create(Create),
     /// Every token, what it may do, and when it was last used
-    #[command(after_help = "Example: keywheel api-token list --json")]
+    #[command(after_help = "Examples:\n  keywheel api-token list --json")]
     List,
     /// End a token for good
-    #[command(after_help = "Example: keywheel api-token revoke 0a1b2c3d4e5f6071")]
+    #[command(after_help = "Examples:\n  keywheel api-token revoke 0a1b2c3d4e5f6071")]
     Revoke { token_id: String },
     /// What was read with tokens, and every request that was refused
-    #[command(after_help = "Example: keywheel api-token history --token 0a1b2c3d4e5f6071 --limit 20")]
+    #[command(after_help = "Examples:\n  keywheel api-token history --token 0a1b2c3d4e5f6071 --limit 20")]
     History {
         /// One token's alone, by its id
         #[arg(long, value_name = "ID")]

@@ -39,7 +39,7 @@ pub struct Arguments {
 enum Command {
     /// Open a backup, look at everything in it, and keep nothing
     #[command(
-        after_help = "Example: keywheel backup verify /mnt/backups/keywheel.backup --master-key /root/master.key"
+        after_help = "Examples:\n  keywheel backup verify /mnt/backups/keywheel.backup --master-key /root/master.key"
     )]
     Verify {
         file: PathBuf,

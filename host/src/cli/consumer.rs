@@ -19,6 +19,7 @@ use crate::rotation::schedule::span;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Add one, or change how long it is waited for
+    #[command(after_help = "Examples:\n  keywheel credential consumer add ann reporter --wait 10m")]
     Add {
         id: String,
         /// Yours, to acknowledge with
@@ -28,9 +29,15 @@ pub enum Command {
         wait: Option<String>,
     },
     /// Every consumer of a credential, and what it acknowledged
+    #[command(after_help = "Examples:\n  keywheel credential consumer list ann")]
     List { id: String },
     /// Wait for it no more
-    Remove { id: String, name: String },
+    #[command(after_help = "Examples:\n  keywheel credential consumer remove ann reporter")]
+    Remove {
+        id: String,
+        /// The one to wait for no more
+        name: String,
+    },
 }
 
 pub async fn run(home: &Home, command: Command, output: Output) -> Result<(), Failure> {

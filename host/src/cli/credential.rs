@@ -145,8 +145,10 @@ pub enum Command {
     #[command(subcommand)]
     Consumer(consumer::Command),
     /// Say that a consumer uses a generation now
+    #[command(after_help = "Examples:\n  keywheel credential ack ann --consumer crawler --generation 4")]
     Ack {
         id: String,
+        /// As it was added
         #[arg(long, value_name = "NAME")]
         consumer: String,
         /// As commands, webhooks and `credential show` tell it
@@ -321,9 +323,9 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
             export(&home, &id, format, url.as_deref(), file.as_deref(), output)
         }
         Command::Remove { id } => {
-            find(&home, &id)?;
             let operation = Operation::CredentialRemove { credential_id: id.clone() };
-            Connection::once(&home, operation).await?;
+            let removed = Connection::once(&home, operation).await;
+            removed.map_err(|failure| suggest::with_credential(&home, &id, failure))?;
             output.value(&json!({ "removed": id }), || format!("removed `{id}`; its reports stay"));
             Ok(())
         }
@@ -351,7 +353,7 @@ async fn add(home: &Home, new: Add, output: Output) -> Result<(), Failure> {
     connection.close().await;
     added?;
     let daemon = daemon_answers(home).await?;
-    let follows = first::what_follows(home, &find(home, &new.id)?, daemon)?;
+    let follows = first::what_follows(home, &find(home, &new.id)?, daemon, true)?;
     output.value(&json!({ "added": new.id, "service": service }), || {
         format!(
             "added `{0}`; hint: `keywheel credential validate {0}` asks the service now\n{1}",
@@ -558,7 +560,6 @@ fn table(rows: &[CredentialRow], empty: &str, output: Output) {
 }
 
 async fn run_now(home: &Home, id: String, action: Action, now: bool, output: Output) -> Result<(), Failure> {
-    find(home, &id)?;
     let until = Instant::now() + IN_THE_MIDDLE;
     let outcome = loop {
         let operation = Operation::CredentialRun { credential_id: id.clone(), action, now };
@@ -566,7 +567,7 @@ async fn run_now(home: &Home, id: String, action: Action, now: bool, output: Out
             Err(Failure::Refused(refusal)) if refusal.kind == RefusalKind::Busy && Instant::now() < until => {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
-            ended => break ended?,
+            ended => break ended.map_err(|failure| suggest::with_credential(home, &id, failure))?,
         }
     };
     let Outcome::Report(report) = outcome else { return Err(unexpected()) };
@@ -594,8 +595,9 @@ pub fn verdict_of(report: &Report) -> Result<(), Failure> {
 }
 
 async fn pause(home: &Home, id: String, paused: bool, output: Output) -> Result<(), Failure> {
-    find(home, &id)?;
-    Connection::once(home, Operation::CredentialPause { credential_id: id.clone(), paused }).await?;
+    let operation = Operation::CredentialPause { credential_id: id.clone(), paused };
+    let asked = Connection::once(home, operation).await;
+    asked.map_err(|failure| suggest::with_credential(home, &id, failure))?;
     output.value(&json!({ "credential": id, "paused": paused }), || {
         if paused { format!("paused `{id}`") } else { format!("`{id}` goes on") }
     });

@@ -88,7 +88,7 @@ Exit codes:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a home: folders, master key, database, configuration
+    /// Make a home, and keep a first credential alive in it
     #[command(
         after_help = "Examples:\n  keywheel init    # asks\n  keywheel init --http --from-browser firefox --domain https://shop.example/account\n  keywheel init --yes --no-http"
     )]
@@ -101,7 +101,7 @@ enum Command {
     /// Watch a whole day of Keywheel in seconds, in a home of its own
     #[command(after_help = "Examples:\n  keywheel demo --once")]
     Demo(demo::Arguments),
-    /// What runs, what is healthy, what is not
+    /// Is everything fine, and if not, what to do
     #[command(after_help = "Examples:\n  keywheel status\n  keywheel status --json")]
     Status,
     /// What of the sandbox this machine gives, and whether that is enough
@@ -132,26 +132,29 @@ enum Command {
     ApiToken(api_token::Command),
     /// Copy the whole home, but for its master key, into one sealed file; the daemon may run
     #[command(
-        after_help = "Examples: keywheel backup /mnt/backups/monday.backup\n          keywheel backup /mnt/backups --keep 14"
+        after_help = "Examples:\n  keywheel backup /mnt/backups/monday.backup\n  keywheel backup /mnt/backups --keep 14"
     )]
     Backup(backup::Arguments),
     /// Make a home of a backup, in an empty folder
     #[command(
-        after_help = "What the backup brings back may have been rotated since it was made. So each credential is validated first, and where that can't prove that nothing was spent, you are called.\n\nExample: keywheel restore monday.backup --home /var/lib/keywheel --master-key /root/master.key"
+        after_help = "What the backup brings back may have been rotated since it was made. So each credential is validated first, and where that can't prove that nothing was spent, you are called.\n\nExamples:\n  keywheel restore monday.backup --home /var/lib/keywheel --master-key /root/master.key"
     )]
     Restore(backup::RestoreArguments),
     /// Print the commented default configuration; check a file, show what is in force
-    #[command(after_help = "Example: keywheel config > config.toml")]
+    #[command(after_help = "Examples:\n  keywheel config > config.toml")]
     Config(config::Arguments),
     /// Let the running daemon read its configuration anew
     #[command(
-        after_help = "The same as SIGHUP, with the answer here. A file that can't be used changes nothing.\n\nExample: keywheel reload"
+        after_help = "The same as SIGHUP, with the answer here. A file that can't be used changes nothing.\n\nExamples:\n  keywheel reload"
     )]
     Reload,
     /// Write manual pages for all commands
-    #[command(after_help = "Example: keywheel man ~/.local/share/man/man1")]
+    #[command(after_help = "Examples:\n  keywheel man ~/.local/share/man/man1")]
     Man(man::Arguments),
     /// Open the dashboard: print a link that signs a browser in, once
+    #[command(
+        after_help = "Examples:\n  keywheel dashboard\n  keywheel dashboard --url https://keywheel.example"
+    )]
     Dashboard(dashboard::Arguments),
     /// Print a completion script for a shell
     #[command(
@@ -197,6 +200,9 @@ enum Failure {
     /// Everything was said already; only the exit code is left.
     #[error("unhealthy")]
     Unhealthy,
+    /// Nothing was learnt of a credential.
+    #[error("{0}")]
+    CouldNotTell(String),
     /// As `Unhealthy`, where nothing was learnt of it.
     #[error("unclear")]
     Unclear,
@@ -223,7 +229,7 @@ impl Failure {
             Self::Exit(code) => *code,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
-            Self::Unclear => 4,
+            Self::Unclear | Self::CouldNotTell(_) => 4,
             Self::BadInput(_) => 65,
             Self::Config(_) => 78,
             Self::Db(error) => db_code(error),
@@ -313,12 +319,6 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
             Ok(())
         }
     }
-}
-
-/// Whether there is such a command.
-fn exists(path: &[&str]) -> bool {
-    let whole = <Arguments as clap::CommandFactory>::command();
-    path.iter().try_fold(&whole, |command, name| command.find_subcommand(name)).is_some()
 }
 
 /// The error and what caused it, on one line.

@@ -7,6 +7,7 @@ use crate::catalogue;
 use crate::credential::Millis;
 use crate::db::glance::{COUNTED_AT_MOST, Glance};
 use crate::db::queries::{CredentialRow, ExternalWorkerRow, ProviderRow};
+use crate::db::uses::SinkState;
 use crate::external::Presence;
 use crate::limits;
 use crate::registry::{PluginState, PluginStatus};
@@ -41,6 +42,7 @@ pub enum Kind {
     Late,
     Unclear,
     Ending,
+    Sink,
     Approval,
     Refused,
     Conflict,
@@ -92,6 +94,7 @@ pub struct Found<'a> {
     pub workers: &'a [WorkerStatus],
     pub held: &'a [(String, String)],
     pub external_workers: &'a [ExternalWorkerRow],
+    pub sinks: &'a [SinkState],
 }
 
 /// Everything that needs a person. What there is more of than is named counts in the second.
@@ -113,6 +116,15 @@ pub fn of(found: &Found<'_>) -> (Vec<Need>, u64) {
             Some(&worker.worker_id),
             what,
             format!("see to it where it runs; `keywheel worker-token revoke {}` forgets it", worker.token_id),
+        ));
+    }
+    for sink in found.sinks.iter().filter(|sink| sink.tries > 0) {
+        let why = sink.last_error.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        needs.push(Need::new(
+            Kind::Sink,
+            Some(&sink.sink),
+            format!("sink `{}` has not got the secrets in force{why}", sink.sink),
+            format!("keywheel sink sync {}", sink.sink),
         ));
     }
     // Of equals the order in which they were found, which is the longest first.
@@ -333,6 +345,7 @@ mod tests {
             workers: &[],
             held: &[],
             external_workers: &[],
+            sinks: &[],
         }
     }
 
@@ -408,6 +421,16 @@ mod tests {
             workers: &[worker("late", "running"), worker("sick", "parked")],
             ..nothing(&glance)
         };
+        let sink = SinkState {
+            sink: "jar".into(),
+            got: None,
+            delivered_at: None,
+            tries: 2,
+            next_try_at: None,
+            last_error: Some("no such folder".into()),
+        };
+        let sinks = [sink];
+        let found = Found { sinks: &sinks, ..found };
         let (needs, more) = of(&found);
         let said: Vec<_> = needs.iter().map(|need| (need.kind, need.next.as_str())).collect();
         assert_eq!(
@@ -420,6 +443,7 @@ mod tests {
                 (Kind::Unserved, "keywheel plugin list"),
                 (Kind::Late, "look at the daemon's log"),
                 (Kind::Unclear, "keywheel credential list --failing --service late"),
+                (Kind::Sink, "keywheel sink sync jar"),
                 (Kind::Approval, "keywheel plugin approve late"),
                 (Kind::Refused, "put a good one in its place, or delete it; keywheel plugin list"),
                 (Kind::Conflict, "delete one of the two; keywheel plugin list"),

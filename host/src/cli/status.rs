@@ -70,6 +70,7 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
     }
     let providers = if glance.ending.is_empty() { Vec::new() } else { reader.providers()? };
     let external_workers = reader.external_workers(now)?;
+    let sinks = reader.sink_states()?;
     let (needs, more_needs) = needs::of(&Found {
         now,
         daemon,
@@ -82,6 +83,7 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         workers: &said.workers,
         held: &said.held,
         external_workers: &external_workers,
+        sinks: &sinks,
     });
     let Glance { counts, services, .. } = glance;
     let status = Status {

@@ -43,6 +43,8 @@ pub struct Answered {
     pub challenge: bool,
     /// Seconds the service wants to be left alone.
     pub retry_after: Option<u32>,
+    /// Where a redirect leads, without query and fragment, which may say who was redirected.
+    pub redirect: Option<String>,
 }
 
 impl Seen {
@@ -75,6 +77,10 @@ impl Seen {
             json_due: wants_json(request),
             challenge: is_challenge(response),
             retry_after: header(response, "retry-after").and_then(|value| value.trim().parse().ok()),
+            redirect: header(response, "location")
+                .filter(|_| (300..400).contains(&response.status))
+                .and_then(|to| to.split(['?', '#']).next())
+                .map(str::to_owned),
         });
     }
 

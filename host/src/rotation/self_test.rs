@@ -14,6 +14,7 @@ use super::verdict::{self, Grounds};
 use crate::credential::{Jar, Key, Secret, now};
 use crate::db::queries::{GenerationRow, Reader};
 use crate::db::writer::WriteError;
+use crate::egress::seen::Last;
 use crate::egress::{Exchange, redact_text};
 use crate::limits;
 use crate::protocol::{Answer, Call, KeyState, Verdict};
@@ -31,6 +32,9 @@ pub struct SelfTest {
     /// How the service answered the last request.
     pub answer: String,
     pub requests: u32,
+    /// Where it sent the stranger, without query and fragment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<String>,
     pub message: Option<String>,
 }
 
@@ -93,6 +97,12 @@ impl Rotation {
             verdict: verdict.as_str().to_owned(),
             answer: exchange.seen.words(),
             requests: exchange.seen.requests,
+            redirect: match &exchange.seen.last {
+                Last::Answered(answered) => {
+                    answered.redirect.as_ref().map(|to| redact_text(&exchange, to).into_owned())
+                }
+                _ => None,
+            },
             message: message.map(|message| redact_text(&exchange, &message).into_owned()),
         })
     }

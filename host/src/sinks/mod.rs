@@ -36,7 +36,7 @@ use crate::egress::delivery::{Delivery, DeliveryError, Message};
 use crate::formats::export::{ExportError, to_form};
 use crate::hook::{self, HookError};
 use crate::limits;
-use crate::rotation::attempt::open_jar;
+use crate::sealing::open_jar;
 use crate::vault::{Vault, VaultError};
 use decide::{Facts, Generation, Need, Trouble};
 use file::{FileError, Ids, Stamp};
@@ -299,6 +299,10 @@ impl Sinks {
                     name: name.clone(),
                     wait_seconds: sink.acknowledge_wait_seconds,
                 });
+            }
+            if in_force.unheard {
+                // What the sink has may be newer than the backup, and the only one that lives.
+                continue;
             }
             let (state, contents) = (states.get(name), contents(sink, in_force, at));
             let need = decide::need(Facts {

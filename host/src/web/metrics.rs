@@ -539,6 +539,9 @@ impl Page {
             lag,
         )?;
         let vitals = &self.vitals;
+        let served =
+            services.iter().map(|one| (of(&one.service), flag(vitals.services.contains(&one.service))));
+        sheet.gauge("keywheel_service_served", None, "1 where a plugin serves the service", served)?;
         let paused =
             services.iter().map(|one| (of(&one.service), flag(vitals.paused.contains(&one.service))));
         sheet.gauge(

@@ -5,6 +5,7 @@
 //! `db::queries` and writes through the one writer, and never answers with a token or with a value
 //! of `cookieKeys`; a secret leaves by `api` alone.
 
+mod acks;
 mod answer;
 mod api;
 mod dashboard;
@@ -174,6 +175,7 @@ fn routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .merge(workers::routes())
         .merge(api::routes())
+        .merge(acks::routes())
         .merge(metrics::routes())
         .merge(health::routes())
         .merge(dashboard::routes(&shared))

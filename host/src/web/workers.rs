@@ -97,7 +97,7 @@ async fn let_in(shared: &Shared, peer: Peer, request: Request) -> Result<(Bearer
     }
 }
 
-fn is_json(headers: &HeaderMap) -> Result<(), Refused> {
+pub fn is_json(headers: &HeaderMap) -> Result<(), Refused> {
     let unsupported =
         |message| Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", message);
     if headers.contains_key(header::CONTENT_ENCODING) {
@@ -120,7 +120,7 @@ fn is_json(headers: &HeaderMap) -> Result<(), Refused> {
 }
 
 /// The body, if it is no longer than allowed and all of it arrives.
-async fn whole(body: Body) -> Result<Bytes, Refused> {
+pub async fn whole(body: Body) -> Result<Bytes, Refused> {
     let most = limits::EXTERNAL_REPORT_BYTES;
     let too_large = || {
         let message = format!("the body is longer than {most} bytes");
@@ -149,7 +149,7 @@ async fn whole(body: Body) -> Result<Bytes, Refused> {
 
 /// Reads on a little, for a client that still sends sees no answer. One that says it will send
 /// more than that isn't listened to.
-async fn throw_away(body: Body, mut seen: usize) {
+pub async fn throw_away(body: Body, mut seen: usize) {
     let most = limits::EXTERNAL_REFUSED_BYTES;
     if body.size_hint().lower() > most as u64 {
         return;

@@ -680,7 +680,7 @@ impl Demo {
                 summary.services,
                 summary.service_requests,
                 took.as_secs_f32(),
-                next(&self.files[SHOP]),
+                NEXT,
             ));
         } else {
             output.say("\nThe round did not hold. The daemon's last words:");
@@ -774,30 +774,13 @@ fn spell(span: Duration) -> String {
 }
 
 /// The same with a service of the reader's own.
-fn next(plugin: &Path) -> String {
-    let plugin = std::fs::canonicalize(plugin).unwrap_or_else(|_| plugin.to_owned());
-    let here = std::env::current_dir().ok();
-    let plugin = here.and_then(|here| plugin.strip_prefix(here).ok().map(Path::to_owned)).unwrap_or(plugin);
-    let folder =
-        Home::locate(None).map_or_else(|_| "$KEYWHEEL_HOME/plugins".into(), |home| tilde(&home.plugins()));
-    format!(
-        "Next, with a site of your own and the cookies.txt of your browser:\n  \
-         keywheel init\n  \
-         cp {} {folder}/\n  \
-         keywheel serve &\n  \
-         keywheel credential add my-shop --service http-session --from cookies.txt \\\n    \
-         --set base_url=https://shop.example --set validate_path=/account --set login_path=/login\n  \
-         keywheel status; keywheel reports tail\n\
-         For another kind of login: docs/writing-a-provider.md",
-        plugin.display(),
-    )
-}
-
-/// As a person writes a path of their own.
-fn tilde(path: &Path) -> String {
-    let own = std::env::var_os("HOME").and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned));
-    own.map_or_else(|| path.display().to_string(), |path| format!("~/{}", path.display()))
-}
+const NEXT: &str = "\
+Next, with a site that you are signed in to in Firefox, and a page there that only you see:
+  keywheel init --from-browser firefox --domain https://shop.example/account
+  keywheel serve &
+  keywheel status; keywheel reports tail
+Without Firefox: `--from cookies.txt`, or `keywheel init` alone, which asks.
+For another kind of login: docs/writing-a-provider.md";
 
 #[cfg(test)]
 mod tests {

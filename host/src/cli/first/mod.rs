@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::browser::{self, Browser};
 use super::connection::{Connection, daemon_answers};
 use super::credential::{self, Add, chosen, manifest_of, read_secrets, verdict_of};
 use super::output::{Output, relative};
 use super::plugin::{no_catalogue, unexpected};
-use super::{Failure, exists};
 use crate::catalogue;
 use crate::config::{Config, Home};
 use crate::control::{KeyInput, Operation, Outcome, RefusalKind};
-use crate::credential::now;
+use crate::credential::{CookieAttributes, is_subdomain};
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, ProviderRow, Reader};
 use crate::formats::{self, Imported};
@@ -65,9 +65,9 @@ pub async fn keep(home: &Home, mut new: Add, output: Output) -> Result<(), Failu
                 .map_err(|error| Failure::BadInput(error.to_string()))?;
         }
         let keys = chosen(found.imported, &resolved, output)?;
+        let report = added(&connection, &new, &service, &mut settings, keys, output).await?;
         commands.push(add_line(&new, &service, &settings, &found.again));
         commands.push(format!("keywheel credential validate {}", new.id));
-        let report = added(&connection, &mut new, &service, settings, keys).await?;
         Ok::<_, Failure>((commands, report))
     }
     .await;
@@ -189,10 +189,14 @@ fn fill_in(
         return Ok(());
     }
     if !has(settings, "cookie_name") && !found.imported.cookies.is_empty() {
-        let cookies = &found.imported.cookies;
-        let crumbs: Vec<_> = cookies
-            .iter()
-            .map(|cookie| Crumb { name: &cookie.attributes.name, http_only: cookie.attributes.http_only })
+        // A cookie of a host below the site never gets to the site itself.
+        let gets_there = |cookie: &&CookieAttributes| {
+            cookie.domain == site.host || (!cookie.host_only && is_subdomain(&site.host, &cookie.domain))
+        };
+        let all = found.imported.cookies.iter().map(|cookie| &cookie.attributes);
+        let crumbs: Vec<_> = all
+            .filter(gets_there)
+            .map(|cookie| Crumb { name: &cookie.name, http_only: cookie.http_only })
             .collect();
         let names = crumbs.iter().map(|crumb| crumb.name).collect::<Vec<_>>().join(", ");
         let Some(place) = guess::session_cookie(&crumbs) else {
@@ -227,43 +231,75 @@ fn has(settings: &[(String, String)], wanted: &str) -> bool {
 /// back.
 async fn added(
     connection: &Connection,
-    new: &mut Add,
+    new: &Add,
     service: &str,
-    settings: Vec<(String, String)>,
+    settings: &mut Vec<(String, String)>,
     keys: Vec<KeyInput>,
+    output: Output,
 ) -> Result<Report, Failure> {
-    let id = new.id.clone();
-    let add = new.operation(service, settings, keys)?;
-    connection.ask(Operation::CredentialAdd(Box::new(add))).await?;
-    let run = || Operation::CredentialRun { credential_id: id.clone(), action: Action::Validate, now: true };
-    let Outcome::Report(report) = patiently(connection, run).await? else { return Err(unexpected()) };
-    let verdict = verdict(&report);
-    let wrong = match verdict {
-        "invalid" | "needs-human" => Some(Failure::Dead(format!(
+    let mut report = tried(connection, new, service, settings, keys.clone()).await?;
+    if service == ANY_SESSION && matches!(verdict(&report), "valid" | "unknown") {
+        let asked = Operation::CredentialSelfTest { credential_id: new.id.clone() };
+        let Outcome::SelfTested(test) = connection.ask(asked).await? else { return Err(unexpected()) };
+        // A page that anybody sees tells nothing, and whoever guessed the settings must find out.
+        if test.verdict == "valid" {
+            take_back(connection, &new.id).await?;
+            return Err(Failure::BadInput(
+                "it is not kept: the page looks the same with a made-up session, so it can't show whether yours lives; \
+                 hint: --set validate_path=/account names one that only a signed-in visitor sees, \
+                 --set alive_text=… a text that only they see"
+                    .into(),
+            ));
+        }
+        // Where a stranger is sent to is how a dead session shows.
+        if let Some(login) =
+            test.redirect.filter(|_| test.verdict == "unknown" && !has(settings, "login_path"))
+        {
+            take_back(connection, &new.id).await?;
+            let site = settings.iter().find(|(name, _)| name == "base_url").map(|(_, url)| url.clone());
+            let path = site.and_then(|site| login.strip_prefix(&site).map(str::to_owned)).unwrap_or(login);
+            output.say(&format!(
+                "a visitor without a session is sent to {path}: so a dead one will show (login_path)"
+            ));
+            settings.push(("login_path".into(), path));
+            report = tried(connection, new, service, settings, keys).await?;
+        }
+    }
+    if matches!(verdict(&report), "invalid" | "needs-human") {
+        take_back(connection, &new.id).await?;
+        return Err(Failure::Dead(format!(
             "it is not kept, for it is dead already: {}; hint: sign in again, and give the fresh secrets",
             report.message.as_deref().unwrap_or("the service doesn't know it")
-        ))),
-        // A page that anybody sees tells nothing, and whoever guessed the settings must find out.
-        "valid" if service == ANY_SESSION => anybody_sees_it(connection, &id).await?,
-        _ => None,
-    };
-    let Some(wrong) = wrong else { return Ok(*report) };
-    let remove = || Operation::CredentialRemove { credential_id: id.clone() };
-    patiently(connection, remove).await?;
-    Err(wrong)
+        )));
+    }
+    Ok(report)
 }
 
-async fn anybody_sees_it(connection: &Connection, id: &str) -> Result<Option<Failure>, Failure> {
-    let asked = Operation::CredentialSelfTest { credential_id: id.to_owned() };
-    let Outcome::SelfTested(test) = connection.ask(asked).await? else { return Err(unexpected()) };
-    Ok((test.verdict == "valid").then(|| {
-        Failure::BadInput(
-            "it is not kept: the page looks the same with a made-up session, so it can't show whether yours lives; \
-             hint: --set validate_path=/account names one that only a signed-in visitor sees, \
-             --set alive_text=… a text that only they see"
-                .into(),
-        )
-    }))
+async fn tried(
+    connection: &Connection,
+    new: &Add,
+    service: &str,
+    settings: &[(String, String)],
+    keys: Vec<KeyInput>,
+) -> Result<Report, Failure> {
+    let add = new.operation(service, settings.to_vec(), keys)?;
+    connection.ask(Operation::CredentialAdd(Box::new(add))).await?;
+    let run =
+        || Operation::CredentialRun { credential_id: new.id.clone(), action: Action::Validate, now: true };
+    match patiently(connection, run).await {
+        Ok(Outcome::Report(report)) => Ok(*report),
+        Ok(_) => Err(unexpected()),
+        Err(failure) => {
+            // Nothing half-done; if that fails as well, the first failure is the one to tell.
+            let _ = take_back(connection, &new.id).await;
+            Err(failure)
+        }
+    }
+}
+
+async fn take_back(connection: &Connection, id: &str) -> Result<(), Failure> {
+    let remove = || Operation::CredentialRemove { credential_id: id.to_owned() };
+    patiently(connection, remove).await.map(|_| ())
 }
 
 /// The daemon looks at what was added by itself, and whoever asks meanwhile waits for it.
@@ -291,7 +327,7 @@ async fn tell(
     output: Output,
 ) -> Result<(), Failure> {
     let row = credential::find(home, id)?;
-    let follows = what_follows(home, &row, daemon_answers(home).await?)?;
+    let follows = what_follows(home, &row, daemon_answers(home).await?, false)?;
     let (verdict, account) = (verdict(report), row.identity.clone());
     let monitor = json!(row.monitor);
     let told = json!({
@@ -312,18 +348,24 @@ async fn tell(
     Ok(())
 }
 
-/// What will happen to a credential, and what can be done with it, a line each.
+/// What will happen to a credential, and what can be done with it, a line each. `fresh`: it was just
+/// added, and a daemon that looked meanwhile changes nothing of what is said.
 ///
 /// # Errors
 /// A configuration that can't be read.
-pub fn what_follows(home: &Home, row: &CredentialRow, daemon: bool) -> Result<Vec<String>, Failure> {
+pub fn what_follows(
+    home: &Home,
+    row: &CredentialRow,
+    daemon: bool,
+    fresh: bool,
+) -> Result<Vec<String>, Failure> {
     let provider = Reader::open(&home.database())?.provider(&row.service)?;
     let id = &row.credential_id;
     let mut lines = Vec::new();
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<11} {text}"));
     let monitor = &row.monitor;
     let every = every(row, provider.as_ref());
-    let waits = monitor.next_due_at.filter(|&at| at > now() + 1_000 && row.attempt_number > 0);
+    let waits = monitor.next_due_at.filter(|_| !fresh && row.attempt_number > 0);
     line(
         "next look",
         match (waits, &monitor.next_reason) {
@@ -348,11 +390,9 @@ pub fn what_follows(home: &Home, row: &CredentialRow, daemon: bool) -> Result<Ve
             (false, _) => format!("keywheel credential export {id} --format env"),
         },
     );
-    if exists(&["run"]) {
-        line("", format!("keywheel run --credential {id} -- COMMAND"));
-    }
+    line("", format!("keywheel run --credential {id} -- COMMAND"));
     line("watch it", "keywheel status; keywheel reports tail".into());
-    if exists(&["dashboard"]) && Config::load(home)?.http.listen.is_some() {
+    if Config::load(home)?.http.listen.is_some() {
         line("", "keywheel dashboard".into());
     }
     Ok(lines)
