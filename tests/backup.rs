@@ -116,6 +116,15 @@ fn reports(home: &TestHome, id: &str) -> Vec<(u64, String)> {
 fn a_backup_under_full_load_restores_to_a_daemon_that_loses_nothing_and_spends_nothing_twice() {
     let home = TestHome::new();
     let fleet = Fleet::open(&home);
+    // Somebody uses what one of them is given, from a file that outlives all three homes.
+    let (used, user) = (home.outside().join("used.json"), "burn-busy-0");
+    let sink =
+        format!("[sinks.app]\ncredential = \"{user}\"\npath = \"{}\"\nformat = \"json\"\n", text(&used));
+    fs::write(home.path().join("config.toml"), sink).expect("the configuration");
+    let holds_the_newest = || {
+        let held = fs::read_to_string(&used).unwrap_or_default();
+        fleet.services.standing(user).last_issued.values().all(|value| held.contains(value))
+    };
     let daemon = home.serve();
     fleet.add_to(&home);
     fleet.wait_for_more_than(&fleet.busy().map(|id| (id.clone(), 0)).collect());
@@ -153,6 +162,7 @@ fn a_backup_under_full_load_restores_to_a_daemon_that_loses_nothing_and_spends_n
         assert!(!is_called(&row), "{id}: {row}");
         assert_eq!(exported(&moved, &id), fleet.services.standing(&id).last_issued, "{id}");
     }
+    wait_until(SOON, "the file has what was issued last", || holds_the_newest().then_some(()));
     let newest: HashMap<String, u64> = rows(&moved)
         .iter()
         .map(|(id, row)| (id.clone(), row["attemptNumber"].as_u64().expect("a number")))
@@ -170,6 +180,9 @@ fn a_backup_under_full_load_restores_to_a_daemon_that_loses_nothing_and_spends_n
             |id: &String| is_called(&rows[id]) || fleet.services.standing(id).rotations > before[id];
         fleet.busy().all(settled).then_some(())
     });
+    // What was delivered since is the only living one, and isn't replaced by the backup's.
+    assert!(is_called(&rows(&old)[user]), "its token was spent");
+    assert!(holds_the_newest(), "an old secret was delivered over a new one");
     // Who wasn't rotated since the backup goes on where a look can tell, and only there.
     for (id, class) in fleet.all.iter().filter(|(id, _)| id.ends_with("calm")) {
         let ended = old.run(&["credential", "rotate", id, "--json"]);
@@ -204,6 +217,7 @@ fn a_backup_under_full_load_restores_to_a_daemon_that_loses_nothing_and_spends_n
     });
     fleet.wait_for_more_than(&fleet.rotations());
     fleet.pause(&old);
+    wait_until(SOON, "the file has what was issued last", || holds_the_newest().then_some(()));
     for (id, _) in &fleet.all {
         let standing = fleet.services.standing(id);
         assert_eq!(exported(&old, id), standing.last_issued, "{id}: {standing:?}");

@@ -112,7 +112,7 @@ dpkg --purge keywheel >/dev/null
 INSIDE
 # What the view holds beside the machine's own: nothing of the package's. The user stays, and what
 # dpkg, adduser and the log keep.
-left=$(cd "$view/upper" && find . -type f | grep -v -e '^./etc/\(passwd\|group\|shadow\|gshadow\|subuid\|subgid\)-\?$' \
+left=$(cd "$view/upper" && find . -type f | grep -v -e '^./etc/.pwd.lock$' -e '^./etc/\(passwd\|group\|shadow\|gshadow\|subuid\|subgid\)-\?$' \
     -e '^./var/\(lib/dpkg\|log\|cache\)/' || true)
 if [ -n "$left" ]; then
     printf 'the package: left on the disk: %s\n' "$left" >&2

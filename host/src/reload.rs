@@ -15,6 +15,8 @@ const AT_RESTART: &[(&str, &str)] = &[
     ("plugin_policy", "which plugins may run is decided when they are first looked at"),
     ("extra_ca_file", "the connections that are open were checked with the old certificates"),
     ("http", "the port is open"),
+    ("metrics", "the port is open"),
+    ("telemetry", "traces are on their way"),
 ];
 
 /// What a reload came to.
@@ -78,6 +80,8 @@ pub fn in_force(before: &Config, new: Config) -> Config {
         plugin_policy: before.plugin_policy,
         extra_ca_file: before.extra_ca_file.clone(),
         http: before.http.clone(),
+        metrics: before.metrics.clone(),
+        telemetry: before.telemetry.clone(),
         ..new
     }
 }
@@ -113,7 +117,7 @@ mod tests {
     #[test]
     fn what_waits_for_a_restart_stays_as_it_was_in_the_configuration_in_force() {
         let read = |text: &str| Config::parse(text, Path::new("config.toml"), None).unwrap();
-        let new = "isolation = \"paranoid\"\nplugin_policy = \"signed-only\"\nextra_ca_file = \"/x\"\nrescan_seconds = 9\n[http]\nlisten = \"127.0.0.1:1\"\n";
+        let new = "isolation = \"paranoid\"\nplugin_policy = \"signed-only\"\nextra_ca_file = \"/x\"\nrescan_seconds = 9\n[http]\nlisten = \"127.0.0.1:1\"\n[metrics]\nper_credential = true\n";
         let merged = in_force(&read(STARTED), read(new));
         assert_eq!(merged.rescan_seconds, 9);
         // Everything that AT_RESTART names, by its own key.

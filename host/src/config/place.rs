@@ -43,6 +43,25 @@ pub fn keys(text: &str) -> Result<BTreeMap<String, (usize, Value)>, toml::de::Er
     Ok(found)
 }
 
+/// The template with every line in force that shows a key or a section.
+pub fn uncommented(template: &str) -> String {
+    let is_key = |line: &str| {
+        let name: &str = line.split(['=', ' ']).next().unwrap_or_default();
+        let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        line.starts_with('[') || (!name.is_empty() && line.contains(" = ") && name.chars().all(named))
+    };
+    template
+        .lines()
+        .filter_map(|line| line.strip_prefix('#').filter(|line| is_key(line)))
+        // NAME stands for a name, and those have no capitals.
+        .map(
+            |line| {
+                if line.starts_with('[') { format!("{}\n", line.to_lowercase()) } else { format!("{line}\n") }
+            },
+        )
+        .collect()
+}
+
 fn collect(above: &str, table: &toml::Table, each: &mut impl FnMut(&str, &Value)) {
     for (name, value) in table {
         let path = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };

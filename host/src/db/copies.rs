@@ -252,9 +252,11 @@ pub(super) fn begin_restored(db: &Connection, restored: Restored, at: Millis) ->
         db.execute(
             "UPDATE cookie_rotation_monitor
              SET next_action = 'validate', next_reason = 'it was restored from a backup',
-                 next_due_at = ?1, asked_until = NULL
+                 next_due_at = CASE c.paused WHEN 0 THEN ?1 END, asked_until = NULL,
+                 -- Until it is looked at nothing is known of it.
+                 last_status = NULL, last_verdict = NULL, last_message = NULL
              FROM credentials c
-             WHERE c.credential_id = cookie_id AND c.external = 0 AND c.paused = 0",
+             WHERE c.credential_id = cookie_id AND c.external = 0",
             [millis(at)],
         )?;
     }

@@ -41,6 +41,8 @@ pub struct InForce {
     pub generation: Option<u32>,
     /// When that came into being.
     pub rotated_at: Millis,
+    /// A backup brought it back, and it was not found alive since.
+    pub unheard: bool,
     /// Key, fingerprint and end of each secret.
     pub keys: Vec<(String, String, Option<Millis>)>,
 }
@@ -372,7 +374,13 @@ impl Reader {
         let snapshot = self.db.unchecked_transaction()?;
         let found = snapshot
             .prepare_cached(
-                "SELECT id, service, current_generation, rotated_at FROM credentials WHERE credential_id = ?1",
+                "SELECT c.id, c.service, c.current_generation, c.rotated_at,
+                     coalesce(c.restored_generation = c.current_generation, 0)
+                         AND coalesce(c.doubtful_generation = c.current_generation, 0)
+                         AND m.last_verdict IS NOT 'valid'
+                 FROM credentials c
+                 LEFT JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
+                 WHERE c.credential_id = ?1",
             )?
             .query_row([credential_id], |row| {
                 Ok(InForce {
@@ -380,6 +388,7 @@ impl Reader {
                     service: row.get(1)?,
                     generation: row.get(2)?,
                     rotated_at: read_millis(row, 3)?,
+                    unheard: row.get(4)?,
                     keys: Vec::new(),
                 })
             })

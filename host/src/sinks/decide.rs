@@ -152,6 +152,7 @@ mod tests {
             service: String::from("shop"),
             generation: Some(3),
             rotated_at: NOW,
+            unheard: false,
             keys: Vec::new(),
         };
         let got = |generation, error: Option<&str>| SinkState {

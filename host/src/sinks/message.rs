@@ -91,6 +91,7 @@ mod tests {
             service: String::from("shop"),
             generation: Some(3),
             rotated_at: 1_700_000_000_000,
+            unheard: false,
             keys: vec![
                 (String::from("access_token"), String::from("f1"), Some(1_700_000_600_000)),
                 (String::from("refresh_token"), String::from("f2"), None),

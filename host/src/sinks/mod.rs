@@ -300,6 +300,10 @@ impl Sinks {
                     wait_seconds: sink.acknowledge_wait_seconds,
                 });
             }
+            if in_force.unheard {
+                // What the sink has may be newer than the backup, and the only one that lives.
+                continue;
+            }
             let (state, contents) = (states.get(name), contents(sink, in_force, at));
             let need = decide::need(Facts {
                 in_force: Some((in_force.row, generation)),
