@@ -23,6 +23,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "daemon",
             "db",
+            // When an external worker counts as silent.
+            "external",
             "formats",
             "kit",
             "limits",
