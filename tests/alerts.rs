@@ -465,6 +465,13 @@ fn a_database_that_can_not_be_written_is_told_all_the_same_and_the_heartbeat_sto
     assert_eq!(changes, ["alert.opened", "alert.resolved", "alert.opened", "alert.resolved"]);
     // What went past the outbox stands in it now, so nothing of it is sent again.
     assert_eq!(home.json(&["alert", "list"])["undelivered"], json!([]));
+    // A clock that is set while the daemon runs.
+    faults.set_clock(3_600);
+    let set = receiver.wait_for("the clock is told", |alert| alert["data"]["group"] == "host:clock");
+    assert!(
+        set["data"]["title"].as_str().is_some_and(|title| title.contains("set ahead by 60 min")),
+        "{set}"
+    );
 }
 
 /// A certificate for this machine and its key, as PEM files beside a home.
@@ -555,6 +562,7 @@ fn chats_telephones_and_commands_get_their_own_shape_and_a_refusal_is_retried_wh
     put(&home.path().join("slack.url"), &receiver.url("/slack"));
     put(&home.path().join("ntfy.token"), &format!("{token}\n"));
     let config = std::fs::read_to_string(home.path().join("config.toml")).expect("the configuration");
+    let _daemon = home.serve();
     configure(
         &home,
         &format!(
@@ -567,7 +575,7 @@ fn chats_telephones_and_commands_get_their_own_shape_and_a_refusal_is_retried_wh
             receiver.url("/ops-topic"),
         ),
     );
-    let _daemon = home.serve();
+    home.run(&["reload"]).ok();
     let tested = home.run(&["alert", "test"]);
     assert_eq!(tested.code(), 1, "{tested:?}");
     assert!(tested.stdout.contains("no such host"), "{tested:?}");

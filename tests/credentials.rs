@@ -349,7 +349,17 @@ fn exit_codes_are_the_documented_ones() {
     assert_eq!(dead.stderr, "");
     // Its lines end where the terminal's do.
     let help = home.run(&["--help"]).ok().stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-    for code in ["0 done", "1 the", "2 wrong", "3 not", "65 bad", "75 busy", "77 no", "78 the"] {
+    for code in [
+        "0 done",
+        "1 something",
+        "2 wrong",
+        "3 not",
+        "4 it could not",
+        "65 bad",
+        "75 busy",
+        "77 no",
+        "78 the",
+    ] {
         assert!(help.contains(code), "{help}");
     }
 }
@@ -434,7 +444,9 @@ fn every_listing_is_json_when_asked_in_an_empty_home_and_in_a_full_one() {
     }
     // Tables for people say the same, without colour where there is no terminal.
     for arguments in lists.iter().take(3).copied().chain([&["status"][..]]) {
-        let table = home.run(arguments).ok();
+        let table = home.run(arguments);
+        // No daemon runs, which `status` says by its code.
+        assert_eq!(table.code(), i32::from(arguments == ["status"]), "{table:?}");
         assert!(!table.stdout.contains('\u{1b}'), "{table:?}");
     }
 }

@@ -316,12 +316,22 @@ fn rich(home: &TestHome, service: &Service, base: &str) -> i64 {
     home.drop_plugin_as(&guest("wants_more_origins"), "well_behaved.wasm");
     fs::write(home.path().join("plugins").join("<b>not a plugin\u{202e}.wasm"), "no").expect("written");
     home.wait_for_plugin("well_behaved.wasm", "pending-approval");
+    wait_until(SOON, "an alert is open, and its message waits", || {
+        let alerts = home.json(&["alert", "list"]);
+        let open = alerts["open"].as_array().expect("alerts");
+        let waits = !alerts["undelivered"].as_array().expect("messages").is_empty();
+        (waits && open.iter().any(|alert| alert["subject"] == "credential:bob")).then_some(())
+    });
     kept.json()["id"].as_i64().expect("its number")
 }
 
 #[test]
 fn a_person_sees_and_does_everything_in_a_real_browser() {
     let home = listening();
+    // A channel that takes nothing, so that messages wait.
+    let told = "[alerts]\ngroup_wait = \"1s\"\ndisk_low_mib = 0\n[alerts.channels.ops]\nkind = \"command\"\ncommand = [\"false\"]\n";
+    fs::write(home.path().join("config.toml"), format!("[http]\nlisten = \"127.0.0.1:0\"\n{told}"))
+        .expect("written");
     let second = home.path().join("plugins").join("second.wasm");
     // Its title is a script.
     let titled = patched(&guest("well_behaved"), "A guest of the tests", "<script>x()</script>");

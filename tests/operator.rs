@@ -150,7 +150,7 @@ fn a_dropped_generation_has_nothing_to_bring_back() {
         service.wait_held("/rotate");
         service.forget(&service.issued()[1]);
         service.release("/rotate");
-        assert_eq!(rotating.join().expect("the command ends").code(), 1);
+        assert_eq!(rotating.join().expect("the command ends").code(), 4);
     });
     assert_eq!(generations(&home), states(&[(2, "dropped"), (1, "current")]));
     let refused = home.run(&["credential", "rollback", "ann", "--to", "2", "--yes"]);

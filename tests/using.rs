@@ -391,6 +391,19 @@ fn a_sink_gets_each_generation_once_whatever_is_down_full_missing_or_killed() {
     let stray = sink(home, "stray");
     assert_eq!((&stray["state"], &stray["generation"]), (&json!("no-credential"), &Value::Null), "{stray}");
 
+    // One that is added while the daemon runs is served, and forgotten when it is gone.
+    let config = fs::read_to_string(home.path().join("config.toml")).expect("the configuration");
+    let late = kept.out.join("late.env");
+    let table = format!("[sinks.late]\ncredential = 'ann'\npath = '{}'\nformat = 'env'\n", late.display());
+    configure(home, &format!("{config}\n{table}"));
+    home.run(&["reload"]).ok();
+    wait_in_step(home, "late");
+    let exported = home.run(&["credential", "export", "ann", "--format", "env"]).ok().stdout;
+    assert_eq!(fs::read_to_string(&late).expect("its file"), exported);
+    configure(home, &config);
+    home.run(&["reload"]).ok();
+    fs::remove_file(&late).expect("its file");
+
     // The receiver is down: the file and the command don't wait for it, and nothing is done twice.
     kept.receiver.state().down = true;
     kept.rotate();

@@ -1063,6 +1063,7 @@ async fn open_port(host: &Arc<Host>) -> Result<Option<web::Web>, OpenError> {
         metrics: host.config.get().metrics.clone(),
         pages: host.reader()?,
         counting: host.reader()?,
+        config: host.config.clone(),
         command: Arc::new(move |operation| {
             let host = Arc::clone(&of_port);
             Box::pin(async move { host.carry_out(operation).await })

@@ -434,6 +434,8 @@ pub struct Postman {
     pub past_the_outbox: Arc<PastTheOutbox>,
     /// Changes when there may be something new.
     pub news: watch::Receiver<u64>,
+    /// The channel was just changed, so what it didn't take before is tried at once.
+    pub is_changed: bool,
 }
 
 impl Postman {
@@ -464,7 +466,11 @@ impl Postman {
     }
 
     /// Sends one message, if one may go, and says how long none will.
-    async fn round(&self, reader: &mut Option<Reader>, unmarked: &mut Vec<i64>) -> Result<Duration, String> {
+    async fn round(
+        &mut self,
+        reader: &mut Option<Reader>,
+        unmarked: &mut Vec<i64>,
+    ) -> Result<Duration, String> {
         match self.past_the_outbox.take(&self.name) {
             Some(Ok((key, notice, tries))) => {
                 let sent = self.sender.send(&self.channel, &key, &notice).await;
@@ -496,9 +502,14 @@ impl Postman {
             let waiting = reader.waiting(&name, TOGETHER).map_err(|error| error.to_string())?;
             Ok::<_, String>((reader, waiting))
         };
-        let (held, waiting) =
+        let (held, mut waiting) =
             tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())??;
         *reader = Some(held);
+        if std::mem::take(&mut self.is_changed)
+            && let Some(first) = waiting.first_mut()
+        {
+            first.next_try_at = 0;
+        }
         match plan(&waiting, now()) {
             Step::Idle => Ok(LOOK),
             Step::Wait(until) => Ok(Duration::from_millis(until.saturating_sub(now())).min(LOOK)),

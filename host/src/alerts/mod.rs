@@ -145,11 +145,13 @@ impl Alerts {
     /// Watches and tells until `stop`, by the configuration in force.
     pub async fn serve(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut changes = self.config.changes();
+        let mut is_changed = false;
         while !*stop.borrow() {
             let config = changes.borrow_and_update().alerts.clone();
             let (end, ending) = watch::channel(false);
             let mut tasks = JoinSet::new();
-            self.start(&config, &ending, &mut tasks);
+            self.start(&config, is_changed, &ending, &mut tasks);
+            is_changed = true;
             loop {
                 tokio::select! {
                     changed = changes.changed() => {
@@ -168,7 +170,13 @@ impl Alerts {
         }
     }
 
-    fn start(self: &Arc<Self>, config: &Config, ending: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
+    fn start(
+        self: &Arc<Self>,
+        config: &Config,
+        is_changed: bool,
+        ending: &watch::Receiver<bool>,
+        tasks: &mut JoinSet<()>,
+    ) {
         if let Some(address) = config.heartbeat() {
             let (alerts, every) = (Arc::clone(self), config.heartbeat_every.duration());
             tasks.spawn(alerts.beat(address, every, ending.clone()));
@@ -188,6 +196,7 @@ impl Alerts {
                 retry_first: config.retry_first.millis(),
                 past_the_outbox: Arc::clone(&past_the_outbox),
                 news: news.clone(),
+                is_changed,
             };
             tasks.spawn(postman.serve(ending.clone()));
         }

@@ -33,7 +33,11 @@ pub enum Command {
     List { id: String },
     /// Wait for it no more
     #[command(after_help = "Examples:\n  keywheel credential consumer remove ann reporter")]
-    Remove { id: String, name: String },
+    Remove {
+        id: String,
+        /// The one to wait for no more
+        name: String,
+    },
 }
 
 pub async fn run(home: &Home, command: Command, output: Output) -> Result<(), Failure> {

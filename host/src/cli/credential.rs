@@ -145,9 +145,10 @@ pub enum Command {
     #[command(subcommand)]
     Consumer(consumer::Command),
     /// Say that a consumer uses a generation now
-    #[command(after_help = "Examples:\n  keywheel credential ack ann --consumer reporter --generation 7")]
+    #[command(after_help = "Examples:\n  keywheel credential ack ann --consumer crawler --generation 4")]
     Ack {
         id: String,
+        /// As it was added
         #[arg(long, value_name = "NAME")]
         consumer: String,
         /// As commands, webhooks and `credential show` tell it
@@ -322,9 +323,9 @@ pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Fai
             export(&home, &id, format, url.as_deref(), file.as_deref(), output)
         }
         Command::Remove { id } => {
-            find(&home, &id)?;
             let operation = Operation::CredentialRemove { credential_id: id.clone() };
-            Connection::once(&home, operation).await?;
+            let removed = Connection::once(&home, operation).await;
+            removed.map_err(|failure| suggest::with_credential(&home, &id, failure))?;
             output.value(&json!({ "removed": id }), || format!("removed `{id}`; its reports stay"));
             Ok(())
         }
@@ -559,7 +560,6 @@ fn table(rows: &[CredentialRow], empty: &str, output: Output) {
 }
 
 async fn run_now(home: &Home, id: String, action: Action, now: bool, output: Output) -> Result<(), Failure> {
-    find(home, &id)?;
     let until = Instant::now() + IN_THE_MIDDLE;
     let outcome = loop {
         let operation = Operation::CredentialRun { credential_id: id.clone(), action, now };
@@ -567,7 +567,7 @@ async fn run_now(home: &Home, id: String, action: Action, now: bool, output: Out
             Err(Failure::Refused(refusal)) if refusal.kind == RefusalKind::Busy && Instant::now() < until => {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
-            ended => break ended?,
+            ended => break ended.map_err(|failure| suggest::with_credential(home, &id, failure))?,
         }
     };
     let Outcome::Report(report) = outcome else { return Err(unexpected()) };
@@ -595,8 +595,9 @@ pub fn verdict_of(report: &Report) -> Result<(), Failure> {
 }
 
 async fn pause(home: &Home, id: String, paused: bool, output: Output) -> Result<(), Failure> {
-    find(home, &id)?;
-    Connection::once(home, Operation::CredentialPause { credential_id: id.clone(), paused }).await?;
+    let operation = Operation::CredentialPause { credential_id: id.clone(), paused };
+    let asked = Connection::once(home, operation).await;
+    asked.map_err(|failure| suggest::with_credential(home, &id, failure))?;
     output.value(&json!({ "credential": id, "paused": paused }), || {
         if paused { format!("paused `{id}`") } else { format!("`{id}` goes on") }
     });

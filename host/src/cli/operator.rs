@@ -13,6 +13,7 @@ use super::credential::{find, manifest_of, refuse_external};
 use super::layout::Column;
 use super::output::{Output, coloured, relative};
 use super::plugin::unexpected;
+use super::suggest;
 use crate::config::Home;
 use crate::control::{Operation, Outcome};
 use crate::daemon::restorable;
@@ -233,10 +234,9 @@ fn class_of(home: &Home, row: &CredentialRow) -> Option<CommitClass> {
 }
 
 pub async fn plan(home: &Home, id: String, output: Output) -> Result<(), Failure> {
-    find(home, &id)?;
-    let Outcome::Planned(preview) =
-        Connection::once(home, Operation::CredentialPlan { credential_id: id }).await?
-    else {
+    let asked = Connection::once(home, Operation::CredentialPlan { credential_id: id.clone() }).await;
+    let asked = asked.map_err(|failure| suggest::with_credential(home, &id, failure))?;
+    let Outcome::Planned(preview) = asked else {
         return Err(unexpected());
     };
     output.value(&preview, || plan_words(&preview));
@@ -245,10 +245,9 @@ pub async fn plan(home: &Home, id: String, output: Output) -> Result<(), Failure
 
 /// Fails where a made-up secret passes for valid, and where nothing could be learnt.
 pub async fn self_test(home: &Home, id: String, output: Output) -> Result<(), Failure> {
-    find(home, &id)?;
-    let Outcome::SelfTested(test) =
-        Connection::once(home, Operation::CredentialSelfTest { credential_id: id }).await?
-    else {
+    let asked = Connection::once(home, Operation::CredentialSelfTest { credential_id: id.clone() }).await;
+    let asked = asked.map_err(|failure| suggest::with_credential(home, &id, failure))?;
+    let Outcome::SelfTested(test) = asked else {
         return Err(unexpected());
     };
     let answered =

@@ -7,6 +7,7 @@ use comfy_table::Cell;
 
 use super::Failure;
 use super::output::{Output, coloured};
+use super::progress::Progress;
 use crate::kit::checks::{self, Check, Finding, Report, Weight};
 use crate::kit::fixture::{self, FixtureError};
 use crate::kit::{Kit, KitError, Options};
@@ -38,6 +39,7 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
 
 /// What the kit finds in a plugin file.
 pub async fn look(file: &Path, fixtures: Option<PathBuf>) -> Result<Report, Failure> {
+    let _progress = Progress::of("running its fixtures in the sandbox");
     if !file.is_file() {
         let why = format!("{} is no file; hint: build the plugin first", file.display());
         return Err(Failure::NotFound(why));

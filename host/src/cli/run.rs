@@ -28,7 +28,7 @@ const NOT_RUN: u8 = 126;
 Examples:
   keywheel run --credential ann -- ./report.sh
   keywheel run --credential ann --env API_TOKEN=access_token -- ./report.sh
-  keywheel run --credential ann --file COOKIES=netscape -- sh -c 'curl -b \"$COOKIES\" https://shop.example/'
+  keywheel run --credential ann --file COOKIES=netscape -- ./crawl.sh
 
 Without --env and --file each key is a variable of its own name, as `credential export --format env` \
 shows them; of several credentials each with its id before it. The exit code is the command's, and 128 \

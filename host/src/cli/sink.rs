@@ -3,6 +3,7 @@
 
 use clap::Subcommand;
 use comfy_table::Cell;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -19,11 +20,14 @@ use crate::sinks::decide::Standing;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Every sink: what it got last, and whether it is in step
-    #[command(after_help = "Examples:\n  keywheel sink list")]
+    #[command(after_help = "Examples:\n  keywheel sink list\n  keywheel sink list --json")]
     List,
     /// Deliver to a sink now, whatever it got before
-    #[command(after_help = "Examples:\n  keywheel sink sync curl-jar")]
-    Sync { name: String },
+    #[command(after_help = "Examples:\n  keywheel sink sync app")]
+    Sync {
+        /// As in [sinks.NAME] of config.toml
+        name: String,
+    },
 }
 
 pub async fn run(home: &Home, command: Command, output: Output) -> Result<(), Failure> {
@@ -45,34 +49,35 @@ struct Row {
     state: SinkState,
 }
 
-fn list(home: &Home, output: Output) -> Result<(), Failure> {
-    home.require()?;
-    let config = Config::load(home)?;
-    let reader = Reader::open(&home.database())?;
+fn rows(config: Config, reader: &Reader) -> Result<Vec<Row>, Failure> {
     let mut states = reader.sink_states()?;
-    let mut rows = Vec::new();
-    for (name, sink) in config.sinks {
+    let row = |(name, sink): (String, Sink)| {
         let in_force = reader.in_force(&sink.credential)?;
         let at = states.iter().position(|state| state.sink == name);
         let state = at.map(|at| states.swap_remove(at));
         let standing = Standing::of(in_force.as_ref(), state.as_ref());
         let current = in_force.and_then(|in_force| in_force.generation);
-        rows.push(Row { name, sink, standing, current, state: state.unwrap_or_default() });
-    }
-    if output.json {
-        let rows: Vec<_> = rows.iter().map(Row::json).collect();
-        output.json_line(&rows, true);
-        return Ok(());
-    }
-    let shown: Vec<Value> = rows.iter().map(Row::json).collect();
-    let by_name = |shown: &Value| rows.iter().find(|row| shown["sink"] == row.name);
+        Ok(Row { name, sink, standing, current, state: state.unwrap_or_default() })
+    };
+    config.sinks.into_iter().map(row).collect()
+}
+
+fn list(home: &Home, output: Output) -> Result<(), Failure> {
+    home.require()?;
+    let rows = rows(Config::load(home)?, &Reader::open(&home.database())?)?;
     output.table(
-        &shown,
+        &rows,
         &["sink", "credential", "to", "state", "generation", "delivered", "error"],
-        |shown| by_name(shown).map(Row::cells).unwrap_or_default(),
+        Row::cells,
         "no sinks; hint: [sinks.NAME] in config.toml sends a credential's secrets to a file, a command or a webhook",
     );
     Ok(())
+}
+
+impl Serialize for Row {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.json().serialize(serializer)
+    }
 }
 
 impl Row {

@@ -50,9 +50,23 @@ pub fn unless_known(home: &Home, typed: &str) -> String {
 
 /// A refusal for want of the service that was named, with the one that was probably meant.
 pub fn with_service(home: &Home, typed: &str, failure: Failure) -> Failure {
+    with(failure, || service(home, typed))
+}
+
+/// The same for want of a credential.
+pub fn with_credential(home: &Home, typed: &str, failure: Failure) -> Failure {
+    let known = || {
+        Reader::open(&home.database())
+            .is_ok_and(|reader| reader.credential(typed).is_ok_and(|row| row.is_some()))
+    };
+    // It may be there, and what is missing be its plugin.
+    with(failure, || if known() { String::new() } else { credential(home, typed) })
+}
+
+fn with(failure: Failure, nearest: impl Fn() -> String) -> Failure {
     let add = |message: String| match message.split_once("; hint: ") {
-        Some((what, hint)) => format!("{what}{}; hint: {hint}", service(home, typed)),
-        None => format!("{message}{}", service(home, typed)),
+        Some((what, hint)) => format!("{what}{}; hint: {hint}", nearest()),
+        None => format!("{message}{}", nearest()),
     };
     match failure {
         Failure::Refused(Refusal { kind: RefusalKind::NotFound, message }) => {

@@ -653,3 +653,131 @@ fn state_from(row: &Row<'_>) -> rusqlite::Result<AlertState> {
         hint: row.get(13)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::migrations;
+
+    const DAY: Millis = 86_400_000;
+
+    fn reader() -> Reader {
+        let mut db = Connection::open_in_memory().unwrap();
+        migrations::run(&mut db, std::path::Path::new(":memory:"), migrations::ALL).unwrap();
+        Reader { db }
+    }
+
+    fn state(subject: &str, told: Option<Told>, closed_at: Option<Millis>) -> AlertState {
+        AlertState {
+            subject: subject.into(),
+            group: "service:forge".into(),
+            service: Some("forge".into()),
+            kind: Kind::NeedsHuman,
+            severity: Severity::Critical,
+            stage: 0,
+            since: 1,
+            opened_at: 2,
+            closed_at,
+            told,
+            what: "what".into(),
+            why: None,
+            hint: "hint".into(),
+        }
+    }
+
+    fn delivery(key: u32) -> NewDelivery {
+        NewDelivery {
+            channel: "ops".into(),
+            dedup_key: format!("kw-{key}"),
+            payload_json: r#"{"title":"t"}"#.into(),
+            delivered_at: None,
+        }
+    }
+
+    fn sent(deliveries: Vec<NewDelivery>) -> AlertChange {
+        AlertChange { deliveries, ..AlertChange::default() }
+    }
+
+    #[test]
+    fn what_was_decided_is_read_back_as_it_was() {
+        let reader = reader();
+        let told = Some(Told { severity: Severity::Warning, stage: 7 });
+        let states = vec![state("credential:ann", told, None), state("credential:bob", None, Some(9))];
+        let group = AlertGroup {
+            group: "service:forge".into(),
+            sequence: 3,
+            changed_at: Some(5),
+            noticed_at: None,
+            reminders: 1,
+        };
+        let change =
+            AlertChange { states: states.clone(), groups: vec![group.clone()], ..AlertChange::default() };
+        apply(&reader.db, &change, 1).unwrap();
+        assert_eq!(reader.alert_states().unwrap(), states);
+        assert_eq!(reader.alert_groups().unwrap(), [group]);
+        assert_eq!(reader.open_alerts().unwrap(), (1, 1));
+        let gone = AlertChange { gone: vec!["credential:ann".into()], ..AlertChange::default() };
+        apply(&reader.db, &gone, 1).unwrap();
+        assert_eq!(reader.open_alerts().unwrap(), (0, 0));
+    }
+
+    #[test]
+    fn a_key_goes_into_the_outbox_once_and_out_of_it_when_it_was_delivered() {
+        let reader = reader();
+        apply(&reader.db, &sent(vec![delivery(1), delivery(2), delivery(1)]), 1).unwrap();
+        apply(&reader.db, &sent(vec![delivery(2)]), 2).unwrap();
+        let waiting = reader.waiting("ops", 9).unwrap();
+        let keys: Vec<_> = waiting.iter().map(|one| one.dedup_key.as_str()).collect();
+        assert_eq!(keys, ["kw-1", "kw-2"]);
+        let later = Tried::Later { at: 77, holds: true, error: "no".into() };
+        mark(&reader.db, waiting[0].id, &later, 3).unwrap();
+        mark(&reader.db, waiting[1].id, &Tried::Delivered, 3).unwrap();
+        let [left] = &reader.waiting("ops", 9).unwrap()[..] else { panic!() };
+        assert_eq!((left.tries, left.next_try_at, left.holds), (1, 77, true));
+        mark(&reader.db, left.id, &Tried::GivenUp { error: "gone".into() }, 4).unwrap();
+        assert_eq!(reader.waiting("ops", 9).unwrap(), []);
+        let [shown] = &reader.undelivered(9).unwrap()[..] else { panic!() };
+        assert_eq!((shown.failed_at, shown.last_error.as_deref()), (Some(4), Some("gone")));
+        assert_eq!(shown.title.as_deref(), Some("t"));
+        // Delivered after all, by the try that was under way.
+        mark(&reader.db, left.id, &Tried::Delivered, 5).unwrap();
+        assert_eq!(reader.undelivered(9).unwrap(), []);
+    }
+
+    #[test]
+    fn past_what_may_wait_for_a_channel_the_oldest_are_given_up() {
+        let reader = reader();
+        let many = (0..limits::ALERTS_WAITING + 2).map(delivery).collect();
+        apply(&reader.db, &sent(many), 1).unwrap();
+        let waiting = reader.waiting("ops", u32::MAX).unwrap();
+        assert_eq!((waiting.len(), waiting[0].dedup_key.as_str()), (limits::ALERTS_WAITING as usize, "kw-2"));
+        let all = reader.undelivered(u32::MAX).unwrap();
+        let given_up: Vec<_> = all.into_iter().filter(|row| row.failed_at.is_some()).collect();
+        assert_eq!(given_up.len(), 2);
+        assert!(given_up[0].last_error.as_ref().is_some_and(|error| error.contains("more than 1000")));
+    }
+
+    #[test]
+    fn a_sweep_forgets_what_is_over_and_keeps_what_is_not() {
+        let reader = reader();
+        let told = Some(Told { severity: Severity::Warning, stage: 0 });
+        let states = vec![
+            state("credential:open", told, None),
+            state("credential:fresh", None, Some(9 * DAY)),
+            state("credential:old", None, Some(DAY)),
+            state("credential:untold", told, Some(DAY)),
+        ];
+        let deliveries = vec![delivery(1), NewDelivery { delivered_at: Some(DAY), ..delivery(2) }];
+        apply(&reader.db, &AlertChange { states, deliveries, ..AlertChange::default() }, DAY).unwrap();
+        sweep(&reader.db, 10 * DAY).unwrap();
+        let left: Vec<_> = reader.alert_states().unwrap().into_iter().map(|state| state.subject).collect();
+        assert_eq!(left, ["credential:fresh", "credential:open", "credential:untold"]);
+        // Its channel is no more, so nobody gave it up.
+        let [shown] = &reader.undelivered(9).unwrap()[..] else { panic!() };
+        assert!(shown.last_error.as_ref().is_some_and(|error| error.contains("not configured any more")));
+        let all: i64 = reader.db.query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0)).unwrap();
+        assert_eq!(all, 1);
+        sweep(&reader.db, 60 * DAY).unwrap();
+        assert_eq!(reader.undelivered(9).unwrap(), []);
+    }
+}

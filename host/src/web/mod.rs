@@ -26,7 +26,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::Http;
+use crate::config::{Http, Live};
 use crate::control::{Command, Counted, HttpStatus};
 use crate::credential::Secret;
 use crate::db::queries::Reader;
@@ -52,6 +52,8 @@ pub struct Parts {
     /// For pages, and for counting beside them: neither waits for the other, nor a token for both.
     pub pages: Reader,
     pub counting: Reader,
+    /// Whether anybody is told of alerts.
+    pub config: Live,
     /// What else the daemon can be asked and told.
     pub command: Command,
 }
@@ -143,7 +145,8 @@ impl Web {
     pub async fn serve(self, stop: watch::Receiver<bool>) {
         let Self { door, options, parts, port } = self;
         tracing::info!(address = %port.listening, "http is open");
-        let pages = Pages::new(Arc::clone(&port.sessions), parts.pages, parts.counting, stop.clone());
+        let pages =
+            Pages::new(Arc::clone(&port.sessions), parts.pages, parts.counting, parts.config, stop.clone());
         let shared = Arc::new(Shared {
             gate: Gate::new(&options, parts.reader, Arc::clone(&parts.vault)),
             vault: parts.vault,

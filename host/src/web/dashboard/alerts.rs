@@ -25,6 +25,7 @@ pub async fn show(
     Query(asked): Asked,
 ) -> Shown {
     let at = now();
+    let told = shared.pages.config.get().alerts.is_on();
     let (states, snoozes, undelivered) = shared
         .pages
         .read(move |reader| {
@@ -38,8 +39,15 @@ pub async fn show(
         div #alerts data-live {
             p.lead data-headline {
                 @match open.len() as u64 {
+                    0 if !told => "Nobody is told of anything.",
                     0 => "Nothing is in trouble.",
                     number => { (count(number, "thing is", "things are")) " in trouble." },
+                }
+            }
+            @if !told {
+                div.empty {
+                    p { "Trouble is looked for, and told, once config.toml names a channel:" }
+                    pre { code { "[alerts.channels.ops]\nkind = \"email\"   # or webhook, slack, discord, ntfy, command" } }
                 }
             }
             @if !open.is_empty() {

@@ -33,6 +33,7 @@ use maud::html;
 use tokio::sync::{Semaphore, watch};
 
 use super::Shared;
+use crate::config::Live;
 use crate::db::queries::{ReadError, Reader};
 use crate::db::views::Tally;
 use crate::limits;
@@ -44,6 +45,7 @@ pub struct Pages {
     pub sessions: Arc<Sessions>,
     reader: Arc<Mutex<Reader>>,
     counting: Arc<Counting>,
+    config: Live,
     /// Live pages end with the daemon.
     stop: watch::Receiver<bool>,
     streams: Arc<Semaphore>,
@@ -55,6 +57,7 @@ impl Pages {
         sessions: Arc<Sessions>,
         reader: Reader,
         counting: Reader,
+        config: Live,
         stop: watch::Receiver<bool>,
     ) -> Self {
         Self {
@@ -62,6 +65,7 @@ impl Pages {
             reader: Arc::new(Mutex::new(reader)),
             counting: Arc::new(Counting { reader: Mutex::new(counting), counted: watch::Sender::new(None) }),
             stop,
+            config,
             streams: Arc::new(Semaphore::new(limits::DASHBOARD_STREAMS)),
             tasks: Arc::new(Semaphore::new(limits::DASHBOARD_TASKS)),
         }
