@@ -213,7 +213,8 @@ pub fn of_the_host(facts: &HostFacts, config: &Alerts, now: Millis) -> Vec<Troub
     } else if let Some((at, by)) = facts.clock_was_set {
         let way = if by < 0 { "back" } else { "ahead" };
         found.push(Trouble {
-            what: format!("this machine's clock was set {way} by {}", span(by.unsigned_abs())),
+            // The two clocks were not read at the same moment.
+            what: format!("this machine's clock was set {way} by {}", span(by.unsigned_abs() + 500)),
             why: None,
             hint: String::from(
                 "nothing to do if it is right now; times in reports around then are the clock's",

@@ -51,7 +51,7 @@ const SHARE: u32 = 20;
 /// Between two looks when nothing happens: disks fill and workers park without a commit.
 const LOOK: Duration = Duration::from_secs(15);
 
-/// All ends are looked through, for no index holds them; for that it takes a hundredth of the time.
+/// Thousands of secrets may end within a fortnight; looking at them takes a hundredth of the time.
 const ENDS_SHARE: u32 = 100;
 
 /// While the database can't be written.

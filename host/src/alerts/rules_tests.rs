@@ -200,7 +200,7 @@ fn snoozed_and_paused_are_silent_until_they_are_not_and_their_end_is_told() {
         let mut world = World::default();
         world.snoozed.extend(snooze.map(str::to_owned));
         world.look(0, std::slice::from_ref(&hushed));
-        assert_eq!(world.look(5_000, &[hushed.clone()]), [], "{snooze:?}");
+        assert_eq!(world.look(5_000, std::slice::from_ref(&hushed)), [], "{snooze:?}");
         world.snoozed.clear();
         world.look(6_000, &[trouble("ann")]);
         assert_eq!(events(&world.look(6_010, &[trouble("ann")])), [Event::Opened], "{snooze:?}");
