@@ -104,7 +104,6 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             "egress",
             "limits",
-            "meter",
             // How it is, for systemd.
             "notify_systemd",
             "protocol",

@@ -25,7 +25,6 @@ use crate::db::writer::{NewCredential, NewGeneration, ScheduleChange, WriteError
 use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Between, Egress, EgressError, EgressOptions};
 use crate::limits;
-use crate::meter::Meter;
 use crate::notify_systemd::{self, Pulse};
 use crate::provider::KeySpec;
 use crate::quiet::Quiet;
@@ -213,8 +212,6 @@ impl Host {
             EgressOptions { extra_ca_pem: extra_ca_pem.clone() },
             Arc::new(move |secret: &Secret| of_egress.fingerprint(secret)),
         )?;
-        let meter: Arc<Meter> = Arc::default();
-        egress = egress.with_meter(Arc::clone(&meter));
         if let Some(between) = options.between {
             egress = egress.with_between(between);
         }
@@ -236,7 +233,6 @@ impl Host {
             Arc::clone(&vault),
             writer.clone(),
             providers,
-            meter,
             format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
             config.services.clone(),
         );

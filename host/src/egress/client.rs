@@ -186,11 +186,9 @@ impl Egress {
         })
     }
 
-    /// Counts its requests there.
-    #[must_use]
-    pub fn with_meter(mut self, meter: Arc<Meter>) -> Self {
-        self.meter = meter;
-        self
+    /// Where its requests are counted.
+    pub fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
     }
 
     /// Puts something between this egress and the network.

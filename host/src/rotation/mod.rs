@@ -113,11 +113,12 @@ impl Rotation {
         vault: Arc<Vault>,
         writer: Writer,
         providers: Arc<Providers>,
-        meter: Arc<Meter>,
         owner: String,
         rules: BTreeMap<String, ServiceRules>,
     ) -> Arc<Self> {
         let rates = Mutex::new(rates_of(&rules));
+        // Attempts are counted where their requests are.
+        let meter = egress.meter();
         Arc::new(Self {
             supervisor,
             egress,
