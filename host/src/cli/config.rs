@@ -161,11 +161,7 @@ fn defaults() -> BTreeMap<String, Option<String>> {
     let all = place::keys(&text).unwrap_or_default();
     all.into_iter()
         // Sections that exist by a name of the operator's alone.
-<<<<<<< HEAD
         .filter(|(key, _)| !key.contains(".name.") && !key.starts_with("alerts.channels."))
-=======
-        .filter(|(key, _)| !key.contains(".name."))
->>>>>>> main
         .map(|(key, (_, value))| {
             let alone = alone(&key, &value);
             let same = Config::parse(&alone, Path::new("config.toml"), None)
