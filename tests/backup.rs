@@ -402,9 +402,7 @@ fn objects(db: &rusqlite::Connection) -> BTreeMap<String, (String, Vec<String>)>
     let columns = |name: &str| -> Vec<String> {
         let mut select =
             db.prepare(&format!("SELECT name FROM pragma_table_info('{name}')")).expect("it is SQL");
-        let columns =
-            select.query_map([], |row| row.get(0)).expect("rows").map(|row| row.expect("a name")).collect();
-        columns
+        select.query_map([], |row| row.get(0)).expect("rows").map(|row| row.expect("a name")).collect()
     };
     named.into_iter().map(|(name, kind)| (name.clone(), (kind, columns(&name)))).collect()
 }

@@ -750,8 +750,7 @@ fn a_parked_service_runs_again_by_unpark_and_not_by_an_approval() {
     assert_eq!(nobody.code(), 3, "{nobody:?}");
 }
 
-/// Anything that a terminal could act on.
-/// But line ends, and the tabs between a table's columns.
+/// Anything that a terminal could act on, but line ends and the tabs between a table's columns.
 fn acts(text: &str) -> bool {
     text.contains(|c: char| {
         (c.is_control() && !matches!(c, '\n' | '\t')) || ('\u{202a}'..='\u{202e}').contains(&c)

@@ -344,9 +344,9 @@ fn wall_in(command: &mut std::process::Command, home: &TestHome, kernel: &Kernel
                 done(libc::mount(null, root, null, read_only, null.cast()))?;
                 let (proc, options) = (c"proc".as_ptr(), c"hidepid=invisible,subset=pid".as_ptr());
                 done(libc::mount(proc, c"/proc".as_ptr(), proc, 0, options.cast()))?;
-                for capability in 0..64 {
+                for capability in 0..64_u64 {
                     // Past the last one the kernel refuses, which is no failure.
-                    libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+                    libc::prctl(libc::PR_CAPBSET_DROP, capability, 0_u64, 0_u64, 0_u64);
                 }
                 if other_user {
                     done(libc::setgroups(0, std::ptr::null()))?;

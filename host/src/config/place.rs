@@ -16,7 +16,11 @@ pub fn of_syntax(text: &str, error: &toml::de::Error) -> String {
     let hint = suggestion(&message).map(|name| format!("; hint: did you mean `{name}`?"));
     let words = format!("{message}{}", hint.unwrap_or_default());
     match error.span() {
-        Some(span) => format!("{}: {words}", line_and_column(text, span.start)),
+        Some(span) => {
+            // Of a value the parser says what is wrong with it, and not whose it is.
+            let key = key_before(text, span.start).map(|key| format!("{key}: "));
+            format!("{}: {}{words}", line_and_column(text, span.start), key.unwrap_or_default())
+        }
         None => words,
     }
 }
@@ -111,6 +115,14 @@ fn line(text: &str, at: usize) -> usize {
     text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
+/// The key whose value is at this place, where both are on one line.
+fn key_before(text: &str, at: usize) -> Option<&str> {
+    let before = text.get(..at)?.rsplit('\n').next()?;
+    let key = before.split_once('=')?.0.trim();
+    let named = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    (!key.is_empty() && key.chars().all(named)).then_some(key)
+}
+
 fn line_and_column(text: &str, at: usize) -> String {
     let before = text.get(..at.min(text.len())).unwrap_or(text);
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
@@ -168,7 +180,10 @@ mod tests {
                 "\n zebra = 1",
                 "line 2, column 2: unknown field `zebra`, expected `isolation` or `rescan_seconds`",
             ),
-            ("rescan_seconds = \"é\"", "line 1, column 18: invalid type: string \"é\", expected u32"),
+            (
+                "rescan_seconds = \"é\"",
+                "line 1, column 18: rescan_seconds: invalid type: string \"é\", expected u32",
+            ),
         ];
         for (text, expected) in table {
             let error = toml::from_str::<Some>(text).unwrap_err();

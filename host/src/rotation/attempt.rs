@@ -17,10 +17,10 @@ use crate::crash;
 use crate::credential::{Jar, Key, Millis, now};
 use crate::db::writer::{Claim, Finish, GenerationChange, MonitorUpdate, WriteError};
 use crate::db::{Action, SealedGeneration};
-use crate::egress::{Exchange, KeyChange, Seen, redact_text};
+use crate::egress::{Exchange, Exchanged, KeyChange, Seen, redact_text};
 use crate::limits;
 use crate::protocol::{
-    Answer, Call, Context, Fault, HttpError, KeyState, LogLevel, Outcome, Reason, Verdict,
+    Answer, Call, Context, Fault, HttpError, HttpRequest, KeyState, LogLevel, Outcome, Reason, Verdict,
 };
 use crate::provider::{Manifest, Resolved, ResolvedMethod};
 use crate::registry::ActiveProvider;
@@ -306,17 +306,7 @@ impl<'a> Attempt<'a> {
                     }
                     crash::point("request.sending");
                     let unwritten = Mutex::new(None);
-                    let mut request_step = step.step("egress.request");
-                    request_step.text("http.request.method", known_method(&request.method));
-                    let keep = |changes| self.keep(changes, &unwritten, &request_step);
-                    let result = self.engine.egress.send_keeping(exchange, request, keep).await;
-                    match &result {
-                        Ok(done) => {
-                            request_step.number("http.response.status_code", done.response.status.into())
-                        }
-                        Err(error) => request_step.failed(kind_of(error)),
-                    }
-                    drop(request_step);
+                    let result = self.send(exchange, request, step, &unwritten).await;
                     if let Some(error) = unwritten.into_inner().unwrap_or_else(PoisonError::into_inner) {
                         return Err(error);
                     }
@@ -338,6 +328,25 @@ impl<'a> Attempt<'a> {
                 CallEvent::Finished(Err(fault)) => return Ok(Ended::Faulted(clean_fault(exchange, fault))),
             }
         }
+    }
+
+    /// Sends one request of the call, drawn as a step of it.
+    async fn send(
+        &self,
+        exchange: &mut Exchange,
+        request: HttpRequest,
+        step: &Span,
+        unwritten: &Mutex<Option<WriteError>>,
+    ) -> Result<Exchanged, HttpError> {
+        let mut step = step.step("egress.request");
+        step.text("http.request.method", known_method(&request.method));
+        let keep = |changes| self.keep(changes, unwritten, &step);
+        let result = self.engine.egress.send_keeping(exchange, request, keep).await;
+        match &result {
+            Ok(done) => step.number("http.response.status_code", done.response.status.into()),
+            Err(error) => step.failed(kind_of(error)),
+        }
+        result
     }
 
     /// Makes what a service just issued durable, before the next hop is asked or the plugin
@@ -550,9 +559,10 @@ async fn finish(
         identity,
         in_doubt: (in_doubt || claim.doubtful_generation.is_some()).then_some(in_doubt),
     };
-    let step = trace.step("finish");
-    engine.writer.finish(end).await?;
-    drop(step);
+    {
+        let _step = trace.step("finish");
+        engine.writer.finish(end).await?;
+    }
     crash::point("attempt.finished");
     let level_ok = standing == Standing::Alive;
     if level_ok {

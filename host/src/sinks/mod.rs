@@ -243,7 +243,7 @@ impl Sinks {
             }
         };
         for sink in looked.strays.difference(&rounds.strays) {
-            tracing::warn!(sink, "there is no credential for this sink");
+            tracing::warn!(sink, "the credential of this sink isn't there, or has no secrets here");
         }
         rounds.strays = looked.strays;
         for Served { name, sink, only_look, contents } in looked.serve {

@@ -220,7 +220,7 @@ pub async fn admit(
     let bearer = match shared.gate.api(headers, peer.address.ip()).await {
         Ok(bearer) => bearer,
         Err(Turned { refused, note }) => {
-            write_down(shared, note.into_iter().collect()).await;
+            write_down(shared, note.into_iter().map(|note| *note).collect()).await;
             return Err(refused);
         }
     };

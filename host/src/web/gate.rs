@@ -33,7 +33,7 @@ pub struct Bearer {
 /// None: it was no refusal of ours to write down, or one of too many, which are counted.
 pub struct Turned {
     pub refused: Refused,
-    pub note: Option<ApiRefusal>,
+    pub note: Option<Box<ApiRefusal>>,
 }
 
 impl From<Refused> for Turned {
@@ -185,7 +185,7 @@ impl Gate {
             Ok(()) => {
                 let note =
                     ApiRefusal { reason, token_id, peer: peer_text(peer), credential_id: None, times: 1 };
-                Turned { refused, note: Some(note) }
+                Turned { refused, note: Some(Box::new(note)) }
             }
             Err(refused) => {
                 self.pass_over(peer, token_id);

@@ -8,12 +8,12 @@ use axum::extract::{Query, State};
 use maud::{Markup, html};
 
 use super::super::Shared;
-use super::look::{Page, Place, credential_href, href, time};
+use super::look::{Page, Place, credential_href, href, ticked, time};
 use super::session::Signed;
 use super::words::count;
 use super::{Asked, Shown, said};
 use crate::credential::{Millis, now};
-use crate::db::alerts::{AlertState, DeliveryRow, Severity, Snooze};
+use crate::db::alerts::{AlertState, DeliveryRow, Kind, Severity, Snooze};
 
 /// Of each part so many are shown; the headline counts all.
 const SHOWN: usize = 100;
@@ -61,7 +61,7 @@ pub async fn show(
                     ul.plain-list {
                         @for state in closed.iter().take(SHOWN) {
                             li {
-                                bdi { (state.what) }
+                                (ticked(&state.what))
                                 span.under { "over " @if let Some(end) = state.closed_at { (time(end, at)) } }
                             }
                         }
@@ -94,13 +94,14 @@ fn card(state: &AlertState, snoozes: &[Snooze], now: Millis) -> Markup {
         li.card id={ "alert-" (state.subject) } {
             div.title {
                 span class={ "badge " (class) } { (word) }
-                strong { bdi { (state.what) } }
-                span.when { "since " (time(state.since, now)) }
+                strong { (ticked(&state.what)) }
+                span.when { (time(state.since, now)) }
             }
-            @if let Some(why) = &state.why { p.message { bdi { (why) } } }
-            p { bdi { (state.hint) } }
+            @if let Some(why) = &state.why { p.message { (ticked(why)) } }
+            p { (ticked(&state.hint)) }
             div.actions {
                 @if let Some(id) = credential { a href=(credential_href(id)) { "Look at " bdi { (id) } } }
+                @if state.kind == Kind::Plugin { a href="/dashboard/plugins" { "Look at the plugins" } }
                 @match snooze {
                     Some(snooze) => span.faint { "snoozed, heard of again " (time(snooze.until, now)) },
                     None => a href=(href("/dashboard/confirm", &[("do", "snooze"), ("subject", &state.subject)])) {
@@ -138,14 +139,14 @@ fn messages(of: &[DeliveryRow], now: Millis) -> Markup {
             ul.plain-list {
                 @for message in of {
                     li {
-                        strong { (message.channel) } ": " bdi { (message.title.as_deref().unwrap_or(&message.dedup_key)) }
+                        strong { (message.channel) } ": " (ticked(message.title.as_deref().unwrap_or(&message.dedup_key)))
                         span.under {
                             (count(message.tries.into(), "try", "tries"))
                             @match message.failed_at {
                                 Some(at) => { ", given up " (time(at, now)) },
                                 None => { ", tried again " (time(message.next_try_at, now)) },
                             }
-                            @if let Some(error) = &message.last_error { ": " bdi { (error) } }
+                            @if let Some(error) = &message.last_error { ": " (ticked(error)) }
                         }
                     }
                 }

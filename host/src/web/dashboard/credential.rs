@@ -161,7 +161,9 @@ fn state(row: &CredentialRow, now: Millis) -> Markup {
             },
         ));
     }
-    of.push(("Secret in force since", html! { (time(row.rotated_at, now)) }));
+    if !row.external {
+        of.push(("Secret in force since", html! { (time(row.rotated_at, now)) }));
+    }
     facts(&of)
 }
 

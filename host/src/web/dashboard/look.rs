@@ -112,7 +112,7 @@ fn message(said: &Said) -> Markup {
         Tone::Bad => ("bad", "Not done"),
         Tone::UnderWay => ("under-way", "Under way"),
     };
-    html! { p class={ "said " (class) } { strong { (name) ": " } (said.text) } }
+    html! { p class={ "said " (class) } { strong { (name) ": " } (ticked(&said.text)) } }
 }
 
 /// A page of nobody in particular: signing in, and what went wrong.
@@ -334,6 +334,21 @@ pub fn next_action(row: &CredentialRow, now: Millis) -> Markup {
     }
 }
 
+/// A text whose commands and names stand between backticks, as the command line writes them.
+pub fn ticked(text: &str) -> Markup {
+    let paired = text.matches('`').count() % 2 == 0;
+    html! {
+        @if !paired { bdi { (text) } }
+        @else {
+            bdi {
+                @for (number, part) in text.split('`').enumerate() {
+                    @if number % 2 == 1 { code { (part) } } @else { (part) }
+                }
+            }
+        }
+    }
+}
+
 /// The beginning of a text, as so many characters at most.
 pub fn cut(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
@@ -371,6 +386,17 @@ mod tests {
         assert!(page.contains(r"\u{7f}\u{e0041}&amp;") && !page.contains(is_deceptive), "{page}");
         let plain = "two lines\n– “quotes”, ünïcode, 字".to_owned();
         assert_eq!(inert(plain.clone()), plain);
+    }
+
+    #[test]
+    fn what_stands_between_backticks_is_code_and_an_odd_one_is_itself() {
+        for (text, expected) in [
+            ("try `a b` or `<c>`", "<bdi>try <code>a b</code> or <code>&lt;c&gt;</code></bdi>"),
+            ("an odd ` one", "<bdi>an odd ` one</bdi>"),
+            ("", "<bdi></bdi>"),
+        ] {
+            assert_eq!(ticked(text).into_string(), expected);
+        }
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl NoPage {
 impl IntoResponse for NoPage {
     fn into_response(self) -> Response {
         let body = html! {
-            p { (self.text) }
+            p { (look::ticked(&self.text)) }
             p { a.button href="/dashboard" { "To the overview" } }
         };
         look::plain(self.code, self.title, &body)

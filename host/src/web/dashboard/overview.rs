@@ -351,11 +351,11 @@ impl Notices<'_> {
                 @for plugin in self.refused() {
                     li {
                         strong { "A plugin file doesn\u{2019}t run: " bdi { (plugin.file) } ":" } " "
-                        bdi { (plugin.reason.as_deref().unwrap_or("it is not active")) }
+                        (look::ticked(plugin.reason.as_deref().unwrap_or("it is not active")))
                     }
                 }
                 @for (service, why) in self.held {
-                    li { strong { (service) " is held up." } " " bdi { (why) } }
+                    li { strong { (service) " is held up." } " " (look::ticked(why)) }
                 }
                 @if let Some(millis) = self.behind {
                     li.warn {

@@ -154,7 +154,7 @@ fn stray(file: &PluginStatus) -> Markup {
     };
     html! {
         div.title { h3 { bdi { (file.file) } } span class={ "badge " (class) } { (word) } }
-        @if let Some(reason) = &file.reason { p { bdi { (reason) } } }
+        @if let Some(reason) = &file.reason { p { (look::ticked(reason)) } }
         @if !file.permissions.is_empty() { ul { @for line in &file.permissions { li { bdi { (line) } } } } }
     }
 }

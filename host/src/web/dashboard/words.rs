@@ -84,9 +84,13 @@ pub fn sentence(row: &CredentialRow, standing: Standing, now: Millis) -> String 
     };
     if row.external {
         return match standing {
-            Standing::Person | Standing::Failing => {
-                format!("An external worker reports on it, and reported trouble {times} in a row.")
+            Standing::Person | Standing::Failing if monitor.consecutive_failures == 1 => {
+                String::from("An external worker keeps it, and its last report tells of trouble.")
             }
+            Standing::Person | Standing::Failing => format!(
+                "An external worker keeps it, and its last {} reports tell of trouble.",
+                monitor.consecutive_failures
+            ),
             _ => String::from("An external worker keeps it and reports on it; its secrets are not here."),
         };
     }
