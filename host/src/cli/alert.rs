@@ -29,7 +29,10 @@ pub enum Command {
     #[command(
         after_help = "Ends with 1 where one of them didn't take it.\n\nExamples:\n  keywheel alert test\n  keywheel alert test mail"
     )]
-    Test { channel: Option<String> },
+    Test {
+        /// As `config.toml` names it [default: all of them]
+        channel: Option<String>,
+    },
     /// Hear nothing of something for a while; that it is well again is told all the same
     #[command(
         after_help = "Examples:\n  keywheel alert snooze shop-account --for 4h\n  keywheel alert snooze service:shop --for 2d\n  keywheel alert snooze host:disk --for 1h"
@@ -43,7 +46,10 @@ pub enum Command {
     },
     /// Hear of it again
     #[command(after_help = "Examples:\n  keywheel alert unsnooze shop-account")]
-    Unsnooze { subject: String },
+    Unsnooze {
+        /// A credential, a service, or a subject of `alert list`
+        subject: String,
+    },
 }
 
 pub async fn run(home: &Home, command: Command, output: Output) -> Result<(), Failure> {
