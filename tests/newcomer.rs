@@ -109,7 +109,25 @@ fn settled(line: &str, said: &str) -> String {
         text.push_str(words.join(" ").trim_end());
         text.push('\n');
     }
-    text.trim_matches('\n').to_owned()
+    aligned(text.trim_matches('\n'))
+}
+
+/// Tables as a terminal shows them: a pipe gets a tab between two columns.
+fn aligned(text: &str) -> String {
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+    let is_row = |row: &&Vec<&str>| row.len() > 1;
+    let width = |place: usize| {
+        let cells = rows.iter().filter(is_row).filter_map(|row| row.get(place));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let padded = |row: &Vec<&str>| {
+        let cells = row.iter().enumerate().map(|(place, cell)| match row.len() {
+            1 => (*cell).to_owned(),
+            _ => format!("{cell:<wide$}  ", wide = width(place)),
+        });
+        cells.collect::<String>().trim_end().to_owned()
+    };
+    rows.iter().map(padded).collect::<Vec<_>>().join("\n")
 }
 
 /// Without the count of calls, which grows with what the kit demands.

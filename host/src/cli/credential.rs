@@ -149,6 +149,7 @@ pub enum Command {
     Ack {
         id: String,
         /// As it was added
+        /// Who uses it
         #[arg(long, value_name = "NAME")]
         consumer: String,
         /// As commands, webhooks and `credential show` tell it
