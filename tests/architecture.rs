@@ -207,6 +207,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "report",
             "sealing",
             "vault",
+            "webhook_signature",
         ],
     ),
     // `worker::engine` names the engine that native code is for.

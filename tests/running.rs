@@ -88,7 +88,7 @@ fn a_running_daemon_reads_its_configuration_anew_and_says_what_waits_for_a_resta
     home.drop_plugin(&guest("well_behaved"));
     set_config(&home, "rescan_seconds = 3600\n");
     let daemon = home.serve();
-    home.add_session("ann", "well-behaved", &service, &["--every", "1s"]);
+    home.add_session("ann", "well-behaved", &service, &["--every", "1h"]);
     home.wait_for_reports("ann", 1);
     assert_eq!(home.json(&["reload"])["atOnce"], Value::Array(vec![]), "nothing changed");
 

@@ -49,7 +49,7 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  keywheel credential add ann --service gitlab < token.env\n  keywheel credential add ann --from-browser firefox --domain shop.example --set validate_path=/account\n  keywheel credential add ann --service http-session --from cookies.txt --set base_url=https://shop.example"
     )]
-    Add(Add),
+    Add(Box<Add>),
     /// Change when it is looked at; what isn't named stays
     #[command(override_usage = "keywheel credential set <ID> [OPTIONS]")]
     #[command(
@@ -299,7 +299,7 @@ pub struct Set {
 
 pub async fn run(home: Home, command: Command, output: Output) -> Result<(), Failure> {
     match command {
-        Command::Add(new) => add(&home, new, output).await,
+        Command::Add(new) => add(&home, *new, output).await,
         Command::Set(set) => change(&home, set, output).await,
         Command::Import { id, file, format, other_account, exact } => {
             let source = Source { from: Some(&file), format, exact };

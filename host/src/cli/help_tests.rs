@@ -39,8 +39,7 @@ fn examples(command: &Command) -> Vec<String> {
 /// The words of our own command in a shell's line, without what other programs are given.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
-    let mut letters = line.chars().peekable();
-    while let Some(letter) = letters.next() {
+    for letter in line.chars() {
         match (letter, quote) {
             (letter, Some(open)) if letter == open => quote = None,
             (letter, Some(_)) => word.get_or_insert_default().push(letter),

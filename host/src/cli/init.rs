@@ -82,11 +82,10 @@ pub async fn run(home: &Home, mut arguments: Arguments, output: Output) -> Resul
     };
     output.say(&words(home, &arguments));
     let id = new.id.clone();
-    first::keep(home, new, output).await.map_err(|error| {
+    first::keep(home, new, output).await.inspect_err(|_| {
         output.say(&format!(
             "the home is made, and `{id}` is not in it; hint: `keywheel credential add {id}` takes the same options"
         ));
-        error
     })
 }
 
@@ -197,7 +196,10 @@ fn ask(home: &Home, arguments: &mut Arguments, output: Output) -> Result<(), Fai
                     .map_err(ended)?;
                 arguments.from = Some(PathBuf::from(file));
             }
-            _ => return Ok(said(arguments, output)),
+            _ => {
+                said(arguments, output);
+                return Ok(());
+            }
         }
         let site: String = Input::new()
             .with_prompt("The URL of a page that only a signed-in visitor sees")

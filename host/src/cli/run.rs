@@ -305,8 +305,7 @@ fn private_folder() -> std::io::Result<tempfile::TempDir> {
 fn is_in_memory(place: &Path) -> bool {
     const TMPFS: i64 = 0x0102_1994;
     const RAMFS: i64 = 0x8584_58f6;
-    place.is_absolute()
-        && rustix::fs::statfs(place).is_ok_and(|found| [TMPFS, RAMFS].contains(&(found.f_type as i64)))
+    place.is_absolute() && rustix::fs::statfs(place).is_ok_and(|found| [TMPFS, RAMFS].contains(&found.f_type))
 }
 
 fn write_private(path: &Path, text: &Secret) -> std::io::Result<()> {

@@ -38,6 +38,7 @@ use crate::hook::{self, HookError};
 use crate::limits;
 use crate::sealing::open_jar;
 use crate::vault::{Vault, VaultError};
+use crate::webhook_signature::{self, SigningSecret};
 use decide::{Facts, Generation, Need, Trouble};
 use file::{FileError, Ids, Stamp};
 
@@ -487,13 +488,7 @@ impl Sinks {
             return Ok(());
         };
         let secret = webhook_secret(file)?;
-        let (id, seconds) = (message::id(name, in_force), now() / 1_000);
-        let header = |name: &str, value: String| (name.to_owned(), Secret::new(value));
-        let headers = vec![
-            header("webhook-id", id.clone()),
-            header("webhook-timestamp", seconds.to_string()),
-            header("webhook-signature", message::signature(&secret, &id, seconds, &body)),
-        ];
+        let headers = webhook_signature::headers(&message::id(name, in_force), now(), &body, &secret);
         let message = Message {
             method: http::Method::POST,
             url: url.clone(),
@@ -598,7 +593,7 @@ fn contents(sink: &Sink, in_force: &InForce, at: Millis) -> u64 {
     hash.finish()
 }
 
-fn webhook_secret(path: &Path) -> Result<Secret, SinkError> {
+fn webhook_secret(path: &Path) -> Result<SigningSecret, SinkError> {
     let wrong = |why: String| SinkError::Secret { path: path.to_owned(), why };
     let unreadable = |error: std::io::Error| wrong(format!("can't be read: {error}"));
     let found = path.metadata().map_err(unreadable)?;
@@ -611,6 +606,6 @@ fn webhook_secret(path: &Path) -> Result<Secret, SinkError> {
     if found.len() > SECRET_FILE_BYTES {
         return Err(wrong(format!("has {} bytes; allowed: one line", found.len())));
     }
-    let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
-    message::secret(&text).map_err(wrong)
+    let text = Secret::new(std::fs::read(path).map_err(unreadable)?);
+    SigningSecret::parse(&text).map_err(|error| wrong(format!("can't be used: {error}")))
 }

@@ -336,7 +336,7 @@ pub fn next_action(row: &CredentialRow, now: Millis) -> Markup {
 
 /// A text whose commands and names stand between backticks, as the command line writes them.
 pub fn ticked(text: &str) -> Markup {
-    let paired = text.matches('`').count() % 2 == 0;
+    let paired = text.matches('`').count().is_multiple_of(2);
     html! {
         @if !paired { bdi { (text) } }
         @else {
