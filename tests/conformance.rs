@@ -290,7 +290,7 @@ fn the_command_works_without_a_home_and_tells_by_table_and_by_exit_code() {
         plugin_test(&folder, &[&[file, "--fixtures", fixtures], more].concat())
     };
     let good = test("judges_with_care", &[]).ok();
-    assert!(good.stdout.contains(" ✓  made-up "), "{}", good.stdout);
+    assert!(good.stdout.contains("✓\tmade-up\t"), "{}", good.stdout);
     assert!(!good.stdout.contains('✗') && !good.stdout.contains('\u{1b}'), "{}", good.stdout);
     assert!(good.stdout.contains("`judges-with-care` 0.1.0 holds in "), "{}", good.stdout);
 
@@ -298,11 +298,11 @@ fn the_command_works_without_a_home_and_tells_by_table_and_by_exit_code() {
     assert_eq!(bad.code(), 1, "{}", bad.stderr);
     let first = bad.stdout.lines().next().unwrap_or_default();
     assert!(first.starts_with("✗ calls: ended.toml: says `valid`"), "faults come first: {first}");
-    assert!(bad.stdout.contains(" ✗  made-up ") && bad.stdout.contains(" ✓  leaks "), "{}", bad.stdout);
+    assert!(bad.stdout.contains("✗\tmade-up\t") && bad.stdout.contains("✓\tleaks\t"), "{}", bad.stdout);
 
     assert_eq!(test("comes_near_its_limits", &[]).code(), 0, "a warning is no fault");
     let strict = test("comes_near_its_limits", &["--strict"]);
-    assert_eq!((strict.code(), strict.stdout.contains(" ✗  limits ")), (1, true), "{}", strict.stdout);
+    assert_eq!((strict.code(), strict.stdout.contains("✗\tlimits\t")), (1, true), "{}", strict.stdout);
 
     let json = test("calls_everything_valid", &["--json"]);
     assert_eq!(json.code(), 1);

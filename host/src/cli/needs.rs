@@ -1,10 +1,13 @@
 //! What needs a person, worst first, each with the command that comes next. Pure: it is given
 //! what was found and finds nothing itself.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::catalogue;
 use crate::credential::Millis;
+use crate::db::alerts::DeliveryRow;
 use crate::db::glance::{COUNTED_AT_MOST, Glance};
 use crate::db::queries::{CredentialRow, ExternalWorkerRow, ProviderRow};
 use crate::db::uses::SinkState;
@@ -43,6 +46,7 @@ pub enum Kind {
     Unclear,
     Ending,
     Sink,
+    Untold,
     Approval,
     Refused,
     Conflict,
@@ -95,6 +99,8 @@ pub struct Found<'a> {
     pub held: &'a [(String, String)],
     pub external_workers: &'a [ExternalWorkerRow],
     pub sinks: &'a [SinkState],
+    /// Messages of alerts that didn't arrive, newest first.
+    pub undelivered: &'a [DeliveryRow],
 }
 
 /// Everything that needs a person. What there is more of than is named counts in the second.
@@ -127,10 +133,30 @@ pub fn of(found: &Found<'_>) -> (Vec<Need>, u64) {
             format!("keywheel sink sync {}", sink.sink),
         ));
     }
+    needs.extend(untold(found.undelivered));
     // Of equals the order in which they were found, which is the longest first.
     needs.sort_by_key(|need| need.kind);
     let named = found.glance.person.len() as u64;
     (needs, u64::from(found.glance.person_count).saturating_sub(named))
+}
+
+/// Whoever relies on alerts must learn elsewhere that a channel doesn't bring them. One that was
+/// never tried only waits for its moment.
+fn untold(undelivered: &[DeliveryRow]) -> impl Iterator<Item = Need> {
+    let mut channels: BTreeMap<&str, (usize, Option<&str>)> = BTreeMap::new();
+    for row in undelivered.iter().filter(|row| row.tries > 0) {
+        let (messages, why) = channels.entry(&row.channel).or_default();
+        *messages += 1;
+        *why = why.or(row.last_error.as_deref());
+    }
+    channels.into_iter().map(|(channel, (messages, why))| {
+        let what = format!(
+            "{messages} alert{} did not arrive by `{channel}`: {}",
+            if messages == 1 { "" } else { "s" },
+            why.unwrap_or("no answer")
+        );
+        Need::new(Kind::Untold, Some(channel), what, format!("keywheel alert test {channel}"))
+    })
 }
 
 fn of_the_host(found: &Found<'_>) -> Vec<Need> {
@@ -346,6 +372,7 @@ mod tests {
             held: &[],
             external_workers: &[],
             sinks: &[],
+            undelivered: &[],
         }
     }
 
@@ -430,7 +457,19 @@ mod tests {
             last_error: Some("no such folder".into()),
         };
         let sinks = [sink];
-        let found = Found { sinks: &sinks, ..found };
+        let message = |channel: &str, tries: u32| DeliveryRow {
+            id: 1,
+            channel: channel.into(),
+            dedup_key: "key".into(),
+            title: None,
+            created_at: NOW,
+            tries,
+            next_try_at: NOW,
+            failed_at: None,
+            last_error: Some("answered with 503".into()),
+        };
+        let undelivered = [message("phone", 2), message("mail", 0), message("phone", 1)];
+        let found = Found { sinks: &sinks, undelivered: &undelivered, ..found };
         let (needs, more) = of(&found);
         let said: Vec<_> = needs.iter().map(|need| (need.kind, need.next.as_str())).collect();
         assert_eq!(
@@ -444,12 +483,14 @@ mod tests {
                 (Kind::Late, "look at the daemon's log"),
                 (Kind::Unclear, "keywheel credential list --failing --service late"),
                 (Kind::Sink, "keywheel sink sync jar"),
+                (Kind::Untold, "keywheel alert test phone"),
                 (Kind::Approval, "keywheel plugin approve late"),
                 (Kind::Refused, "put a good one in its place, or delete it; keywheel plugin list"),
                 (Kind::Conflict, "delete one of the two; keywheel plugin list"),
             ]
         );
         assert!(needs[2].what.contains("40 s ahead"), "{}", needs[2].what);
+        assert_eq!(needs[8].what, "2 alerts did not arrive by `phone`: answered with 503");
         // Those that are counted and not named are not forgotten.
         assert_eq!(more, 12);
     }

@@ -23,6 +23,9 @@ use crate::supervisor::WorkerStatus;
 /// A daemon answers this from memory, in a millisecond.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// Messages of alerts that are looked at: enough to see which channels don't bring them.
+const UNDELIVERED: u32 = 100;
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Status {
@@ -71,6 +74,7 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
     let providers = if glance.ending.is_empty() { Vec::new() } else { reader.providers()? };
     let external_workers = reader.external_workers(now)?;
     let sinks = reader.sink_states()?;
+    let undelivered = reader.undelivered(UNDELIVERED)?;
     let (needs, more_needs) = needs::of(&Found {
         now,
         daemon,
@@ -84,6 +88,7 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         held: &said.held,
         external_workers: &external_workers,
         sinks: &sinks,
+        undelivered: &undelivered,
     });
     let Glance { counts, services, .. } = glance;
     let status = Status {
