@@ -172,6 +172,8 @@ fn paranoid_gives_each_attempt_a_process_that_ends_with_it() {
         reports.iter().filter_map(|report| report["meta"]["worker"].as_str()).collect();
     assert_eq!(workers.len(), reports.len(), "an attempt shared a process: {reports:?}");
     assert_eq!(home.wait_for_reports("bob", 1)[0]["status"], "failed");
+    // It would be tried again beside what follows.
+    home.json(&["credential", "pause", "bob"]);
     wait_until(SOON, "every process ended with its attempt", || daemon.children().is_empty().then_some(()));
     let status = home.worker("well-behaved").expect("a service");
     assert_eq!((&status["crashes"], &status["pid"]), (&0.into(), &Value::Null), "{status}");

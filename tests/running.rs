@@ -118,6 +118,7 @@ fn a_running_daemon_reads_its_configuration_anew_and_says_what_waits_for_a_resta
     assert!(shown["isolation"]["waiting"].to_string().contains("restart"), "{shown:?}");
     assert_eq!(shown["rescan_seconds"]["from"], "default");
     assert_eq!(shown["services.well-behaved.quiet"]["from"], "config.toml, line 4");
+    home.json(&["credential", "validate", "ann"]);
     wait_until(SOON, "debug lines are logged", || daemon.log().contains("DEBUG").then_some(()));
 
     // A file that can't be used changes nothing, by socket and by signal.
