@@ -6,13 +6,14 @@
 #![expect(clippy::print_stdout, reason = "a benchmark's result is its output")]
 #![expect(clippy::disallowed_methods, reason = "ten million rows go in by no command of ours")]
 
+mod stage;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use keywheel::config::write_atomically;
 use keywheel::credential::{Millis, now};
 use keywheel::db::queries::{Reader, ReportFilter};
 use keywheel::db::writer::{Finish, GenerationChange, MonitorUpdate, Writer};
@@ -21,6 +22,7 @@ use keywheel::report::{Report, Status, iso8601};
 use keywheel::retention::{Effort, Position, Retention, Rules};
 use rusqlite::params;
 use serde_json::json;
+use stage::{Summary, target};
 
 const REPORTS: u64 = 10_000_000;
 const CREDENTIALS: u64 = 20_000;
@@ -66,15 +68,11 @@ async fn run() {
             longest(times)
         );
     }
-    add_to_summary(
-        &out.join("summary.json"),
-        &[
-            ("history_query_ms", slowest),
-            ("write_longest_ms", longest(&before)),
-            // By how much more than usual the unluckiest write took.
-            ("prune_max_stall_ms", (longest(&during) - usual).max(0.0)),
-        ],
-    );
+    let mut summary = Summary::open();
+    summary.put("history_query_ms", slowest);
+    summary.put("write_longest_ms", longest(&before));
+    // By how much more than usual the unluckiest write took.
+    summary.put("prune_max_stall_ms", (longest(&during) - usual).max(0.0));
 }
 
 /// Ten million reports in the order of their time, over all credentials in turn, by the real
@@ -355,23 +353,4 @@ fn quantile(times: &[f64], part: f64) -> f64 {
     sorted.sort_by(f64::total_cmp);
     let at = (sorted.len() as f64 * part) as usize;
     sorted[at.min(sorted.len() - 1)]
-}
-
-fn target() -> PathBuf {
-    // target/release/deps/history-…
-    let exe = std::env::current_exe().expect("an executable");
-    exe.ancestors().nth(3).expect("a target folder").to_owned()
-}
-
-/// What `pipeline` wrote stays; a number of ours that was there is replaced.
-fn add_to_summary(path: &Path, numbers: &[(&str, f64)]) {
-    let mut summary: serde_json::Map<String, serde_json::Value> =
-        fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-    for (name, value) in numbers {
-        println!("{name:>26} {value:>12.3}");
-        summary.insert((*name).to_owned(), json!((value * 1_000.0).round() / 1_000.0));
-    }
-    let text = serde_json::to_string_pretty(&summary).expect("numbers are JSON");
-    write_atomically(path, text.as_bytes()).expect("summary.json");
-    println!("{}", path.display());
 }

@@ -6,6 +6,8 @@
 #![expect(clippy::print_stdout, reason = "a benchmark's result is its output")]
 #![expect(clippy::disallowed_methods, reason = "the bare client is what the pipeline is compared with")]
 
+mod stage;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,17 +15,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use keywheel::config::{Config, Home, write_atomically};
+use keywheel::config::Config;
 use keywheel::control::{AddCredential, KeyInput, Operation, SecretInput};
-use keywheel::credential::{CookieAttributes, Secret, now};
-use keywheel::daemon::{Host, HostOptions};
+use keywheel::credential::{Secret, now};
+use keywheel::daemon::Host;
 use keywheel::db::Action;
 use keywheel::db::writer::{ClaimDue, Finish, GenerationChange, MonitorUpdate};
 use keywheel::protocol::{Call, PoolShape};
 use keywheel::report::{Report, Status, iso8601};
 use keywheel::worker::engine::{self, Plugin};
-use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use stage::{Summary, add, add_to, median, open, open_with, plugin, private_kib, service, target};
 use tokio::sync::watch;
 
 /// Tasks of the bare client, and calls in flight on one worker.
@@ -58,11 +59,8 @@ async fn run() {
         return;
     }
     let service = service(BODY);
-    let mut summary = serde_json::Map::new();
-    let mut put = |name: &str, value: f64| {
-        println!("{name:>26} {value:>12.3}");
-        summary.insert(name.to_owned(), json!((value * 1_000.0).round() / 1_000.0));
-    };
+    let mut summary = Summary::open();
+    let mut put = |name: &str, value: f64| summary.put(name, value);
 
     let folder = tempfile::tempdir().expect("a folder");
     let host = open(folder.path()).await;
@@ -75,7 +73,7 @@ async fn run() {
     add(&host, "warm", service).await;
     host.rotation.run_one("warm", Action::Validate).await.expect("a first attempt");
     // Two of them, as the pages that all workers share would be one worker's own otherwise.
-    host.carry_out(Operation::PluginInstall { path: self::plugin("slow_check") })
+    host.carry_out(Operation::PluginInstall { path: stage::plugin("slow_check") })
         .await
         .expect("another plugin");
     host.supervisor.warm("slow-check").await.expect("another worker");
@@ -110,124 +108,6 @@ async fn run() {
     put("drop_to_first_report_ms", drop_to_first_report(service, &plugin).await);
 
     languages(&mut put).await;
-
-    let out = target().join("bench");
-    fs::create_dir_all(&out).expect("target/bench");
-    let text = serde_json::to_string_pretty(&summary).expect("numbers are JSON");
-    write_atomically(&out.join("summary.json"), text.as_bytes()).expect("summary.json");
-    println!("{}", out.join("summary.json").display());
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn target() -> PathBuf {
-    // target/release/deps/pipeline-…
-    let exe = std::env::current_exe().expect("an executable");
-    exe.ancestors().nth(3).expect("a target folder").to_owned()
-}
-
-fn plugin(name: &str) -> PathBuf {
-    let path = target().join(format!("wasm32-wasip2/plugin/examples/{name}.wasm"));
-    assert!(path.exists(), "{} is missing; hint: `make bench` builds it", path.display());
-    path
-}
-
-/// A loopback service on a thread of its own: whatever is asked, one small answer.
-fn service(body: &'static str) -> SocketAddr {
-    let length = body.len();
-    let answer: Arc<str> = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-    )
-    .into();
-    let (tell, told) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async move {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            tell.send(listener.local_addr().expect("an address")).expect("somebody listens");
-            while let Ok((mut client, _)) = listener.accept().await {
-                let answer = Arc::clone(&answer);
-                tokio::spawn(async move {
-                    let _ = client.set_nodelay(true);
-                    let mut buffer = vec![0; 8 << 10];
-                    let mut filled = 0;
-                    loop {
-                        match client.read(&mut buffer[filled..]).await {
-                            Ok(0) | Err(_) => return,
-                            Ok(read) => filled += read,
-                        }
-                        // Requests here have no body, so the blank line is their end.
-                        if buffer[..filled].ends_with(b"\r\n\r\n") {
-                            filled = 0;
-                            if client.write_all(answer.as_bytes()).await.is_err() {
-                                return;
-                            }
-                        }
-                    }
-                });
-            }
-        });
-    });
-    told.recv().expect("the service starts")
-}
-
-async fn open(folder: &Path) -> Host {
-    open_with(folder, Config::default()).await
-}
-
-async fn open_with(folder: &Path, config: Config) -> Host {
-    let home = Home::locate(Some(folder.to_owned())).expect("a home");
-    home.make_folders().expect("folders");
-    if !home.exists() {
-        let lock = keywheel::db::HomeLock::acquire(&home.lock()).expect("the lock");
-        let (writer, thread) = keywheel::db::Writer::start(&home.database(), lock).expect("a database");
-        drop(writer);
-        thread.join();
-        keywheel::vault::Vault::create(&home.master_key()).expect("a key");
-    }
-    let options =
-        HostOptions { executable: PathBuf::from(env!("CARGO_BIN_EXE_keywheel")), ..HostOptions::default() };
-    Host::open(home, config, options).await.expect("a host")
-}
-
-async fn add(host: &Host, id: &str, service: SocketAddr) {
-    add_to(host, id, "well-behaved", service).await;
-}
-
-async fn add_to(host: &Host, id: &str, plugin: &str, service: SocketAddr) {
-    let cookie = CookieAttributes {
-        name: "session".into(),
-        domain: service.ip().to_string(),
-        path: "/".into(),
-        host_only: true,
-        secure: false,
-        http_only: true,
-        same_site: None,
-    };
-    let add = AddCredential {
-        credential_id: id.into(),
-        profile_id: None,
-        service: plugin.into(),
-        settings: vec![("base_url".into(), format!("http://{service}"))],
-        private_hosts: Vec::new(),
-        method: None,
-        // Once each: what is due again while it is measured would be a tenth of the load.
-        validate_interval: Some(3_600),
-        max_age: None,
-        identity: None,
-        idle_limit: None,
-        quiet: Vec::new(),
-        keys: vec![KeyInput {
-            name: "session".into(),
-            value: SecretInput::new(&Secret::new(format!("a-session-of-{id}-0123456789abcdef"))),
-            expires: None,
-            cookie: Some(cookie),
-        }],
-    };
-    host.carry_out(Operation::CredentialAdd(Box::new(add))).await.expect("a credential");
 }
 
 /// A fresh instance and one call in it, in this process.
@@ -267,16 +147,6 @@ async fn spawn_ready(host: &Host, plugin: &Path) -> f64 {
         runs.push(started.elapsed().as_secs_f64() * 1e3);
     }
     median(runs)
-}
-
-/// What one worker has for itself alone, as the kernel counts it.
-fn private_kib(pid: u32) -> f64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    rollup
-        .lines()
-        .filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))
-        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
-        .sum()
 }
 
 /// The slowest hundredth of a well-behaved plugin's attempts, one every 10 ms: alone, and then
