@@ -167,3 +167,20 @@ impl Summary {
         self.numbers.get(name)?.as_f64()
     }
 }
+
+/// So many services: the well-behaved plugin under other names of the same length, each a file of
+/// its own in the folder with native code and a worker of its own. Returns the services' names.
+pub fn many_plugins(folder: &Path, count: usize) -> Vec<String> {
+    const NAME: &[u8] = b"well-behaved";
+    let original = fs::read(plugin("well_behaved")).expect("a plugin");
+    let place = original.windows(NAME.len()).position(|bytes| bytes == NAME).expect("its name");
+    (0..count)
+        .map(|n| {
+            let service = format!("service-{n:04}");
+            let mut named = original.clone();
+            named[place..place + NAME.len()].copy_from_slice(service.as_bytes());
+            fs::write(folder.join(format!("{service}.wasm")), named).expect("a plugin of its own");
+            service
+        })
+        .collect()
+}
