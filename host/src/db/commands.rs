@@ -5,10 +5,12 @@
 //! Fencing: whatever belongs to an attempt compares its token with the journal row of the open
 //! attempt. A token from before a newer claim finds no such row and changes nothing.
 
+use std::sync::LazyLock;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::column::{
-    millis, read_generation, read_json, read_millis, read_optional_json, read_optional_millis,
+    millis, read_generation, read_millis, read_optional_json, read_optional_millis,
     read_optional_word, read_word,
 };
 use super::uses::{self, Behind};
@@ -614,9 +616,7 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
         let mut left = quota;
         for _ in 0..GATE_ROUNDS {
             let due = due_of(db, service, now, left, claim)?;
-            let is_held =
-                |found: &Found| matches!(found, Found::Due(_, Passage::Wait { .. } | Passage::Await { .. }));
-            let held = due.iter().filter(|found| is_held(found)).count();
+            let held = due.iter().filter(|found| matches!(found, Found::Held(..))).count();
             for found in due {
                 match found {
                     // Only the owner knows whether it still works on it.
@@ -624,21 +624,24 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
                     Found::Open(token, false) => {
                         claims.push(take_over(db, token.credential_row, &claim.owner, claim.lease_until)?);
                     }
-                    Found::Due(credential, Passage::Go(action)) => claims.push(open_attempt(
+                    Found::Due(credential, action) => claims.push(open_attempt(
                         db,
-                        credential,
+                        *credential,
                         action,
                         &claim.owner,
                         claim.now,
                         claim.lease_until,
                     )?),
-                    Found::Due(credential, Passage::Wait { until, why }) => {
+                    Found::Held(credential, passage) => {
+                        let (Passage::Wait { until, why } | Passage::Await { until, why, .. }) = &passage
+                        else {
+                            continue;
+                        };
                         // Past the clock that found it due, or it would be found again.
-                        put_off(db, &[(credential, until.max(claim.now + 1))], &why)?;
-                    }
-                    Found::Due(credential, Passage::Await { until, since, why }) => {
-                        put_off(db, &[(credential, until.max(claim.now + 1))], &why)?;
-                        uses::wait(db, credential, since)?;
+                        put_off(db, &[(credential, (*until).max(claim.now + 1))], why)?;
+                        if let Passage::Await { since, .. } = passage {
+                            uses::wait(db, credential, since)?;
+                        }
                     }
                 }
             }
@@ -710,23 +713,49 @@ pub(super) fn set_back(db: &Connection, owner: &str, now: Millis, by: Option<Mil
 const GATE_ROUNDS: usize = 16;
 
 enum Found {
-    Due(i64, Passage),
+    /// What is due, to be claimed for this.
+    Due(Box<Unopened>, Action),
+    /// What is due and not let through.
+    Held(i64, Passage),
     /// Its lease ran out, and whether it is the claimant's own.
     Open(ClaimToken, bool),
 }
 
+/// A credential `c` with its monitor row `m` and the journal row `j` of its open attempt, if any:
+/// all that a claim says but for the secrets. `claim_from` reads it.
+const CLAIM: &str = "
+    c.id, c.credential_id, c.fence, c.attempt_number, c.profile_id, c.service, c.settings_json,
+    c.private_hosts_json, c.method, c.identity, c.current_generation, c.pending_generation,
+    c.last_generation, c.rotated_at, c.validate_interval_seconds, c.max_age_seconds,
+    c.idle_limit_seconds, c.quiet_json, c.doubtful_generation, c.restored_generation,
+    m.consecutive_failures, m.last_verdict, m.expires_at, j.started_at, j.action";
+
+/// Columns in `CLAIM`; what follows it begins here.
+const AFTER_CLAIM: usize = 25;
+
 /// Rows of open attempts have their lease's end as due time, so one that is due here with a
 /// journal row lost its owner, or its owner is the one who asks.
-const DUE: &str = "
-    SELECT c.id, j.fence, m.next_action, m.cookie_id, m.expires_at, c.quiet_json,
-           c.settings_json, c.private_hosts_json, j.owner = ?4, c.method, m.next_due_at,
-           c.rotated_at, m.waits_since, c.pending_generation IS NOT NULL
-    FROM cookie_rotation_monitor m
-    JOIN credentials c ON c.credential_id = m.cookie_id
-    LEFT JOIN journal j ON j.credential = c.id
-    WHERE m.service = ?1 AND m.next_due_at <= ?2
-      AND (j.credential IS NULL OR j.lease_until <= ?2)
-    ORDER BY m.next_due_at LIMIT ?3";
+static DUE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT {CLAIM}, j.fence, j.owner = ?4, m.next_action, m.next_due_at, m.waits_since
+         FROM cookie_rotation_monitor m
+         JOIN credentials c ON c.credential_id = m.cookie_id
+         LEFT JOIN journal j ON j.credential = c.id
+         WHERE m.service = ?1 AND m.next_due_at <= ?2
+           AND (j.credential IS NULL OR j.lease_until <= ?2)
+         ORDER BY m.next_due_at LIMIT ?3"
+    )
+});
+
+static BY_ID: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT {CLAIM}
+         FROM credentials c
+         JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
+         LEFT JOIN journal j ON j.credential = c.id
+         WHERE c.id = ?1"
+    )
+});
 
 const NEXT_DUE: &str = "SELECT min(next_due_at) FROM cookie_rotation_monitor WHERE service = ?1";
 
@@ -737,29 +766,34 @@ fn due_of(
     at_most: u32,
     claim: &ClaimDue,
 ) -> rusqlite::Result<Vec<Found>> {
-    db.prepare_cached(DUE)?
+    db.prepare_cached(&DUE)?
         .query_map(params![service, now, at_most, claim.owner], |row| {
             let credential = row.get(0)?;
-            if let Some(fence) = row.get(1)? {
-                let token = ClaimToken { credential_row: credential, credential_id: row.get(3)?, fence };
-                return Ok(Found::Open(token, row.get::<_, Option<bool>>(8)?.unwrap_or(false)));
+            if let Some(fence) = row.get(AFTER_CLAIM)? {
+                let token = ClaimToken { credential_row: credential, credential_id: row.get(1)?, fence };
+                let own = row.get::<_, Option<bool>>(AFTER_CLAIM + 1)?.unwrap_or(false);
+                return Ok(Found::Open(token, own));
             }
-            let action = read_word(row, 2, Action::parse)?;
+            let action = read_word(row, AFTER_CLAIM + 2, Action::parse)?;
+            let pending: Option<u32> = row.get(11)?;
             let passage = claim.gate.judge(Due {
                 service,
                 action,
-                credential_id: row.get_ref(3)?.as_str()?,
-                expires: read_optional_millis(row, 4)?,
-                quiet_json: row.get_ref(5)?.as_str_or_null()?,
+                credential_id: row.get_ref(1)?.as_str()?,
+                expires: read_optional_millis(row, 22)?,
+                quiet_json: row.get_ref(17)?.as_str_or_null()?,
                 settings_json: row.get_ref(6)?.as_str()?,
                 private_hosts_json: row.get_ref(7)?.as_str()?,
-                method: row.get_ref(9)?.as_str_or_null()?,
-                due_at: read_millis(row, 10)?,
-                issued: read_millis(row, 11)?,
-                behind: &behind_rotation(db, credential, action, row.get(13)?)?,
-                waits_since: read_optional_millis(row, 12)?,
+                method: row.get_ref(8)?.as_str_or_null()?,
+                due_at: read_millis(row, AFTER_CLAIM + 3)?,
+                issued: read_millis(row, 13)?,
+                behind: &behind_rotation(db, credential, action, pending.is_some())?,
+                waits_since: read_optional_millis(row, AFTER_CLAIM + 4)?,
             });
-            Ok(Found::Due(credential, passage))
+            match passage {
+                Passage::Go(action) => Ok(Found::Due(Box::new(claim_from(row)?), action)),
+                passage => Ok(Found::Held(credential, passage)),
+            }
         })?
         .collect()
 }
@@ -796,7 +830,8 @@ pub(super) fn claim_one(
     {
         return Err(WriteError::Resting { credential_id: credential_id.to_owned(), rest });
     }
-    let claim = open_attempt(db, standing.row, action, owner, now, lease_until)?;
+    let claim =
+        open_attempt(db, Unopened::read(db, standing.row)?, action, owner, now, lease_until)?;
     Ok(Claim { forced, ..claim })
 }
 
@@ -848,26 +883,68 @@ pub(super) fn reclaim_interrupted(db: &Connection, owner: &str, lease_until: Mil
     open.into_iter().map(|credential| take_over(db, credential, owner, lease_until)).collect()
 }
 
+/// A credential as it stands before an attempt of it is opened, or under an open one.
+struct Unopened {
+    /// Without its secrets, and of the last attempt.
+    claim: Claim,
+    current: Option<u32>,
+    pending: Option<u32>,
+}
+
+impl Unopened {
+    fn read(db: &Connection, credential: i64) -> Written<Self> {
+        Ok(db.prepare_cached(&BY_ID)?.query_row([credential], claim_from)?)
+    }
+
+    /// Adds what lies in other tables.
+    fn complete(self, db: &Connection) -> Written<Claim> {
+        let Self { mut claim, current, pending } = self;
+        let credential = claim.token.credential_row;
+        if let Some(generation) = current {
+            claim.current = read_generation(db, credential, generation)?;
+        }
+        if let Some(generation) = pending {
+            claim.pending = read_generation(db, credential, generation)?;
+        }
+        let behind = behind_rotation(db, credential, claim.action, claim.pending.is_some())?;
+        claim.unacknowledged = behind.into_iter().map(|consumer| consumer.name).collect();
+        Ok(claim)
+    }
+}
+
+/// Three statements and no look at what they wrote: every attempt pays for them.
 fn open_attempt(
     db: &Connection,
-    credential: i64,
+    mut credential: Unopened,
     action: Action,
     owner: &str,
     now: Millis,
     lease_until: Millis,
 ) -> Written<Claim> {
-    db.prepare_cached(
-        "UPDATE credentials SET fence = fence + 1, attempt_number = attempt_number + 1 WHERE id = ?1",
-    )?
-    .execute([credential])?;
+    let claim = &mut credential.claim;
+    claim.action = action;
+    claim.started_at = now;
+    claim.attempt_number += 1;
+    claim.token.fence += 1;
+    let row = claim.token.credential_row;
+    db.prepare_cached("UPDATE credentials SET fence = ?2, attempt_number = ?3 WHERE id = ?1")?
+        .execute((row, claim.token.fence, claim.attempt_number))?;
     db.prepare_cached(
         "INSERT INTO journal (credential, attempt_number, fence, owner, lease_until, action,
              started_at, phase)
-         SELECT id, attempt_number, fence, ?2, ?3, ?4, ?5, 'claimed' FROM credentials WHERE id = ?1",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'claimed')",
     )?
-    .execute(params![credential, owner, millis(lease_until), action.as_str(), millis(now)])?;
-    lease_monitor(db, credential, lease_until)?;
-    read_claim(db, credential, false)
+    .execute(params![
+        row,
+        claim.attempt_number,
+        claim.token.fence,
+        owner,
+        millis(lease_until),
+        action.as_str(),
+        millis(now)
+    ])?;
+    lease_monitor(db, &claim.token.credential_id, lease_until)?;
+    credential.complete(db)
 }
 
 /// The same attempt under a new fence, for a new owner.
@@ -879,91 +956,60 @@ fn take_over(db: &Connection, credential: i64, owner: &str, lease_until: Millis)
          WHERE credential = ?1",
     )?
     .execute(params![credential, owner, millis(lease_until)])?;
-    lease_monitor(db, credential, lease_until)?;
-    read_claim(db, credential, true)
+    let mut open = Unopened::read(db, credential)?;
+    lease_monitor(db, &open.claim.token.credential_id, lease_until)?;
+    open.claim.interrupted = db
+        .prepare_cached(
+            "SELECT phase, method, commit_class, from_generation FROM journal WHERE credential = ?1",
+        )?
+        .query_row([credential], |row| {
+            Ok(Some(Interrupted {
+                phase: read_word(row, 0, Phase::parse)?,
+                method: row.get(1)?,
+                commit_class: read_optional_word(row, 2, CommitClass::parse)?,
+                from_generation: row.get(3)?,
+                action: open.claim.action,
+            }))
+        })?;
+    open.complete(db)
 }
 
-fn lease_monitor(db: &Connection, credential: i64, lease_until: Millis) -> Written<()> {
-    db.prepare_cached(
-        "UPDATE cookie_rotation_monitor SET next_due_at = ?2
-         WHERE cookie_id = (SELECT credential_id FROM credentials WHERE id = ?1)",
-    )?
-    .execute(params![credential, millis(lease_until)])?;
+fn lease_monitor(db: &Connection, credential_id: &str, lease_until: Millis) -> Written<()> {
+    db.prepare_cached("UPDATE cookie_rotation_monitor SET next_due_at = ?2 WHERE cookie_id = ?1")?
+        .execute(params![credential_id, millis(lease_until)])?;
     Ok(())
 }
 
-fn read_claim(db: &Connection, credential: i64, interrupted: bool) -> Written<Claim> {
-    let (mut claim, current, pending) = db
-        .prepare_cached(
-            "SELECT c.credential_id, c.fence, c.profile_id, c.service, c.settings_json,
-                    c.private_hosts_json, c.method, c.identity, j.attempt_number, j.started_at,
-                    j.action, c.current_generation, c.pending_generation, c.last_generation,
-                    c.rotated_at, c.validate_interval_seconds, m.consecutive_failures,
-                    m.last_verdict, m.expires_at, j.phase, j.method, j.commit_class,
-                    j.from_generation, c.max_age_seconds, c.doubtful_generation,
-                    c.idle_limit_seconds, c.quiet_json, c.restored_generation
-             FROM credentials c
-             JOIN journal j ON j.credential = c.id
-             JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
-             WHERE c.id = ?1",
-        )?
-        .query_row([credential], |row| claim_from(row, credential, interrupted))?;
-    if let Some(generation) = current {
-        claim.current = read_generation(db, credential, generation)?;
-    }
-    if let Some(generation) = pending {
-        claim.pending = read_generation(db, credential, generation)?;
-    }
-    let behind = behind_rotation(db, credential, claim.action, claim.pending.is_some())?;
-    claim.unacknowledged = behind.into_iter().map(|consumer| consumer.name).collect();
-    Ok(claim)
-}
-
-fn claim_from(
-    row: &Row<'_>,
-    credential: i64,
-    interrupted: bool,
-) -> rusqlite::Result<(Claim, Option<u32>, Option<u32>)> {
-    let action = read_word(row, 10, Action::parse)?;
+fn claim_from(row: &Row<'_>) -> rusqlite::Result<Unopened> {
     let claim = Claim {
-        token: ClaimToken { credential_row: credential, credential_id: row.get(0)?, fence: row.get(1)? },
-        profile_id: row.get(2)?,
-        service: row.get(3)?,
-        settings: read_json(row, 4)?,
-        private_hosts: read_json(row, 5)?,
-        method: row.get(6)?,
-        identity: row.get(7)?,
-        attempt_number: row.get(8)?,
-        started_at: read_millis(row, 9)?,
-        action,
+        token: ClaimToken { credential_row: row.get(0)?, credential_id: row.get(1)?, fence: row.get(2)? },
+        attempt_number: row.get(3)?,
+        profile_id: row.get(4)?,
+        service: row.get(5)?,
+        settings_json: row.get(6)?,
+        private_hosts_json: row.get(7)?,
+        method: row.get(8)?,
+        identity: row.get(9)?,
         current: None,
         pending: None,
-        next_generation: row.get::<_, u32>(13)? + 1,
-        rotated_at: read_millis(row, 14)?,
-        validate_interval_override: row.get(15)?,
-        max_age_override: row.get(23)?,
-        idle_limit_override: row.get(25)?,
-        quiet: read_optional_json(row, 26)?.unwrap_or_default(),
-        consecutive_failures: row.get(16)?,
-        last_verdict: row.get(17)?,
-        expires_at: read_optional_millis(row, 18)?,
+        next_generation: row.get::<_, u32>(12)? + 1,
+        rotated_at: read_millis(row, 13)?,
+        validate_interval_override: row.get(14)?,
+        max_age_override: row.get(15)?,
+        idle_limit_override: row.get(16)?,
+        quiet: read_optional_json(row, 17)?.unwrap_or_default(),
+        doubtful_generation: row.get(18)?,
+        restored_generation: row.get(19)?,
+        consecutive_failures: row.get(20)?,
+        last_verdict: row.get(21)?,
+        expires_at: read_optional_millis(row, 22)?,
+        started_at: read_optional_millis(row, 23)?.unwrap_or(0),
+        action: read_optional_word(row, 24, Action::parse)?.unwrap_or(Action::Validate),
         forced: false,
-        interrupted: if interrupted {
-            Some(Interrupted {
-                phase: read_word(row, 19, Phase::parse)?,
-                method: row.get(20)?,
-                commit_class: read_optional_word(row, 21, CommitClass::parse)?,
-                from_generation: row.get(22)?,
-                action,
-            })
-        } else {
-            None
-        },
-        doubtful_generation: row.get(24)?,
-        restored_generation: row.get(27)?,
+        interrupted: None,
         unacknowledged: Vec::new(),
     };
-    Ok((claim, row.get(11)?, row.get(12)?))
+    Ok(Unopened { claim, current: row.get(10)?, pending: row.get(11)? })
 }
 
 pub(super) fn renew(db: &Connection, tokens: &[ClaimToken], lease_until: Millis) -> Written<Vec<ClaimToken>> {
@@ -973,7 +1019,7 @@ pub(super) fn renew(db: &Connection, tokens: &[ClaimToken], lease_until: Millis)
             .prepare_cached("UPDATE journal SET lease_until = ?3 WHERE credential = ?1 AND fence = ?2")?
             .execute(params![token.credential_row, token.fence, millis(lease_until)])?;
         if renewed != 0 {
-            lease_monitor(db, token.credential_row, lease_until)?;
+            lease_monitor(db, &token.credential_id, lease_until)?;
             continue;
         }
         // An attempt may end while its renewal waits behind a slow commit: that is no loss.
@@ -1161,19 +1207,21 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
     }
     let report = db.last_insert_rowid();
 
+    // It may have been paused meanwhile.
+    let paused: bool = db
+        .prepare_cached("SELECT paused FROM credentials WHERE id = ?1")?
+        .query_row([credential], |row| row.get(0))?;
     db.prepare_cached(
         "UPDATE cookie_rotation_monitor
          SET last_status = ?3, last_verdict = ?4, last_message = ?5, last_attempt_at = ?6,
              last_success_at = CASE WHEN ?3 = 'success' THEN ?6 ELSE last_success_at END,
              consecutive_failures = ?7, expires_at = ?8,
-             next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN NULL ELSE ?9 END,
-             next_action = ?10, last_report_id = ?11, asked_until = ?12,
-             waits_since = CASE WHEN ?14 THEN NULL ELSE waits_since END,
-             next_reason = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN 'paused' ELSE ?13 END
+             next_due_at = ?9, next_action = ?10, last_report_id = ?11, asked_until = ?12,
+             waits_since = CASE WHEN ?1 THEN NULL ELSE waits_since END, next_reason = ?13
          WHERE cookie_id = ?2",
     )?
     .execute(params![
-        credential,
+        matches!(end.generations, GenerationChange::Promote(_)),
         end.token.credential_id,
         end.status.as_str(),
         end.verdict,
@@ -1181,12 +1229,11 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
         millis(end.finished_millis),
         end.monitor.consecutive_failures,
         end.monitor.expires_at.map(millis),
-        end.monitor.next_due_at.map(millis),
+        if paused { None } else { end.monitor.next_due_at.map(millis) },
         end.monitor.next_action.as_str(),
         report,
         end.monitor.asked_until.map(millis),
-        end.monitor.next_reason,
-        matches!(end.generations, GenerationChange::Promote(_)),
+        if paused { "paused" } else { &end.monitor.next_reason },
     ])?;
     Ok(report)
 }

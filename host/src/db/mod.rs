@@ -447,28 +447,30 @@ mod column {
         credential: i64,
         generation: u32,
     ) -> rusqlite::Result<Option<SealedGeneration>> {
-        let mut select = db
-            .prepare_cached("SELECT created_at FROM generations WHERE credential = ?1 AND generation = ?2")?;
-        let mut rows = select.query((credential, generation))?;
-        let Some(row) = rows.next()? else { return Ok(None) };
-        let created_at = read_millis(row, 0)?;
-
         let mut select = db.prepare_cached(
-            "SELECT key, sealed, fingerprint, expires_at, cookie_json FROM generation_keys
-             WHERE credential = ?1 AND generation = ?2 ORDER BY key",
+            "SELECT g.created_at, k.key, k.sealed, k.fingerprint, k.expires_at, k.cookie_json
+             FROM generations g
+             LEFT JOIN generation_keys k ON k.credential = g.credential AND k.generation = g.generation
+             WHERE g.credential = ?1 AND g.generation = ?2 ORDER BY k.key",
         )?;
-        let keys = select
-            .query_map((credential, generation), |row| {
-                Ok(SealedKey {
-                    name: row.get(0)?,
-                    sealed: row.get(1)?,
-                    fingerprint: row.get(2)?,
-                    expires: read_optional_millis(row, 3)?,
-                    cookie: read_optional_json(row, 4)?,
-                })
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        Ok(Some(SealedGeneration { generation, created_at, keys }))
+        let mut rows = select.query((credential, generation))?;
+        let mut found: Option<SealedGeneration> = None;
+        while let Some(row) = rows.next()? {
+            let created_at = read_millis(row, 0)?;
+            let found =
+                found.get_or_insert_with(|| SealedGeneration { generation, created_at, keys: Vec::new() });
+            // A generation without keys is one row of nothing else.
+            if let Some(name) = row.get(1)? {
+                found.keys.push(SealedKey {
+                    name,
+                    sealed: row.get(2)?,
+                    fingerprint: row.get(3)?,
+                    expires: read_optional_millis(row, 4)?,
+                    cookie: read_optional_json(row, 5)?,
+                });
+            }
+        }
+        Ok(found)
     }
 
     fn unreadable(index: usize, why: String) -> rusqlite::Error {

@@ -100,7 +100,7 @@ fn plan(db: &Connection, sql: &str, count: usize) -> String {
 #[test]
 fn a_claim_finds_what_is_due_by_index_probes_alone() {
     let (_folder, db) = queue(1_000);
-    for (sql, count) in [(DUE, 4), (NEXT_DUE, 1)] {
+    for (sql, count) in [(DUE.as_str(), 4), (NEXT_DUE, 1)] {
         let plan = plan(&db, sql, count);
         assert!(plan.lines().all(|line| line.starts_with("SEARCH")), "{plan}");
         assert!(plan.contains("monitor_by_due (service=?"), "{plan}");
@@ -111,7 +111,7 @@ fn a_claim_finds_what_is_due_by_index_probes_alone() {
 fn a_claim_of_nothing_costs_the_same_however_many_wait() {
     let steps = |count| {
         let (_folder, db) = queue(count);
-        let mut due = db.prepare(DUE).unwrap();
+        let mut due = db.prepare(&DUE).unwrap();
         let mut next = db.prepare(NEXT_DUE).unwrap();
         let mut rows = due.query(params!["service-07", T0 as i64, 64, "host"]).unwrap();
         assert!(rows.next().unwrap().is_none());

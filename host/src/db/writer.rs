@@ -119,8 +119,9 @@ pub struct Claim {
     pub token: ClaimToken,
     pub profile_id: Option<String>,
     pub service: String,
-    pub settings: Vec<(String, String)>,
-    pub private_hosts: Vec<String>,
+    /// JSON, as they are stored: what follows from them is known by this text.
+    pub settings_json: String,
+    pub private_hosts_json: String,
     /// The operator's pick among the provider's methods.
     pub method: Option<String>,
     /// The account the credential is pinned to.

@@ -110,6 +110,9 @@ pub enum ManifestError {
 /// Why the operator's settings don't fit a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SettingsError {
+    #[error("what the database has for settings can't be read: {0}")]
+    Unreadable(String),
+
     #[error("unknown setting {}; known: {}{}", shown(.name), listed(.known), did_you_mean(.nearest))]
     Unknown { name: String, known: Vec<String>, nearest: Option<String> },
 

@@ -116,7 +116,7 @@ impl<'a> Attempt<'a> {
         })?;
         let resolved = engine
             .resolved
-            .get(&provider, &claim.settings, &claim.private_hosts)
+            .get(&provider, &claim.settings_json, &claim.private_hosts_json)
             .map_err(|error| format!("the settings no longer fit the plugin: {error}"))?;
         let open = |sealed: &SealedGeneration| {
             open_jar(&engine.vault, &claim.token.credential_id, sealed).map_err(|error| error.to_string())

@@ -361,9 +361,7 @@ impl Rotation {
 
     fn resolved_of(&self, due: &Due<'_>) -> Option<Arc<Resolved>> {
         let provider = self.providers.get(due.service)?;
-        let settings: Vec<(String, String)> = serde_json::from_str(due.settings_json).ok()?;
-        let private_hosts: Vec<String> = serde_json::from_str(due.private_hosts_json).ok()?;
-        self.resolved.get(&provider, &settings, &private_hosts).ok()
+        self.resolved.get(&provider, due.settings_json, due.private_hosts_json).ok()
     }
 
     fn left_alone(&self, due: Due<'_>, at: Millis) -> Option<(String, Millis)> {

@@ -2,6 +2,8 @@
 //! and what it asks for is shown, with a reference in place of every secret. No value is opened
 //! for it, nothing is sent, and nothing is written: no attempt, no report, no generation.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::Rotation;
@@ -12,6 +14,7 @@ use crate::db::writer::{PREVIOUS_KEPT, WriteError};
 use crate::egress::preview::{self, Held, Masked};
 use crate::protocol::{Answer, Call, Context, KeyState, Outcome};
 use crate::provider::{CommitClass, ResolvedMethod};
+use crate::registry::manifest;
 use crate::report::iso8601;
 use crate::supervisor::CallEvent;
 
@@ -122,9 +125,8 @@ impl Rotation {
         let provider =
             self.providers.get(&row.service).ok_or_else(|| PlanError::NoPlugin(row.service.clone()))?;
         let settings: Vec<_> = row.settings.clone().into_iter().collect();
-        let resolved = self
-            .resolved
-            .get(&provider, &settings, &row.private_hosts)
+        let resolved = manifest::resolve(&provider.manifest, &settings, &row.private_hosts)
+            .map(Arc::new)
             .map_err(|error| PlanError::Unfit(format!("the settings no longer fit the plugin: {error}")))?;
         let method = match &row.method {
             Some(name) => {

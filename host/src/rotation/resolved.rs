@@ -12,11 +12,12 @@ use crate::registry::manifest::{self, SettingsError};
 /// pays a few microseconds an attempt.
 const KEPT: usize = 4_096;
 
-/// The plugin's digest, the settings and the hosts that may be private.
-type Name = (String, Vec<(String, String)>, Vec<String>);
+/// By the plugin's digest, the settings and the hosts that may be private, the latter two as the
+/// database has them: nothing is read or copied to find what is known.
+type Known = HashMap<String, HashMap<String, HashMap<String, Arc<Resolved>>>>;
 
 #[derive(Debug, Default)]
-pub struct ResolvedSettings(Mutex<HashMap<Name, Arc<Resolved>>>);
+pub struct ResolvedSettings(Mutex<(Known, usize)>);
 
 impl ResolvedSettings {
     /// # Errors
@@ -24,20 +25,31 @@ impl ResolvedSettings {
     pub fn get(
         &self,
         provider: &ActiveProvider,
-        settings: &[(String, String)],
-        private_hosts: &[String],
+        settings_json: &str,
+        private_hosts_json: &str,
     ) -> Result<Arc<Resolved>, SettingsError> {
-        let name = (provider.digest.clone(), settings.to_vec(), private_hosts.to_vec());
-        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&name) {
-            return Ok(Arc::clone(known));
+        let hold = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = {
+            let kept = hold();
+            let of_plugin = kept.0.get(&provider.digest);
+            of_plugin.and_then(|known| known.get(settings_json)?.get(private_hosts_json)).map(Arc::clone)
+        };
+        if let Some(known) = known {
+            return Ok(known);
         }
-        let resolved = Arc::new(manifest::resolve(&provider.manifest, settings, private_hosts)?);
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= KEPT {
+        let unreadable = |error: serde_json::Error| SettingsError::Unreadable(error.to_string());
+        let settings: Vec<(String, String)> = serde_json::from_str(settings_json).map_err(unreadable)?;
+        let private_hosts: Vec<String> = serde_json::from_str(private_hosts_json).map_err(unreadable)?;
+        let resolved = Arc::new(manifest::resolve(&provider.manifest, &settings, &private_hosts)?);
+        let mut kept = hold();
+        if kept.1 >= KEPT {
             // Rare enough that the simplest eviction will do.
-            kept.clear();
+            *kept = Default::default();
         }
-        kept.insert(name, Arc::clone(&resolved));
+        kept.1 += 1;
+        let of_plugin = kept.0.entry(provider.digest.clone()).or_default();
+        let of_settings = of_plugin.entry(settings_json.to_owned()).or_default();
+        of_settings.insert(private_hosts_json.to_owned(), Arc::clone(&resolved));
         Ok(resolved)
     }
 }

@@ -18,6 +18,7 @@ use crate::egress::seen::Last;
 use crate::egress::{Exchange, redact_text};
 use crate::limits;
 use crate::protocol::{Answer, Call, KeyState, Verdict};
+use crate::registry::manifest;
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,9 +55,8 @@ impl Rotation {
         let provider =
             self.providers.get(&row.service).ok_or_else(|| PlanError::NoPlugin(row.service.clone()))?;
         let settings: Vec<_> = row.settings.clone().into_iter().collect();
-        let resolved = self
-            .resolved
-            .get(&provider, &settings, &row.private_hosts)
+        let resolved = manifest::resolve(&provider.manifest, &settings, &row.private_hosts)
+            .map(Arc::new)
             .map_err(|error| PlanError::Unfit(format!("the settings no longer fit the plugin: {error}")))?;
         let jar = self.made_up(&generations)?;
         // No end is known of what was made up, or a provider could go by that alone.
