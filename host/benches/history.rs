@@ -331,7 +331,7 @@ fn end_of(claim: keywheel::db::writer::Claim) -> Finish {
     };
     Finish {
         token: claim.token,
-        report,
+        report: report.into(),
         verdict: "valid".into(),
         monitor: MonitorUpdate {
             next_reason: String::from("after its interval"),

@@ -358,7 +358,7 @@ async fn reports(host: &Host) -> f64 {
                     };
                     let end = Finish {
                         token: claim.token,
-                        report,
+                        report: report.into(),
                         verdict: "valid".into(),
                         monitor,
                         generations: GenerationChange::None,

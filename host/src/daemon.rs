@@ -399,7 +399,7 @@ impl Host {
             }
             Operation::CredentialRun { credential_id, action, now } => {
                 let report = self.rotation.run_one_now(&credential_id, action, now).await?;
-                Ok(Outcome::Report(Box::new(report)))
+                Ok(Outcome::Report(Box::new(Arc::unwrap_or_clone(report))))
             }
             Operation::WorkerTokenCreate { service, name, expires_seconds } => {
                 let token = self.create_worker_token(service, name, expires_seconds).await?;

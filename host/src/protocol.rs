@@ -185,7 +185,7 @@ pub enum Call {
 /// What came of a call whose guest returned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    Described(Manifest),
+    Described(Box<Manifest>),
     Validated(Verdict),
     Rotated(Outcome),
 }

@@ -5,7 +5,7 @@
 //! Fencing: whatever belongs to an attempt compares its token with the journal row of the open
 //! attempt. A token from before a newer claim finds no such row and changes nothing.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -22,7 +22,7 @@ use super::writer::{
 use super::{Action, Actor, AuditEntry, Phase, SealedKey, Signer, TrustedKey};
 use crate::credential::Millis;
 use crate::provider::{CommitClass, Manifest};
-use crate::report::{Status, iso8601, parse_iso8601};
+use crate::report::{Report, iso8601, parse_iso8601};
 
 type Written<T> = Result<T, WriteError>;
 
@@ -1116,15 +1116,8 @@ pub(super) fn store_pending(
 /// A `Finish` whose text columns were made on the caller's thread.
 pub(super) struct FinishRow {
     pub token: ClaimToken,
-    pub profile_id: Option<String>,
-    pub service: String,
-    pub validate_url: String,
+    pub report: Arc<Report>,
     pub cookie_keys_json: String,
-    pub status: Status,
-    pub message: Option<String>,
-    pub attempt_number: u32,
-    pub started_at: String,
-    pub finished_at: String,
     pub finished_millis: Millis,
     pub created_at: String,
     pub idempotency_key: String,
@@ -1141,7 +1134,7 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
     let credential = end.token.credential_row;
     let closed = db
         .prepare_cached("DELETE FROM journal WHERE credential = ?1 AND fence = ?2 AND attempt_number = ?3")?
-        .execute(params![credential, end.token.fence, end.attempt_number])?;
+        .execute(params![credential, end.token.fence, end.report.attempt_number])?;
     if closed == 0 {
         return finish_again(db, end);
     }
@@ -1183,15 +1176,15 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
     let mut insert_at = |started_at: &str| {
         insert.execute(params![
             end.token.credential_id,
-            end.profile_id,
-            end.service,
-            end.validate_url,
+            end.report.profile_id,
+            end.report.service,
+            end.report.validate_url,
             end.cookie_keys_json,
-            end.status.as_str(),
-            end.message,
-            end.attempt_number,
+            end.report.status.as_str(),
+            end.report.message,
+            end.report.attempt_number,
             started_at,
-            end.finished_at,
+            end.report.finished_at,
             end.created_at,
             end.idempotency_key,
             end.meta_json,
@@ -1199,11 +1192,11 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
     };
     // The attempt was open until now, so a report in its place is an external worker's, by
     // accident or on purpose. It must not keep the attempt from its end.
-    let mut started = parse_iso8601(&end.started_at).unwrap_or(0);
-    let mut inserted = insert_at(&end.started_at)?;
-    while inserted == 0 {
-        started += 1;
-        inserted = insert_at(&iso8601(started))?;
+    if insert_at(&end.report.started_at)? == 0 {
+        let mut started = parse_iso8601(&end.report.started_at).unwrap_or(0) + 1;
+        while insert_at(&iso8601(started))? == 0 {
+            started += 1;
+        }
     }
     let report = db.last_insert_rowid();
 
@@ -1223,9 +1216,9 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
     .execute(params![
         matches!(end.generations, GenerationChange::Promote(_)),
         end.token.credential_id,
-        end.status.as_str(),
+        end.report.status.as_str(),
         end.verdict,
-        end.message,
+        end.report.message,
         millis(end.finished_millis),
         end.monitor.consecutive_failures,
         end.monitor.expires_at.map(millis),
@@ -1247,7 +1240,7 @@ fn finish_again(db: &Connection, end: &FinishRow) -> Written<i64> {
              WHERE cookie_id = ?1 AND attempt_number = ?2 AND idempotency_key = ?3
                AND worker_token IS NULL",
         )?
-        .query_row(params![end.token.credential_id, end.attempt_number, end.idempotency_key], |row| {
+        .query_row(params![end.token.credential_id, end.report.attempt_number, end.idempotency_key], |row| {
             row.get(0)
         })
         .optional()?;
@@ -1261,7 +1254,7 @@ fn finish_again(db: &Connection, end: &FinishRow) -> Written<i64> {
     match open {
         Some(attempt) => Err(WriteError::Invalid(format!(
             "the report is of attempt {}, the open one is {attempt}",
-            end.attempt_number
+            end.report.attempt_number
         ))),
         None => Err(fenced(&end.token)),
     }

@@ -359,7 +359,7 @@ pub struct NewGeneration {
 #[derive(Debug, Clone)]
 pub struct Finish {
     pub token: ClaimToken,
-    pub report: Report,
+    pub report: Arc<Report>,
     pub verdict: String,
     pub monitor: MonitorUpdate,
     pub generations: GenerationChange,
@@ -778,15 +778,8 @@ pub(super) fn finish_row(end: Finish, at: Millis) -> Result<FinishRow, WriteErro
     let idempotency_key = report.idempotency_key();
     Ok(FinishRow {
         token,
-        profile_id: report.profile_id,
-        service: report.service,
-        validate_url: report.validate_url,
+        report,
         cookie_keys_json,
-        status: report.status,
-        message: report.message,
-        attempt_number: report.attempt_number,
-        started_at: report.started_at,
-        finished_at: report.finished_at,
         finished_millis,
         created_at: iso8601(at),
         idempotency_key,

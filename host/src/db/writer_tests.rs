@@ -141,7 +141,7 @@ fn credential(id: &str, service: &str) -> NewCredential {
 fn end_of(claim: &Claim) -> Finish {
     Finish {
         token: claim.token.clone(),
-        report: Report {
+        report: Arc::new(Report {
             cookie_id: claim.token.credential_id.clone(),
             profile_id: claim.profile_id.clone(),
             service: claim.service.clone(),
@@ -153,7 +153,7 @@ fn end_of(claim: &Claim) -> Finish {
             finished_at: iso8601(claim.started_at + 20),
             attempt_number: claim.attempt_number,
             meta: serde_json::Map::from_iter([(String::from("verdict"), "valid".into())]),
-        },
+        }),
         verdict: String::from("valid"),
         monitor: MonitorUpdate {
             consecutive_failures: 0,
@@ -268,14 +268,14 @@ async fn an_attempt_ends_in_one_report_and_a_second_delivery_answers_as_the_firs
     let first = home.writer.finish(end_of(&claim)).await.unwrap();
 
     let mut again = end_of(&claim);
-    again.report.status = Status::Failed;
+    Arc::make_mut(&mut again.report).status = Status::Failed;
     again.monitor.consecutive_failures = 9;
     assert_eq!(home.writer.finish(again).await.unwrap(), first);
 
     let reader = home.reader();
     let reports = reader.reports(&ReportFilter::default()).unwrap();
     let [row] = reports.as_slice() else { panic!("{reports:?}") };
-    assert_eq!((row.id, &row.report), (first, &end_of(&claim).report));
+    assert_eq!((row.id, &row.report), (first, &*end_of(&claim).report));
     assert_eq!(reader.report(first).unwrap().as_ref(), Some(row));
     let stored = reader.credential("shop-1").unwrap().unwrap();
     assert_eq!(stored.monitor.last_status, Some(Status::Success));
@@ -309,7 +309,7 @@ async fn an_external_report_in_an_attempts_place_keeps_it_from_nothing_and_both_
     let claim = home.claim("ann", Action::Validate).await;
     let end = end_of(&claim);
     // By accident, or by somebody who knows when the next attempt begins: three places in a row.
-    let mut forged = end.report.clone();
+    let mut forged = Report::clone(&end.report);
     let mut ids = HashSet::new();
     for moved in 0..3 {
         forged.started_at = iso8601(T0 + moved);
@@ -344,7 +344,7 @@ async fn an_external_report_moves_a_credential_forward_only_and_late_failures_co
             started_at: iso8601(finished - 1),
             finished_at: iso8601(finished),
             status,
-            ..template.clone()
+            ..Report::clone(&template)
         };
         home.writer.accept_report(external("t1", report)).await.unwrap();
         let monitor = home.reader().credential("ann").unwrap().unwrap().monitor;
@@ -378,7 +378,7 @@ async fn what_one_token_may_bring_is_bounded_and_a_revoked_one_brings_nothing() 
     token(&home, "t2", "shop").await;
     home.add("other", "shop").await;
     let template = end_of(&home.claim("other", Action::Validate).await).report;
-    let report = |id: String| Report { cookie_id: id, ..template.clone() };
+    let report = |id: String| Report { cookie_id: id, ..Report::clone(&template) };
     let most = limits::EXTERNAL_CREDENTIALS_PER_TOKEN;
     home.writer
         .run(move |db| {
@@ -551,7 +551,7 @@ async fn after_a_clock_was_ahead_what_it_made_due_comes_nearer_and_nothing_else(
     // Ended by the right clock, and by one that is an hour ahead.
     let end = |claim: &Claim, finished: Millis, verdict: &str| {
         let mut end = end_of(claim);
-        end.report.finished_at = iso8601(finished);
+        Arc::make_mut(&mut end.report).finished_at = iso8601(finished);
         end.verdict = verdict.to_owned();
         end.monitor.next_due_at = Some(finished + 90_000);
         end
@@ -591,7 +591,7 @@ async fn by_how_much_the_clock_was_ahead_need_not_be_known() {
     home.add("shop-1", "shop").await;
     let claim = home.claim("shop-1", Action::Validate).await;
     let mut end = end_of(&claim);
-    end.report.finished_at = iso8601(T0 + 3_600_000);
+    Arc::make_mut(&mut end.report).finished_at = iso8601(T0 + 3_600_000);
     end.monitor.next_due_at = Some(T0 + 3_600_000 + 90_000);
     home.writer.finish(end).await.unwrap();
     assert_eq!(home.writer.set_back("host-a", T0, None).await.unwrap(), 1);
@@ -729,7 +729,7 @@ async fn a_promotion_of_what_is_not_pending_changes_nothing() {
         assert!(matches!(error, Err(WriteError::Invalid(_))), "{error:?}");
     }
     let mut of_another = end_of(&claim);
-    of_another.report.attempt_number = 8;
+    Arc::make_mut(&mut of_another.report).attempt_number = 8;
     assert!(matches!(home.writer.finish(of_another).await, Err(WriteError::Invalid(_))));
     assert_eq!(home.rows("cookie_rotation_reports").await, 0);
     assert_eq!(home.rows("journal").await, 1, "the attempt is still open");
@@ -1013,7 +1013,7 @@ async fn reports_are_found_by_credential_service_status_time_and_place() {
             let claim = home.claim(id, Action::Validate).await;
             let mut end = end_of(&claim);
             if number == 2 {
-                end.report.status = Status::Unreachable;
+                Arc::make_mut(&mut end.report).status = Status::Unreachable;
             }
             home.writer.finish(end).await.unwrap();
         }

@@ -376,20 +376,22 @@ impl Egress {
         response: &reqwest::Response,
         sent: Millis,
     ) -> Option<i64> {
-        let origin = policy::origin(url, &exchange.resolved.origins).ok()?.to_string();
+        let origin = policy::origin(url, &exchange.resolved.origins).ok()?;
         let (headers, received) = (response.headers(), exchange.now());
-        if !exchange.service.is_empty() {
+        let status = response.status().as_u16();
+        // Nearly always there is nothing to note, and nothing that it could lift.
+        if !exchange.service.is_empty() && (status == 429 || self.is_restrained()) {
             self.restraints().hear(
                 &exchange.service,
-                &origin,
-                response.status().as_u16(),
+                &origin.to_string(),
+                status,
                 clock::retry_after(headers, received),
                 received,
             );
         }
         let ahead = clock::ahead(headers, sent, received)?;
         let mut clocks = self.clocks();
-        clocks.hear(&origin, ahead, received);
+        clocks.hear(&origin.to_string(), ahead, received);
         match clocks.news(received) {
             Some(Some(behind)) => tracing::warn!(
                 seconds = behind / 1_000,
@@ -422,7 +424,8 @@ impl Egress {
     /// Whether one of a service's origins is to be left alone now, which, and when the caller may
     /// come back.
     pub fn hold(&self, service: &str, origins: &[AllowedOrigin], now: Millis) -> Option<(String, Millis)> {
-        self.restraints().hold(service, &texts(origins), now)
+        let mut restraints = self.restraints();
+        if restraints.is_empty() { None } else { restraints.hold(service, &texts(origins), now) }
     }
 
     /// Whether one of a service's origins answered 429 since then, and what it asked for.
@@ -432,7 +435,8 @@ impl Egress {
         origins: &[AllowedOrigin],
         since: Millis,
     ) -> Option<Option<Millis>> {
-        self.restraints().heard_since(service, &texts(origins), since)
+        let restraints = self.restraints();
+        if restraints.is_empty() { None } else { restraints.heard_since(service, &texts(origins), since) }
     }
 
     /// The clock was set back by so much.

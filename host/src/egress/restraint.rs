@@ -80,9 +80,6 @@ impl Restraints {
 
     /// Whether a service's origin answered 429 since then, and what it asked for.
     pub fn heard_since(&self, service: &str, origins: &[String], since: Millis) -> Option<Option<Millis>> {
-        if self.0.is_empty() {
-            return None;
-        }
         let known = origins.iter().filter_map(|origin| self.0.get(&(service.to_owned(), origin.clone())));
         known.filter(|known| known.heard >= since).map(|known| known.asked).max()
     }

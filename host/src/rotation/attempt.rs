@@ -58,7 +58,7 @@ pub struct Attempt<'a> {
 ///
 /// # Errors
 /// Where something can't be written; the claim's journal row then leads to its recovery.
-pub async fn run(engine: &Rotation, claim: Claim) -> Result<Report, WriteError> {
+pub async fn run(engine: &Rotation, claim: Claim) -> Result<Arc<Report>, WriteError> {
     crash::point("attempt.claimed");
     let began = Instant::now();
     let trace = begin_trace(&claim);
@@ -78,7 +78,11 @@ fn begin_trace(claim: &Claim) -> Trace {
     trace
 }
 
-async fn run_to_report(engine: &Rotation, claim: &Claim, trace: &Trace) -> Result<Report, WriteError> {
+async fn run_to_report(
+    engine: &Rotation,
+    claim: &Claim,
+    trace: &Trace,
+) -> Result<Arc<Report>, WriteError> {
     match Attempt::prepare(engine, claim, trace) {
         Ok(mut attempt) => {
             let conclusion = attempt.conclude().await?;
@@ -283,11 +287,16 @@ impl<'a> Attempt<'a> {
         deadline: Instant,
         step: &Span,
     ) -> Result<Ended, WriteError> {
+        // One timer for the whole call.
+        let mut over = std::pin::pin!(tokio::time::sleep_until(deadline));
         loop {
-            let event = match tokio::time::timeout_at(deadline, running.next()).await {
-                Ok(Ok(event)) => event,
-                Ok(Err(error)) => return Ok(Ended::Lost(error.to_string())),
-                Err(_) => {
+            let event = tokio::select! {
+                biased;
+                event = running.next() => match event {
+                    Ok(event) => event,
+                    Err(error) => return Ok(Ended::Lost(error.to_string())),
+                },
+                () = &mut over => {
                     return Ok(Ended::Lost(format!("the call took over {} s", limits::CALL_WALL.as_secs())));
                 }
             };
@@ -455,7 +464,7 @@ async fn finish(
     trace: &Trace,
     attempt: Option<Attempt<'_>>,
     conclusion: Conclusion,
-) -> Result<Report, WriteError> {
+) -> Result<Arc<Report>, WriteError> {
     let Conclusion { verdict, change, jar, promoted, faulted, in_doubt, touched, path, answer, requested } =
         conclusion;
     let finished = now();
@@ -523,7 +532,7 @@ async fn finish(
         }),
         spread: spread(&claim.token.credential_id, claim.attempt_number),
     });
-    let report = Report {
+    let report = Arc::new(Report {
         cookie_id: claim.token.credential_id.clone(),
         profile_id: claim.profile_id.clone(),
         service: claim.service.clone(),
@@ -541,10 +550,10 @@ async fn finish(
         finished_at: iso8601(finished),
         attempt_number: claim.attempt_number,
         meta: meta(claim, attempt.as_ref(), &verdict, promoted, change, in_doubt, &path, &answer),
-    };
+    });
     let end = Finish {
         token: claim.token.clone(),
-        report: report.clone(),
+        report: Arc::clone(&report),
         verdict: verdict.as_str().to_owned(),
         monitor: MonitorUpdate {
             consecutive_failures: failures,

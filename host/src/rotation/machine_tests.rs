@@ -666,7 +666,7 @@ impl<'d> World<'d> {
         };
         let end = Finish {
             token: run.claim.token.clone(),
-            report: Report {
+            report: Arc::new(Report {
                 cookie_id: "ann".into(),
                 profile_id: None,
                 service: "shop".into(),
@@ -678,7 +678,7 @@ impl<'d> World<'d> {
                 finished_at: iso8601(finished),
                 attempt_number: run.claim.attempt_number,
                 meta: serde_json::Map::new(),
-            },
+            }),
             verdict: conclusion.verdict.as_str().to_owned(),
             monitor: MonitorUpdate {
                 consecutive_failures: u32::from(!alive),

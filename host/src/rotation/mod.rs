@@ -381,9 +381,14 @@ impl Rotation {
     ///
     /// # Errors
     /// Where the database refused the report.
-    pub async fn run(&self, claim: Claim) -> Result<Report, WriteError> {
+    pub async fn run(&self, claim: Claim) -> Result<Arc<Report>, WriteError> {
+        self.hold().insert(claim.token.credential_id.clone(), Held::new(&claim));
+        self.run_held(claim).await
+    }
+
+    /// The same for one that is registered as in flight already.
+    async fn run_held(&self, claim: Claim) -> Result<Arc<Report>, WriteError> {
         let id = claim.token.credential_id.clone();
-        self.hold().insert(id.clone(), Held::new(&claim));
         let held = InFlight { engine: self, id: &id };
         let result = attempt::run(self, claim).await;
         drop(held);
@@ -410,7 +415,7 @@ impl Rotation {
         self: &Arc<Self>,
         credential_id: &str,
         action: Action,
-    ) -> Result<Report, WriteError> {
+    ) -> Result<Arc<Report>, WriteError> {
         self.run_one_now(credential_id, action, false).await
     }
 
@@ -423,7 +428,7 @@ impl Rotation {
         credential_id: &str,
         action: Action,
         forced: bool,
-    ) -> Result<Report, WriteError> {
+    ) -> Result<Arc<Report>, WriteError> {
         let _ours = Asked::new(self, credential_id);
         let (engine, at) = (Arc::clone(self), now());
         let gate = Gate::new(move |due| engine.judge_by_hand(due, at));
@@ -484,10 +489,11 @@ impl Rotation {
         // Registered here and not in the task, so that the next quota already counts it.
         self.hold().insert(claim.token.credential_id.clone(), Held::new(&claim));
         let engine = Arc::clone(self);
-        running.spawn(async move {
+        // Boxed before it is handed over: it is large, and a spawn moves what it gets several times.
+        running.spawn(Box::pin(async move {
             // The error was logged where it happened, and the journal row leads to recovery.
-            let _ = engine.run(claim).await;
-        });
+            let _ = engine.run_held(claim).await;
+        }));
     }
 
     /// Claims what is due within the free capacity. Returns how long nothing will be.

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::inbox::{Events, Teller, inbox};
 use crate::limits;
 use crate::protocol::{
     self, Answer, CallId, Fault, FromWorker, HttpError, HttpRequest, LogLevel, Outcome, Part, ToWorker, Used,
@@ -61,7 +62,7 @@ struct Calls {
 /// What one call said, and may still say.
 #[derive(Debug)]
 struct OpenCall {
-    events: mpsc::Sender<CallEvent>,
+    events: Teller,
     used: Arc<OnceLock<Used>>,
     /// It asked and has no answer yet: no guest can ask again before.
     asking: bool,
@@ -101,14 +102,14 @@ impl HostLink {
 
     /// Registers a call before it is sent, so that no answer can come unexpected. None: the
     /// worker is gone.
-    pub fn register(&self) -> Option<(CallId, mpsc::Receiver<CallEvent>)> {
+    pub fn register(&self) -> Option<(CallId, Events)> {
         self.register_with(Arc::default())
     }
 
     /// As `register`; what the call used is there when it has ended.
-    pub fn register_with(&self, used: Arc<OnceLock<Used>>) -> Option<(CallId, mpsc::Receiver<CallEvent>)> {
+    pub fn register_with(&self, used: Arc<OnceLock<Used>>) -> Option<(CallId, Events)> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (events, received) = mpsc::channel(CALL_QUEUE);
+        let (events, received) = inbox();
         let call = OpenCall { events, used, asking: false, questions: 0, log_bytes: 0 };
         hold(&self.calls).as_mut()?.open.insert(id, call);
         Some((id, received))
@@ -244,7 +245,7 @@ impl HostLink {
                 if call.log_bytes > limits::CALL_LOG_FLOOD {
                     return Err(format!("call {id} floods the host with log lines"));
                 }
-                if call.events.capacity() <= KEPT_FREE {
+                if call.events.waiting() >= CALL_QUEUE - KEPT_FREE {
                     return Ok(());
                 }
                 CallEvent::Log(level, message)
@@ -278,15 +279,15 @@ impl HostLink {
             FromWorker::Announce { .. } | FromWorker::Unfit(_) => return Ok(()),
         };
         let last = matches!(event, CallEvent::Finished(_));
-        let sent = call.events.try_send(event).or_else(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Err(format!("call {id} floods the host")),
-            // The attempt gave up on the call; its cancellation is on the way.
-            mpsc::error::TrySendError::Closed(_) => Ok(()),
-        });
+        if call.events.waiting() >= CALL_QUEUE {
+            return Err(format!("call {id} floods the host"));
+        }
+        // Where the attempt gave up on the call its cancellation is on the way.
+        call.events.tell(event);
         if last {
             calls.open.remove(&id);
         }
-        sent
+        Ok(())
     }
 
     /// Answers what is too large to be handed on. A plugin can ask such a thing, so it is no

@@ -3,6 +3,7 @@
 //! when it keeps dying. Knows nothing of credentials, HTTP or the database: a call's questions
 //! go to whoever started the call.
 
+mod inbox;
 pub mod link;
 pub mod probe;
 pub mod restart_policy;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::credential::{Millis, now};
 use crate::limits;
@@ -28,6 +29,7 @@ use crate::protocol::{
     PoolShape, Require, ToWorker, Used,
 };
 use crate::provider::Manifest;
+use inbox::Events;
 pub use link::CallEvent;
 use link::{HostLink, LinkEnd};
 use restart_policy::{Decision, RestartPolicy};
@@ -300,7 +302,7 @@ impl Supervisor {
             };
             loop {
                 match running.next().await? {
-                    CallEvent::Finished(Ok(protocol::Answer::Described(manifest))) => return Ok(manifest),
+                    CallEvent::Finished(Ok(protocol::Answer::Described(manifest))) => return Ok(*manifest),
                     CallEvent::Finished(Ok(_)) => {
                         return Err(CallError::Unfit("it answered another call".into()));
                     }
@@ -663,7 +665,7 @@ impl Worker {
 #[derive(Debug)]
 pub struct RunningCall {
     id: CallId,
-    events: mpsc::Receiver<CallEvent>,
+    events: Events,
     used: Arc<OnceLock<Used>>,
     worker: Arc<Worker>,
     finished: bool,
@@ -678,7 +680,7 @@ impl RunningCall {
     /// # Errors
     /// `Died` where the worker is gone.
     pub async fn next(&mut self) -> Result<CallEvent, CallError> {
-        match self.events.recv().await {
+        match self.events.next().await {
             Some(event) => {
                 if let CallEvent::Finished(result) = &event {
                     self.finished = true;

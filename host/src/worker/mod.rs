@@ -213,7 +213,7 @@ async fn run_in(
     match call {
         Call::Describe => {
             let manifest = exports.call_describe(&mut store).await.map_err(fault)?;
-            Ok(Answer::Described(convert::manifest(manifest)))
+            Ok(Answer::Described(Box::new(convert::manifest(manifest))))
         }
         Call::Validate(context) => {
             let context = convert::context(context);

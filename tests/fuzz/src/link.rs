@@ -39,7 +39,7 @@ async fn converse(input: &[u8]) {
     link.close();
     for (_, mut events) in calls {
         let (mut finished, mut asked) = (false, 0);
-        while let Ok(event) = events.try_recv() {
+        while let Some(event) = events.next().await {
             assert!(!finished, "an event after the call's end");
             match event {
                 CallEvent::Finished(_) => finished = true,

@@ -121,7 +121,9 @@ async fn goes_in_and_comes_out(database: &Database, input: Input) {
 
     let claim =
         writer.claim_one(id, Action::Rotate, id, NOW, NOW + 1, true).await.expect("nobody else has it");
-    assert_eq!(claim.settings, new.settings);
+    let settings: Vec<(String, String)> =
+        serde_json::from_str(&claim.settings_json).expect("as it was written");
+    assert_eq!(settings, new.settings);
     let method = new.method.as_deref().unwrap_or(id);
     writer.journal_rotation(&claim.token, method, CommitClass::Grace, 1).await.expect("the claim holds");
     writer.store_pending(&claim.token, 2, keys.clone()).await.expect("the claim holds");
@@ -142,7 +144,7 @@ async fn goes_in_and_comes_out(database: &Database, input: Input) {
     };
     let end = Finish {
         token: claim.token,
-        report: report.clone(),
+        report: std::sync::Arc::new(report.clone()),
         verdict: method.to_owned(),
         monitor: MonitorUpdate {
             consecutive_failures: 0,
