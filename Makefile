@@ -117,6 +117,7 @@ size:
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
+	cargo clippy --locked -p keywheel --lib --bins --no-default-features -- -D warnings
 	cargo clippy --locked --target $(WASM) $(PROVIDERS) --lib -- -D warnings
 	cargo clippy --locked --target $(WASM) -p keywheel-guests --examples -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps -p keywheel-sdk

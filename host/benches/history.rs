@@ -126,7 +126,8 @@ fn fill(folder: &Path, path: &Path, reports: u64) {
             let credential = n * 7_919 % CREDENTIALS;
             let (id, attempt) = (name(credential), n / CREDENTIALS + 1);
             let at = begin + n * SPAN / reports;
-            let failed = credential.is_multiple_of(FAILING) && attempt > reports / CREDENTIALS - u64::from(FAILED);
+            let failed =
+                credential.is_multiple_of(FAILING) && attempt > reports / CREDENTIALS - u64::from(FAILED);
             let started = iso8601(at);
             report
                 .execute(params![
