@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plugins langs peers build deb demo test soak fuzz bench lint clean
+.PHONY: help setup plugins langs peers build deb demo test soak fuzz bench size lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := wasm32-wasip2
@@ -30,6 +30,7 @@ help:
 	  'make soak     random kills under full load, for $(SOAK_SECONDS) seconds' \
   'make fuzz     libFuzzer on each target of tests/fuzz, $(FUZZ_SECONDS) seconds each' \
 	  'make bench    the numbers, into $(TARGET)/bench/summary.json' \
+	  'make size     what the build weighs, into the same file; with COLD=1 also how long it takes anew' \
 	  'make lint     formatting, clippy and documentation, warnings denied' \
 	  'make build    the release binary and the plugins' \
 	  'make deb      the Debian package of that, into $(TARGET)/debian/' \
@@ -107,10 +108,16 @@ fuzz: setup
 bench: plugins langs
 	KEYWHEEL_PROVIDERS=$(abspath $(TARGET))/providers cargo bench --locked -p keywheel --bench pipeline
 	cargo bench --locked -p keywheel --bench history
+	$(MAKE) --no-print-directory size
+
+# Of what is built already. From nothing it takes minutes, so only who asks for that gets it.
+size:
+	COLD='$(COLD)' .ci/size.py
 
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
+	cargo clippy --locked -p keywheel --lib --bins --no-default-features -- -D warnings
 	cargo clippy --locked --target $(WASM) $(PROVIDERS) --lib -- -D warnings
 	cargo clippy --locked --target $(WASM) -p keywheel-guests --examples -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps -p keywheel-sdk

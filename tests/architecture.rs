@@ -252,7 +252,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &[&str])] = &[
     ("reqwest", &["egress"]),
     ("axum", &["web"]),
-    ("lettre", &["egress/mail.rs"]),
+    ("lettre", &["egress/mail/smtp.rs"]),
     ("TcpStream::connect", &["egress"]),
     // The probe's bait: bound on loopback, and never sent from.
     ("UdpSocket", &["egress", "supervisor/probe.rs"]),

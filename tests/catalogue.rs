@@ -144,6 +144,29 @@ fn catalogue_and_page_say_what_the_providers_say_of_themselves() {
     }
 }
 
+/// What a plugin may have in bytes: it is copied, hashed, compiled, mapped into each of its workers
+/// and kept by every operator.
+pub const ROOM: u64 = 100 << 10;
+
+/// Those of the folder that are crates. The interpreter of templates is none of them: it carries a
+/// TOML parser and the room for a template's text, and one file of it serves every template.
+#[test]
+fn every_provider_in_rust_fits_into_100_kib() {
+    let crates: Vec<String> = fs::read_dir(source("plugins"))
+        .expect("the folder of providers")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.join("Cargo.toml").exists() && !path.ends_with("template-provider"))
+        .map(|path| path.file_name().expect("a name").to_str().expect("UTF-8").to_owned())
+        .collect();
+    assert!(crates.iter().any(|name| name == "oauth2-refresh"), "not the providers: {crates:?}");
+    let size = |name: &String| {
+        fs::metadata(providers().join(format!("{name}.wasm"))).expect("`make plugins` built it").len()
+    };
+    let too_large: Vec<_> =
+        crates.iter().map(|name| (name, size(name))).filter(|(_, size)| *size >= ROOM).collect();
+    assert!(too_large.is_empty(), "larger than {ROOM} bytes: {too_large:?}");
+}
+
 #[test]
 fn a_provider_is_installed_by_its_name_and_a_mistyped_name_is_told_the_nearest() {
     let home = TestHome::new();

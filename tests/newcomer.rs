@@ -187,6 +187,11 @@ fn a_newcomer_has_a_running_provider_by_the_commands_of_the_page() {
         assert!(ours.contains(head), "not what Keywheel was tested with:\n{package}");
     }
 
+    // A stranger's plugin comes out as small as ours.
+    let plugin = folder.join("target/wasm32-wasip2/release/forge_provider.wasm");
+    let size = fs::metadata(&plugin).expect("the plugin").len();
+    assert!(size < crate::catalogue::ROOM, "{} has {size} bytes", plugin.display());
+
     // It rotates as well, for real.
     let report = home.json(&["credential", "rotate", "ann"]);
     assert_eq!(report["meta"]["rotated"], true, "{report}");

@@ -1,7 +1,8 @@
 //! Ten million reports: how long the questions take that people ask of them, and how long a
 //! write waits while a million of them are deleted. Runs after `pipeline` and adds its numbers to
 //! `target/bench/summary.json`. Never asserts: timings are no tests. It needs 6 GB of disk for
-//! three minutes, and gives them back.
+//! three minutes, and gives them back. `cargo bench -p keywheel --bench history -- 1000000` does
+//! it with fewer, to look at something, and leaves the summary alone.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is its output")]
 #![expect(clippy::disallowed_methods, reason = "ten million rows go in by no command of ours")]
@@ -26,6 +27,8 @@ use stage::{Summary, target};
 
 const REPORTS: u64 = 10_000_000;
 const CREDENTIALS: u64 = 20_000;
+/// So many of its last reports a failing credential failed.
+const FAILED: u32 = 10;
 /// One in so many fails: a bad day.
 const FAILING: u64 = 20;
 const SPAN: Millis = 100 * 86_400_000;
@@ -41,21 +44,31 @@ const BEFORE: Duration = Duration::from_secs(20);
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run());
+    let asked = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
+    runtime.block_on(run(asked.unwrap_or(REPORTS)));
 }
 
-async fn run() {
+async fn run(reports: u64) {
     let out = target().join("bench");
     fs::create_dir_all(&out).expect("target/bench");
     let folder = tempfile::Builder::new().prefix("history-").tempdir_in(&out).expect("a folder");
     let path = folder.path().join("keywheel.db");
     let begun = Instant::now();
-    fill(folder.path(), &path);
+    fill(folder.path(), &path, reports);
     let bytes = fs::metadata(&path).expect("the database").len();
-    println!("{REPORTS} reports, {:.1} GB, filled in {:.0?}", bytes as f64 / 1e9, begun.elapsed());
+    println!("{reports} reports, {:.1} GB, filled in {:.0?}", bytes as f64 / 1e9, begun.elapsed());
 
-    let slowest = questions(&path);
+    let slowest = questions(&path, reports);
     let (before, during) = prune(folder.path(), &path).await;
+    let times = |writes: &[Write]| writes.iter().map(|write| write.ms).collect::<Vec<_>>();
+    for (name, writes) in [("before", &before), ("while pruning", &during)] {
+        let mut writes = writes.clone();
+        writes.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+        // Where the long ones lie tells what made them wait.
+        let longest = writes.iter().take(5).map(|write| format!("{:.2} at {:.1} s", write.ms, write.at));
+        println!("longest writes {name}, ms: {}", longest.collect::<Vec<_>>().join(", "));
+    }
+    let (before, during) = (times(&before), times(&during));
     let usual = quantile(&before, 0.5);
     let longest = |times: &[f64]| times.iter().copied().fold(0.0, f64::max);
     for (name, times) in [("before", &before), ("while pruning", &during)] {
@@ -68,6 +81,9 @@ async fn run() {
             longest(times)
         );
     }
+    if reports != REPORTS {
+        return;
+    }
     let mut summary = Summary::open();
     summary.put("history_query_ms", slowest);
     summary.put("write_longest_ms", longest(&before));
@@ -77,7 +93,7 @@ async fn run() {
 
 /// Ten million reports in the order of their time, over all credentials in turn, by the real
 /// schema.
-fn fill(folder: &Path, path: &Path) {
+fn fill(folder: &Path, path: &Path, reports: u64) {
     let lock = HomeLock::acquire(&folder.join("lock")).expect("the lock");
     let (writer, thread) = Writer::start(path, lock).expect("a database");
     drop(writer);
@@ -105,12 +121,13 @@ fn fill(folder: &Path, path: &Path) {
                      ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9)",
             )
             .expect("a statement");
-        for n in 0..REPORTS {
+        for n in 0..reports {
             // A prime stride: neighbours in time are strangers in every other order.
             let credential = n * 7_919 % CREDENTIALS;
             let (id, attempt) = (name(credential), n / CREDENTIALS + 1);
-            let at = begin + n * SPAN / REPORTS;
-            let failed = credential.is_multiple_of(FAILING) && attempt > 490;
+            let at = begin + n * SPAN / reports;
+            let failed =
+                credential.is_multiple_of(FAILING) && attempt > reports / CREDENTIALS - u64::from(FAILED);
             let started = iso8601(at);
             report
                 .execute(params![
@@ -143,10 +160,10 @@ fn fill(folder: &Path, path: &Path) {
         for n in 0..CREDENTIALS {
             let (id, service, end) = (name(n), service(n), (begin + SPAN) as i64);
             credential
-                .execute(params![id, service, (REPORTS / CREDENTIALS) as i64, begin as i64])
+                .execute(params![id, service, (reports / CREDENTIALS) as i64, begin as i64])
                 .expect("a credential");
             let (status, verdict, failures) = if n.is_multiple_of(FAILING) {
-                ("unreachable", "unknown", 10)
+                ("unreachable", "unknown", FAILED)
             } else {
                 ("success", "valid", 0)
             };
@@ -181,7 +198,7 @@ type Question<'q> = (&'q str, &'q dyn Fn(&Reader, u64));
 /// with what the kernel remembers, as a command asks; and by one that stays open. Returns the
 /// slowest of the medians of the latter two, in milliseconds: where a daemon runs, the pages of
 /// credentials are in memory, for it writes them all the time. The first is printed beside them.
-fn questions(path: &Path) -> f64 {
+fn questions(path: &Path, reports: u64) -> f64 {
     const ASKED: u64 = 60;
     let status = |reader: &Reader, n: u64| {
         let row = reader.credential(&name(n)).expect("an answer").expect("a credential");
@@ -193,7 +210,7 @@ fn questions(path: &Path) -> f64 {
     };
     let history = |reader: &Reader, n: u64| {
         // A page in the middle, past the newest quarter.
-        let before = Some((REPORTS * 3 / 4) as i64);
+        let before = Some((reports * 3 / 4) as i64);
         let filter = ReportFilter {
             credential_id: Some(name(n)),
             before_id: before,
@@ -243,8 +260,15 @@ fn forget(path: &Path) {
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
 }
 
-/// How long writes take, in milliseconds: before, and while a million reports are deleted.
-async fn prune(folder: &Path, path: &Path) -> (Vec<f64>, Vec<f64>) {
+/// One write: when it began, in seconds after the first, and how long it took.
+#[derive(Debug, Clone, Copy)]
+struct Write {
+    at: f64,
+    ms: f64,
+}
+
+/// How long writes take: before, and while a tenth of the reports is deleted.
+async fn prune(folder: &Path, path: &Path) -> (Vec<Write>, Vec<Write>) {
     let lock = HomeLock::acquire(&folder.join("lock")).expect("the lock");
     let (writer, thread) = Writer::start(path, lock).expect("the database");
     let before = {
@@ -273,12 +297,17 @@ async fn prune(folder: &Path, path: &Path) -> (Vec<f64>, Vec<f64>) {
 /// Attempts that begin and end at a steady rate, each write timed until it is durable.
 struct Load {
     over: Arc<AtomicBool>,
-    tasks: Vec<tokio::task::JoinHandle<Vec<f64>>>,
+    tasks: Vec<tokio::task::JoinHandle<Vec<Write>>>,
 }
 
 impl Load {
     fn start(writer: &Writer) -> Self {
         let over = Arc::new(AtomicBool::new(false));
+        let begun = Instant::now();
+        let write = move |started: Instant| Write {
+            at: (started - begun).as_secs_f64(),
+            ms: started.elapsed().as_secs_f64() * 1e3,
+        };
         let task = |first: u64| {
             let (writer, over) = (writer.clone(), Arc::clone(&over));
             tokio::spawn(async move {
@@ -291,11 +320,11 @@ impl Load {
                         .claim_one(&name(n), Action::Validate, "bench", now(), now() + 60_000, true)
                         .await
                         .expect("a claim");
-                    times.push(started.elapsed().as_secs_f64() * 1e3);
+                    times.push(write(started));
                     tokio::time::sleep(REST).await;
                     let started = Instant::now();
                     writer.finish(end_of(claim)).await.expect("a report");
-                    times.push(started.elapsed().as_secs_f64() * 1e3);
+                    times.push(write(started));
                     tokio::time::sleep(REST).await;
                 }
                 times
@@ -305,7 +334,7 @@ impl Load {
         Self { over, tasks }
     }
 
-    async fn stop(self) -> Vec<f64> {
+    async fn stop(self) -> Vec<Write> {
         self.over.store(true, Ordering::Relaxed);
         let mut times = Vec::new();
         for task in self.tasks {

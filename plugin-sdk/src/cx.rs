@@ -141,13 +141,9 @@ impl Cx {
 }
 
 fn seconds(value: &str) -> Option<types::Seconds> {
-    let (number, unit) = match value.char_indices().last()? {
-        (index, 's') => (&value[..index], 1),
-        (index, 'm') => (&value[..index], 60),
-        (index, 'h') => (&value[..index], 3_600),
-        (index, 'd') => (&value[..index], 86_400),
-        _ => (value, 1),
-    };
+    let units = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400)];
+    let with = |(letter, unit)| Some((value.strip_suffix(letter)?, unit));
+    let (number, unit) = units.into_iter().find_map(with).unwrap_or((value, 1));
     number.trim().parse::<types::Seconds>().ok()?.checked_mul(unit)
 }
 

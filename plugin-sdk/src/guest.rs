@@ -204,9 +204,12 @@ pub mod freestanding {
 
     impl Write for Line {
         fn write_str(&mut self, text: &str) -> fmt::Result {
-            let room = self.bytes.len() - self.length;
-            let fits = &text[..text.floor_char_boundary(room)];
-            self.bytes[self.length..self.length + fits.len()].copy_from_slice(fits.as_bytes());
+            // Nothing here may panic itself, nor bring the code for that along.
+            let Some(room) = self.bytes.get_mut(self.length..) else { return Ok(()) };
+            let fits = &text.as_bytes()[..text.floor_char_boundary(room.len())];
+            for (to, from) in room.iter_mut().zip(fits) {
+                *to = *from;
+            }
             self.length += fits.len();
             Ok(())
         }

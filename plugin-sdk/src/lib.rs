@@ -124,7 +124,7 @@ pub mod prelude {
 
     pub use crate::manifest::{CommitClass, Key, Manifest, Method, Setting};
     pub use crate::request::{Request, SendError, header, json};
-    pub use crate::response::Response;
+    pub use crate::response::{Response, mentions};
     pub use crate::template::{
         IntoLeaves, IntoTemplate, Leaf, Leaves, Template, basic, bearer, secret, text,
     };

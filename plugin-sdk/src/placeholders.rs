@@ -37,8 +37,10 @@ pub(crate) fn fill(pattern: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Re
 }
 
 fn push(out: &mut String, piece: &str, after_value: bool) {
-    let doubled = after_value && out.ends_with('/') && piece.starts_with('/');
-    out.push_str(if doubled { &piece[1..] } else { piece });
+    match piece.strip_prefix('/') {
+        Some(single) if after_value && out.ends_with('/') => out.push_str(single),
+        _ => out.push_str(piece),
+    }
 }
 
 fn not_a_url(name: &str, value: &str) -> String {
@@ -47,7 +49,8 @@ fn not_a_url(name: &str, value: &str) -> String {
 
 /// `scheme` and `host[:port]` of an absolute http or https URL.
 fn split(url: &str) -> Option<(&str, &str)> {
-    let (scheme, rest) = url.split_once("://")?;
+    let (scheme, rest) = url.split_once(':')?;
+    let rest = rest.strip_prefix("//")?;
     let authority = rest.split(['/', '?', '#']).next()?;
     let known = scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http");
     (known && !authority.is_empty() && !authority.contains('@')).then_some((scheme, authority))

@@ -320,6 +320,12 @@ impl TryFrom<Written> for Channel {
                 known.join(", ")
             ));
         }
+        if written.kind == "email" && !cfg!(feature = "mail") {
+            return Err(String::from(
+                "kind is \"email\", and this build can't send mail; hint: `cargo build --features keywheel/mail` makes \
+                 one that can, or take another kind",
+            ));
+        }
         let target = match written.kind.as_str() {
             "webhook" => Target::Webhook { url: written.address()?, secret_file: written.secret_file.take() },
             "slack" => Target::Slack { url: written.address()? },
@@ -499,6 +505,14 @@ mod tests {
         let quoted = read(&channel("kind = \"slack\"\nurl = \"hooks/secret\"")).unwrap_err();
         // The parser quotes lines for their place; the reason itself must not repeat the address.
         assert!(!quoted.lines().last().unwrap_or_default().contains("hooks/secret"), "{quoted}");
+    }
+
+    #[test]
+    fn a_channel_by_mail_needs_a_build_that_sends_mail() {
+        let text = "[channels.a]\nkind = \"email\"\nserver = \"m\"\nfrom = \"a@b\"\nto = [\"a@b\"]";
+        let answer = read(text);
+        assert_eq!(answer.is_ok(), cfg!(feature = "mail"));
+        assert!(answer.err().is_none_or(|error| error.contains("keywheel/mail")));
     }
 
     #[test]

@@ -655,6 +655,33 @@ impl Reader {
         Ok(lasting)
     }
 
+    /// Reads what a deletion of this report will change, its entries in both indexes beside the row,
+    /// so that the machine has those pages in memory by then. Old ones come from the disk, at a
+    /// place each, and the writer would wait for them while everybody waits for the writer.
+    pub fn warm_report(&self, id: i64) -> Found<()> {
+        let unique = self.one(
+            "SELECT cookie_id, attempt_number, started_at FROM cookie_rotation_reports WHERE id = ?1",
+            [id],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )?;
+        let Some((credential, attempt, started)): Option<(String, i64, String)> = unique else {
+            return Ok(());
+        };
+        self.one(
+            "SELECT 1 FROM cookie_rotation_reports
+             WHERE cookie_id = ?1 AND attempt_number = ?2 AND started_at = ?3",
+            params![credential, attempt, started],
+            |_| Ok(()),
+        )?;
+        self.one(
+            "SELECT 1 FROM cookie_rotation_reports INDEXED BY reports_by_credential
+             WHERE cookie_id = ?1 AND id = ?2",
+            params![credential, id],
+            |_| Ok(()),
+        )?;
+        Ok(())
+    }
+
     /// What fails, whatever has for longest first, and how many there are in all.
     pub fn failing(&self, service: Option<&str>, limit: u32) -> Found<(Vec<CredentialRow>, u64)> {
         let snapshot = self.db.unchecked_transaction()?;

@@ -337,10 +337,13 @@ struct Search {
 }
 
 impl Search {
-    /// The next ids to delete, archived by then, and how many credentials were looked at.
+    /// The next ids to delete, archived and in memory by then, and how many credentials were looked at.
     fn next(&mut self, rows: u32) -> Result<(Vec<i64>, u32), RetentionError> {
         let step = step(&self.reader, &self.rules, &mut self.lasting, self.position.clone(), rows)?;
         let ids: Vec<i64> = step.ending.iter().map(|report| report.id).collect();
+        for id in &ids {
+            self.reader.warm_report(*id)?;
+        }
         if let Some(archive) = &mut self.archive
             && !ids.is_empty()
         {

@@ -63,7 +63,7 @@ impl Provider for Atlassian {
         let me = ask(cx, "{api_url}/me")?;
         let body = me.json()?;
         if me.status() == 200 {
-            return match body.pointer("/account_id").and_then(Value::as_str) {
+            return match body.get("account_id").and_then(Value::as_str) {
                 Some(account) => {
                     Ok(Verdict::Valid(Evidence::new().identity(String::from(account)).expires(token.expires)))
                 }
@@ -116,10 +116,10 @@ impl Provider for Atlassian {
             return Ok(Outcome::Rotated(Evidence::new().expires(ends)));
         }
         let body = answer.json()?;
-        let text = |pointer| body.pointer(pointer).and_then(Value::as_str);
-        match (answer.status(), text("/error")) {
+        let text = |name| body.get(name).and_then(Value::as_str);
+        match (answer.status(), text("error")) {
             (400..=403, Some(error)) => {
-                Err(refusal::read(error, text("/error_description").unwrap_or_default()))
+                Err(refusal::read(error, text("error_description").unwrap_or_default()))
             }
             _ => Err(answer.unexpected()),
         }

@@ -13,7 +13,7 @@ pub fn read(error: &str, description: &str) -> Stop {
     match error {
         "invalid_grant" => dead(&said),
         // An older way to say the same, told apart by its words.
-        "unauthorized_client" if description.contains("refresh_token is invalid") => dead(&said),
+        "unauthorized_client" if mentions(description, "refresh_token is invalid") => dead(&said),
         // The same word for a wrong secret as for a person's no.
         "access_denied" | "invalid_client" | "unauthorized_client" => Stop::needs_human(format!(
             "Atlassian doesn't accept this client: compare the setting client_id and the key client_secret with the \

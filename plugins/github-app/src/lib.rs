@@ -87,7 +87,7 @@ impl Provider for GitHubApp {
                      or the token never was one. Sign in again and import both tokens",
                 ),
             }),
-            403 if answer.retry_after().is_none() && answer.said("/message")?.contains("rate limit") => {
+            403 if answer.retry_after().is_none() && mentions(&answer.said("/message")?, "rate limit") => {
                 Err(Stop::Unknown(Reason::new(answer.said("/message")?).retry_after(SECONDARY_LIMIT_SECONDS)))
             }
             _ => Err(answer.unexpected()),

@@ -70,7 +70,7 @@ fn forbidden(answer: &Response) -> Result<Stop> {
     let said = answer.said("/message")?;
     Ok(if answer.retry_after().is_some() {
         answer.unexpected()
-    } else if said.contains("rate limit") {
+    } else if mentions(&said, "rate limit") {
         Stop::Unknown(Reason::new(said).retry_after(SECONDARY_LIMIT_SECONDS))
     } else if answer.header("x-github-sso").is_some_and(|sso| sso.starts_with("required")) {
         Stop::needs_human(

@@ -164,7 +164,7 @@ fn refused(answer: &Response, rotating: bool) -> Result<Stop> {
     let description = answer.said("/error_description")?;
     Ok(match (answer.status(), error.as_str()) {
         // An administrator may allow these again.
-        (401, "invalid_token") if description.contains("impersonation") => Stop::needs_human(format!(
+        (401, "invalid_token") if mentions(&description, "impersonation") => Stop::needs_human(format!(
             "GitLab doesn't accept this kind of token at present ({description}): ask its administrator"
         )),
         (401, "invalid_token") => {
@@ -192,7 +192,7 @@ fn refused(answer: &Response, rotating: bool) -> Result<Stop> {
         (403, "") if message == "403 Forbidden" => Stop::needs_human(
             "GitLab doesn't allow the token to do this (403 Forbidden): see its scopes and its owner's role",
         ),
-        (404, _) if rotating && (error.contains("Not Found") || message.contains("Not Found")) => {
+        (404, _) if rotating && (mentions(&error, "Not Found") || mentions(&message, "Not Found")) => {
             Stop::needs_human(format!(
                 "GitLab finds nothing to rotate there ({error}{message}): check the settings project and group; \
                  a token rotates itself from GitLab 16.10 on"

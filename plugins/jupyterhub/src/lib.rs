@@ -6,7 +6,7 @@
 mod tokens;
 
 use keywheel_sdk::prelude::*;
-use keywheel_sdk::{date, serde_json};
+use keywheel_sdk::{date, encode};
 use tokens::Tag;
 
 struct JupyterHub;
@@ -107,7 +107,7 @@ struct Me {
     service: bool,
     /// Since JupyterHub 5.0.
     token_id: Option<String>,
-    scopes: Vec<Value>,
+    scopes: Vec<String>,
 }
 
 impl Me {
@@ -122,12 +122,13 @@ fn whoami(cx: &Cx) -> Result<Result<Me, Reason>> {
     match (answer.status(), refusal(&answer)) {
         (200, _) => {
             let body = answer.json()?;
-            let field = |name| body.pointer(name).and_then(Value::as_str).map(String::from);
-            let (Some(name), Some(kind)) = (field("/name"), field("/kind")) else {
+            let field = |name| body.get(name).and_then(Value::as_str).map(String::from);
+            let (Some(name), Some(kind)) = (field("name"), field("kind")) else {
                 return Err(answer.unexpected());
             };
-            let scopes = body.pointer("/scopes").and_then(Value::as_array).cloned().unwrap_or_default();
-            Ok(Ok(Me { name, service: kind == "service", token_id: field("/token_id"), scopes }))
+            let scopes = body.get("scopes").and_then(Value::as_array).into_iter().flatten();
+            let scopes = scopes.filter_map(Value::as_str).map(String::from).collect();
+            Ok(Ok(Me { name, service: kind == "service", token_id: field("token_id"), scopes }))
         }
         // Any token that the hub knows may ask who it is, so this is about the token itself.
         (403, Some(said)) => Ok(Err(Reason::new(format!(
@@ -148,7 +149,7 @@ fn clean_up(cx: &Cx, me: &Me, in_use: &str) -> Result<()> {
         _ => return Err(answer.unexpected()),
     }
     let body = answer.json()?;
-    let Some(all) = body.pointer("/api_tokens").and_then(Value::as_array) else {
+    let Some(all) = body.get("api_tokens").and_then(Value::as_array) else {
         return Err(answer.unexpected());
     };
     for id in tokens::left_behind(all, &cx.context().credential_id, in_use) {
@@ -167,15 +168,17 @@ fn clean_up(cx: &Cx, me: &Me, in_use: &str) -> Result<()> {
 /// a token that had few.
 fn wanted(cx: &Cx, me: &Me, in_use: &str) -> Result<String> {
     let tag = Tag { credential: &cx.context().credential_id, attempt: cx.context().attempt, from: in_use };
-    let mut body = serde_json::Map::new();
-    body.insert("note".into(), Value::from(tag.note()));
-    let scopes: Vec<Value> = cx.setting("scopes").split_whitespace().map(Value::from).collect();
-    body.insert("scopes".into(), Value::from(if scopes.is_empty() { me.scopes.clone() } else { scopes }));
-    let seconds = cx.setting_seconds("expires_in")?;
-    if seconds > 0 {
-        body.insert("expires_in".into(), Value::from(seconds));
+    let mut scopes: Vec<&str> = cx.setting("scopes").split_whitespace().collect();
+    if scopes.is_empty() {
+        scopes = me.scopes.iter().map(String::as_str).collect();
     }
-    Ok(format!("{}", Value::Object(body)))
+    let scopes: Vec<String> = scopes.iter().map(|scope| format!("\"{}\"", encode::json(scope))).collect();
+    let end = match cx.setting_seconds("expires_in")? {
+        0 => String::new(),
+        seconds => format!(",\"expires_in\":{seconds}"),
+    };
+    let (note, scopes) = (encode::json(&tag.note()), scopes.join(","));
+    Ok(format!("{{\"note\":\"{note}\",\"scopes\":[{scopes}]{end}}}"))
 }
 
 /// What the hub itself says where it refuses: `{"status": 403, "message": …}`, with the status of
@@ -183,8 +186,8 @@ fn wanted(cx: &Cx, me: &Me, in_use: &str) -> Result<String> {
 fn refusal(answer: &Response) -> Option<String> {
     const CHARS: usize = 160;
     let body = answer.json().ok()?;
-    let status = body.pointer("/status")?.as_u64()?;
-    let message = body.pointer("/message")?.as_str().unwrap_or("no reason given");
+    let status = body.get("status")?.as_u64()?;
+    let message = body.get("message")?.as_str().unwrap_or("no reason given");
     (status == u64::from(answer.status())).then(|| message.chars().take(CHARS).collect())
 }
 

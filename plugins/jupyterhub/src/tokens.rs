@@ -21,7 +21,8 @@ impl<'a> Tag<'a> {
     /// The tag in a note, if it is one of this credential. Whatever a person wrote is none.
     fn read(note: &'a str, credential: &'a str) -> Option<Self> {
         let rest = note.strip_prefix("Keywheel: ")?.strip_prefix(credential)?.strip_prefix(", attempt ")?;
-        let (attempt, from) = rest.split_once(", from ")?;
+        let (attempt, from) = rest.split_once(',')?;
+        let from = from.strip_prefix(" from ")?;
         let tag = Self { credential, attempt: attempt.parse().ok()?, from };
         // Whole, or it isn't ours: no blanks, no signs, nothing after it.
         (tag.note() == note && is_id(from)).then_some(tag)

@@ -17,17 +17,17 @@ pub enum Asked {
 
 pub fn read(answer: &Response, asked: Asked) -> Stop {
     let Ok(body) = answer.json() else { return answer.unexpected() };
-    let text = |pointer| body.pointer(pointer).and_then(Value::as_str);
-    let Some(code) = text("/errcode") else { return answer.unexpected() };
-    let said: String = match text("/error") {
+    let text = |name| body.get(name).and_then(Value::as_str);
+    let Some(code) = text("errcode") else { return answer.unexpected() };
+    let said: String = match text("error") {
         Some(error) => format!("{code}: {error}").chars().take(ERROR_CHARS).collect(),
         None => code.chars().take(ERROR_CHARS).collect(),
     };
-    let soft_logout = body.pointer("/soft_logout").and_then(Value::as_bool) == Some(true);
+    let soft_logout = body.get("soft_logout").and_then(Value::as_bool) == Some(true);
     match (answer.status(), code) {
         (429, _) | (_, "M_LIMIT_EXCEEDED") => {
             // In the body until version 1.10 of the specification, in a header since.
-            let in_body = body.pointer("/retry_after_ms").and_then(Value::as_u64).map(whole_seconds);
+            let in_body = body.get("retry_after_ms").and_then(Value::as_u64).map(whole_seconds);
             let wait = answer.retry_after().or(in_body);
             Stop::Unknown(
                 Reason::new(format!("the homeserver asks for fewer requests ({said})")).retry_after(wait),

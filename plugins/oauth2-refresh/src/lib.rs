@@ -94,9 +94,9 @@ impl Provider for OAuth2Refresh {
             });
         }
         let body = answer.json()?;
-        match body.pointer("/error").and_then(Value::as_str) {
+        match body.get("error").and_then(Value::as_str) {
             Some(error) => {
-                Err(token_error::read(error, body.pointer("/error_description").and_then(Value::as_str)))
+                Err(token_error::read(error, body.get("error_description").and_then(Value::as_str)))
             }
             None => Err(answer.unexpected()),
         }
@@ -111,7 +111,7 @@ fn account(answer: &Response) -> Result<Option<String>> {
     if text.is_empty() {
         return Err(answer.unexpected());
     }
-    let says_json = answer.header("content-type").is_some_and(|kind| kind.contains("json"));
+    let says_json = answer.header("content-type").is_some_and(|kind| mentions(kind, "json"));
     match says_json || text.starts_with(['{', '[']) {
         true => answer.pick("/sub"),
         false => Ok(None),

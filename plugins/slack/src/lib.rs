@@ -91,7 +91,7 @@ impl Provider for Slack {
         if answer.changed("access_token") {
             let ends = answer.captured("access_token").and_then(|token| token.expires);
             // Configuration tokens say their end as a moment.
-            let moment = || Some(answer.json().ok()?.pointer("/exp")?.as_u64()?.saturating_mul(1_000));
+            let moment = || Some(answer.json().ok()?.get("exp")?.as_u64()?.saturating_mul(1_000));
             let ends = if config { moment() } else { ends };
             return Ok(Outcome::Rotated(Evidence::new().expires(ends)));
         }
@@ -110,7 +110,7 @@ enum Said<'a> {
 
 /// Slack's word on a call: `ok`, or an error's name.
 fn said(body: &Value) -> Said<'_> {
-    match (body.pointer("/ok").and_then(Value::as_bool), body.pointer("/error").and_then(Value::as_str)) {
+    match (body.get("ok").and_then(Value::as_bool), body.get("error").and_then(Value::as_str)) {
         (Some(true), _) => Said::Ok,
         (Some(false), Some(error)) => Said::Error(error),
         _ => Said::Neither,
@@ -119,9 +119,9 @@ fn said(body: &Value) -> Said<'_> {
 
 /// The workspace and who the token speaks for there: a user, or the app's bot user.
 fn evidence(cx: &Cx, body: &Value) -> Evidence {
-    let text = |pointer| body.pointer(pointer).and_then(Value::as_str);
-    let who = text("/user_id").or_else(|| text("/bot_id"));
-    let identity = text("/team_id").zip(who).map(|(team, who)| format!("{team}/{who}"));
+    let text = |name| body.get(name).and_then(Value::as_str);
+    let who = text("user_id").or_else(|| text("bot_id"));
+    let identity = text("team_id").zip(who).map(|(team, who)| format!("{team}/{who}"));
     Evidence::new().identity(identity).expires(cx.key("access_token").and_then(|token| token.expires))
 }
 
