@@ -107,6 +107,7 @@ fuzz: setup
 bench: plugins langs
 	KEYWHEEL_PROVIDERS=$(abspath $(TARGET))/providers cargo bench --locked -p keywheel --bench pipeline
 	cargo bench --locked -p keywheel --bench history
+	cargo bench --locked -p keywheel --bench scale
 
 lint: setup
 	cargo fmt --all --check
