@@ -22,9 +22,9 @@ use std::time::{Duration, Instant};
 use keywheel::config::Home;
 use keywheel::control::{self, Operation, Outcome};
 use keywheel::credential::{Millis, Secret, now};
+use keywheel::db::HomeLock;
 use keywheel::db::queries::Reader;
 use keywheel::db::writer::{ClaimDue, Gate, Writer};
-use keywheel::db::HomeLock;
 use keywheel::report::parse_iso8601;
 use keywheel::rotation::schedule;
 use keywheel::vault::{Place, Vault};
@@ -230,7 +230,13 @@ struct Filled {
 }
 
 impl Filled {
-    fn make(folder: &Path, prepared: &Path, services: &[Service], credentials: u64, interval: Millis) -> Self {
+    fn make(
+        folder: &Path,
+        prepared: &Path,
+        services: &[Service],
+        credentials: u64,
+        interval: Millis,
+    ) -> Self {
         let root = folder.join(format!("{credentials}-by-{interval}"));
         copy(prepared, &root);
         let home = Home::locate(Some(root)).expect("a home");
@@ -309,7 +315,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn size(home: &Home) -> u64 {
-    Reader::open(&home.database()).and_then(|reader| Ok(reader.size())).expect("a database").expect("a size").0
+    Reader::open(&home.database()).expect("a database").size().expect("a size").0
 }
 
 fn fast(home: &Home) -> Connection {
@@ -379,7 +385,8 @@ fn fill(home: &Home, services: &[Service], credentials: u64, interval: Millis) {
                 .expect("a credential");
             let row = all.last_insert_rowid();
             generation.execute(params![row, (at - 86_400_000).cast_signed()]).expect("a generation");
-            key.execute(params![row, sealed, vault.fingerprint(&secret), service.cookie_json]).expect("a key");
+            key.execute(params![row, sealed, vault.fingerprint(&secret), service.cookie_json])
+                .expect("a key");
             monitor
                 .execute(params![id, service.name, (due - interval).cast_signed(), due.cast_signed()])
                 .expect("a monitor row");
@@ -396,9 +403,9 @@ fn fill(home: &Home, services: &[Service], credentials: u64, interval: Millis) {
 struct Daemon {
     process: Child,
     socket: PathBuf,
-    /// From its spawn to its first answer, and to its first attempt.
-    ready: Duration,
     spawned: Instant,
+    /// From its spawn to its first answer.
+    ready: Duration,
 }
 
 impl Daemon {
@@ -466,9 +473,11 @@ impl Daemon {
         let mut parents = vec![self.pid()];
         while let Some(parent) = parents.pop() {
             let threads = fs::read_dir(format!("/proc/{parent}/task"));
-            let children = threads.into_iter().flatten().flatten().filter_map(|thread| {
-                fs::read_to_string(thread.path().join("children")).ok()
-            });
+            let children = threads
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
             for child in children.collect::<String>().split_whitespace().filter_map(|pid| pid.parse().ok()) {
                 found.push(child);
                 parents.push(child);
@@ -728,6 +737,7 @@ fn draw(path: &Path, points: &[Point]) -> Result<(), Box<dyn std::error::Error>>
     let mut chart = ChartBuilder::on(&root)
         .caption("Cost by number of credentials, as a multiple of the first", ("sans-serif", 18))
         .margin(12)
+        .margin_right(40)
         .x_label_area_size(42)
         .y_label_area_size(56)
         .build_cartesian_2d(
@@ -748,7 +758,7 @@ fn draw(path: &Path, points: &[Point]) -> Result<(), Box<dyn std::error::Error>>
     for (index, (name, unit, number)) in LINES.into_iter().enumerate() {
         let base = number(first);
         let line = points.iter().map(|point| (point.credentials as f64, number(point) / base));
-        let colour = Palette99::pick(index).stroke_width(2);
+        let colour = Palette9999::pick(index).stroke_width(2);
         chart
             .draw_series(LineSeries::new(line, colour).point_size(3))?
             .label(format!("{name}: {base:.0} {unit} to {:.0} {unit}", number(last)))
