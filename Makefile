@@ -108,6 +108,7 @@ fuzz: setup
 bench: plugins langs
 	KEYWHEEL_PROVIDERS=$(abspath $(TARGET))/providers cargo bench --locked -p keywheel --bench pipeline
 	cargo bench --locked -p keywheel --bench history
+	cargo bench --locked -p keywheel --bench scale
 	$(MAKE) --no-print-directory size
 
 # Of what is built already. From nothing it takes minutes, so only who asks for that gets it.
