@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plugins langs peers build deb demo test soak fuzz bench size lint clean
+.PHONY: help setup plugins langs peers valgrind build deb demo test soak fuzz bench bench-gate bench-record size lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := wasm32-wasip2
@@ -30,6 +30,8 @@ help:
 	  'make soak     random kills under full load, for $(SOAK_SECONDS) seconds' \
   'make fuzz     libFuzzer on each target of tests/fuzz, $(FUZZ_SECONDS) seconds each' \
 	  'make bench    the numbers, into $(TARGET)/bench/summary.json' \
+	  'make bench-gate    the part of them that CI holds against host/benches/gate/recorded.json' \
+	  'make bench-record  writes that file anew, on a machine that does nothing else' \
 	  'make size     what the build weighs, into the same file; with COLD=1 also how long it takes anew' \
 	  'make lint     formatting, clippy and documentation, warnings denied' \
 	  'make build    the release binary and the plugins' \
@@ -114,6 +116,22 @@ bench: plugins langs
 # Of what is built already. From nothing it takes minutes, so only who asks for that gets it.
 size:
 	COLD='$(COLD)' .ci/size.py
+
+# Counts instructions.
+valgrind:
+	@command -v valgrind >/dev/null || { \
+	  if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y valgrind; \
+	  else \
+	    echo 'valgrind is missing; hint: apt-get install valgrind' >&2; exit 1; \
+	  fi; }
+
+# The host's binary first: its workers are what is measured.
+bench-gate: build valgrind
+	cargo bench --locked -p keywheel-gate --bench gate -- --check
+
+bench-record: build valgrind
+	cargo bench --locked -p keywheel-gate --bench gate -- --record
 
 lint: setup
 	cargo fmt --all --check

@@ -7,6 +7,7 @@ mod api;
 mod architecture;
 mod author;
 mod backup;
+mod bench_gate;
 mod catalogue;
 mod cli;
 mod compatibility;
