@@ -55,6 +55,9 @@ fn arguments() -> Result<Arguments, String> {
     if wish == Wish::Record && file.is_none() && cfg!(debug_assertions) {
         return Err("an unoptimised build has no figures worth keeping; hint: make bench-record".into());
     }
+    if wish == Wish::Record && !cfg!(target_arch = "x86_64") {
+        return Err("figures are recorded on x86-64, for counts of instructions are".into());
+    }
     let file = file.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("recorded.json"));
     Ok(Arguments { wish, file, work: path.map(|path| (path, rounds)) })
 }
