@@ -108,7 +108,13 @@ fuzz: setup
 	[ -z "$$failed" ] || { echo "findings in:$$failed; hint: tests/fuzz/README.md says what to do" >&2; exit 1; }
 
 bench: plugins langs
-	KEYWHEEL_PROVIDERS=$(abspath $(TARGET))/providers cargo bench --locked -p keywheel --bench pipeline
+	TARGET_DIR=$(TARGET)/peers tests/peers/setup.sh bench
+	rustup target list --installed | grep -qx wasm32-unknown-unknown || rustup target add wasm32-unknown-unknown
+	cargo build --locked --release --manifest-path host/benches/extism/Cargo.toml --target-dir $(abspath $(TARGET))/extism
+	cargo build --locked --release --manifest-path host/benches/extism/Cargo.toml --target-dir $(abspath $(TARGET))/extism \
+	  --target wasm32-unknown-unknown -p keywheel-bench-extism-plugin
+	KEYWHEEL_PROVIDERS=$(abspath $(TARGET))/providers cargo bench --locked -p keywheel \
+	  --bench pipeline --bench workers --bench languages
 	cargo bench --locked -p keywheel --bench history
 	cargo bench --locked -p keywheel --bench scale
 	$(MAKE) --no-print-directory size

@@ -1,43 +1,44 @@
-//! The numbers of `make bench`, from one run on one machine: a bare HTTP client beside the whole
-//! pipeline doing the same requests, and the parts the pipeline is made of. Writes
-//! `target/bench/summary.json`. Never asserts: timings are no tests. With `attempts` as argument
-//! only the pipeline runs, and nothing is written: for a profiler.
+//! What a whole attempt and a whole rotation cost, side by side in one run: a bare HTTP client, the
+//! script that somebody would write instead, and the same provider's work in-process with Extism.
+//! Writes into `target/bench/summary.json`. Never asserts a timing: timings are no tests. With
+//! `attempts` or `rotations` as argument only those run, and nothing is written: for a profiler.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is its output")]
-#![expect(clippy::disallowed_methods, reason = "the bare client is what the pipeline is compared with")]
+#![expect(clippy::disallowed_methods, reason = "the bare client and the rivals are what it is compared with")]
 
 mod stage;
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use keywheel::config::Config;
-use keywheel::control::{AddCredential, KeyInput, Operation, SecretInput};
-use keywheel::credential::{Secret, now};
+use futures_util::StreamExt;
+use keywheel::control::Operation;
+use keywheel::credential::now;
 use keywheel::daemon::Host;
 use keywheel::db::Action;
-use keywheel::db::writer::{ClaimDue, Finish, GenerationChange, MonitorUpdate};
+use keywheel::db::writer::{Claim, ClaimDue, Finish, GenerationChange, MonitorUpdate, NewCredential};
 use keywheel::protocol::{Call, PoolShape};
 use keywheel::report::{Report, Status, iso8601};
 use keywheel::worker::engine::{self, Plugin};
-use stage::{Summary, add, add_to, median, open, open_with, plugin, private_kib, service, target};
+use stage::{Summary, add_many, code, median, open, plugin, service, target};
 use tokio::sync::watch;
 
-/// Tasks of the bare client, and calls in flight on one worker.
+/// Tasks of the bare client.
 const TASKS: usize = 64;
 /// Long enough to be past warm-up, short enough to be run often.
 const MEASURE: Duration = Duration::from_secs(4);
 /// Credentials of the pipeline: more than it can do while it is measured.
-const CREDENTIALS: usize = 60_000;
+const CREDENTIALS: usize = 120_000;
 const REPEATS: usize = 3;
+/// Attempts of the bench's own that end beside the pipeline's.
+const PROBES: usize = 8;
 
 const BODY: &str = "{\"user\":\"ann\"}";
-/// What each of the languages' providers takes for a living account.
-const ANY_ACCOUNT: &str = "{\"user\":\"ann\",\"login\":\"ann\",\"id\":7,\"ocs\":{\"data\":{\"id\":\"ann\"}}}";
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -45,74 +46,84 @@ fn main() {
 }
 
 async fn run() {
-    if std::env::args().any(|argument| argument == "attempts") {
-        let service = service(BODY);
-        let folder = tempfile::tempdir().expect("a folder");
-        let host = open(folder.path()).await;
-        host.carry_out(Operation::PluginInstall { path: plugin("well_behaved") }).await.expect("installed");
-        for n in 0..CREDENTIALS {
-            add(&host, &format!("c{n}"), service).await;
-        }
+    let wanted = |name: &str| std::env::args().any(|argument| argument == name);
+    let service = service(BODY);
+    let folder = tempfile::tempdir().expect("a folder");
+    let host = open(folder.path()).await;
+    host.carry_out(Operation::PluginInstall { path: plugin("well_behaved") }).await.expect("installed");
+    if wanted("attempts") || wanted("rotations") {
+        add_many(&host, CREDENTIALS, &["well-behaved".into()], service).await;
         println!("measuring");
-        println!("{:.0} attempts/s", attempts(&host).await);
+        if wanted("attempts") {
+            println!("{:.0} attempts/s", attempts(&host).await);
+        }
+        if wanted("rotations") {
+            make_all_due(&host, Action::Rotate).await;
+            println!("{:.0} rotations/s", rotations(&host).await);
+        }
         host.close().await;
         return;
     }
-    let service = service(BODY);
     let mut summary = Summary::open();
-    let mut put = |name: &str, value: f64| summary.put(name, value);
 
-    let folder = tempfile::tempdir().expect("a folder");
-    let host = open(folder.path()).await;
-    let plugin = plugin("well_behaved");
-    host.carry_out(Operation::PluginInstall { path: plugin.clone() }).await.expect("the plugin is installed");
-
-    put("fresh_call_us", fresh_call(&host, &plugin).await);
-    put("worker_spawn_ready_ms", spawn_ready(&host, &plugin).await);
-
-    add(&host, "warm", service).await;
-    host.rotation.run_one("warm", Action::Validate).await.expect("a first attempt");
-    // Two of them, as the pages that all workers share would be one worker's own otherwise.
-    host.carry_out(Operation::PluginInstall { path: stage::plugin("slow_check") })
-        .await
-        .expect("another plugin");
-    host.supervisor.warm("slow-check").await.expect("another worker");
-    let workers = host.supervisor.status();
-    let pid = workers.iter().find(|worker| worker.service == "well-behaved").and_then(|worker| worker.pid);
-    put("worker_private_kib", private_kib(pid.expect("a worker")));
-
-    put("reports_per_s", reports(&host).await);
-
-    let (alone, beside) = beside_attackers(&host, service).await;
-    put("attempt_p99_ms", alone);
-    put("attempt_p99_beside_attackers_ms", beside);
-    put("attackers_p99_ratio", beside / alone);
-
-    for n in 0..CREDENTIALS {
-        add(&host, &format!("c{n}"), service).await;
+    let (mut fresh, mut rival) = (Vec::new(), Vec::new());
+    host.supervisor.warm("well-behaved").await.expect("native code");
+    for _ in 0..REPEATS {
+        fresh.push(fresh_call(&host).await);
+        rival.extend(Extism::fresh());
     }
-    // Side by side, in turns, so that a noisy neighbour disturbs both alike.
-    let (mut bare, mut pipeline) = (Vec::new(), Vec::new());
+    summary.put("fresh_call_us", median(fresh));
+    rival.sort_by(|one, other| one.fresh_us.total_cmp(&other.fresh_us));
+    let extism = rival.get(rival.len() / 2);
+    if let Some(extism) = extism {
+        summary.put("extism_fresh_us", extism.fresh_us);
+    }
+    summary.put("reports_per_s", reports(&host).await);
+
+    add_many(&host, CREDENTIALS, &["well-behaved".into()], service).await;
+    let threads = extism.and_then(|extism| extism.threads(service));
+    // Side by side, in turns, so that a noisy neighbour disturbs all alike.
+    let (mut bare, mut pipeline, mut rotating) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut script, mut in_process) = (Vec::new(), Vec::new());
     for _ in 0..REPEATS {
         bare.push(bare_client(service).await);
-        make_all_due(&host).await;
+        make_all_due(&host, Action::Validate).await;
         pipeline.push(attempts(&host).await);
+        make_all_due(&host, Action::Rotate).await;
+        rotating.push(rotations(&host).await);
+        script.extend(aiohttp(service));
+        if let (Some(extism), Some(threads)) = (extism, threads) {
+            in_process.extend(extism.pipeline(service, threads, MEASURE));
+        }
     }
-    let (bare, pipeline) = (median(bare), median(pipeline));
-    put("reqwest_per_s", bare);
-    put("pipeline_per_s", pipeline);
-    put("pipeline_ratio", pipeline / bare);
+    let (bare, pipeline, rotating) = (median(bare), median(pipeline), median(rotating));
+    summary.put("reqwest_per_s", bare);
+    summary.put("pipeline_per_s", pipeline);
+    summary.put("pipeline_ratio", pipeline / bare);
+    summary.put("rotations_per_s", rotating);
+    // A rotation is two requests.
+    summary.put("rotation_ratio", 2.0 * rotating / bare);
+    for (name, runs) in [("aiohttp_per_s", script), ("extism_pipeline_per_s", in_process)] {
+        if !runs.is_empty() {
+            summary.put(name, median(runs));
+        }
+    }
+
+    for n in 0..PROBES {
+        add_unserved(&host, format!("probe{n}"), "probes").await;
+    }
+    let mut commits = Vec::new();
+    for _ in 0..REPEATS {
+        make_all_due(&host, Action::Validate).await;
+        commits.push(commit_p99(&host).await);
+    }
+    summary.put("report_commit_p99_ms", median(commits));
     host.close().await;
-
-    put("paranoid_attempt_ms", paranoid_attempt(service).await);
-    put("drop_to_first_report_ms", drop_to_first_report(service, &plugin).await);
-
-    languages(&mut put).await;
 }
 
 /// A fresh instance and one call in it, in this process.
-async fn fresh_call(host: &Host, plugin: &Path) -> f64 {
-    let code = code(host, plugin);
+async fn fresh_call(host: &Host) -> f64 {
+    let code = code(host);
     let shape = PoolShape { memories: 1, tables: 4 };
     let engine = engine::running(&keywheel::limits::CALL, Some(shape)).expect("an engine");
     let plugin = Plugin::load(&engine, &code).expect("the plugin loads");
@@ -127,195 +138,11 @@ async fn fresh_call(host: &Host, plugin: &Path) -> f64 {
     median(runs)
 }
 
-fn code(host: &Host, _plugin: &Path) -> PathBuf {
-    fs::read_dir(host.home.cache())
-        .expect("a cache")
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|ending| ending == "cwasm"))
-        .expect("native code")
-}
-
-/// From the order to the first call's answer: process, sandbox, announcement, call.
-async fn spawn_ready(host: &Host, plugin: &Path) -> f64 {
-    let code = code(host, plugin);
-    let mut runs = Vec::new();
-    for _ in 0..31 {
-        let file = fs::File::open(&code).expect("native code");
-        let started = Instant::now();
-        host.supervisor.describe(file).await.expect("a description");
-        runs.push(started.elapsed().as_secs_f64() * 1e3);
-    }
-    median(runs)
-}
-
-/// The slowest hundredth of a well-behaved plugin's attempts, one every 10 ms: alone, and then
-/// beside plugins that loop, take memory and flood the host, each over and over with a tenth of a
-/// second between: hundreds of times what the schedule gives a plugin that fails. In turns.
-async fn beside_attackers(host: &Host, service: SocketAddr) -> (f64, f64) {
-    const ATTEMPTS: usize = 400;
-    const ATTACKERS: [&str; 3] = ["loops_forever", "memory_bomb", "host_call_flood"];
-    for file in ATTACKERS {
-        host.carry_out(Operation::PluginInstall { path: plugin(file) }).await.expect("an attacker");
-        add_to(host, file, &file.replace('_', "-"), service).await;
-    }
-    let p99 = async || {
-        let mut took = Vec::new();
-        for _ in 0..ATTEMPTS {
-            let started = Instant::now();
-            host.rotation.run_one("warm", Action::Validate).await.expect("an attempt");
-            took.push(started.elapsed().as_secs_f64() * 1e3);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        took.sort_by(f64::total_cmp);
-        took[ATTEMPTS * 99 / 100]
-    };
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
-    for _ in 0..REPEATS {
-        alone.push(p99().await);
-        let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let attackers: Vec<_> = ATTACKERS
-            .iter()
-            .map(|id| {
-                let (rotation, over) = (Arc::clone(&host.rotation), Arc::clone(&over));
-                tokio::spawn(async move {
-                    while !over.load(Ordering::Relaxed) {
-                        rotation.run_one(id, Action::Validate).await.expect("an attack is an attempt");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                })
-            })
-            .collect();
-        beside.push(p99().await);
-        over.store(true, Ordering::Relaxed);
-        for attacker in attackers {
-            attacker.await.expect("an attacker ends");
-        }
-    }
-    (median(alone), median(beside))
-}
-
-/// What the same contract costs by language: a provider of each, in a home of its own.
-async fn languages(put: &mut impl FnMut(&str, f64)) {
-    let service = service(ANY_ACCOUNT);
-    let of_language = |name: &str| target().join(format!("providers/{name}.wasm"));
-    let sdk = [
-        ("rust", "well-behaved", plugin("well_behaved")),
-        ("template", "gitea", target().join("providers/gitea.toml")),
-        ("js", "nextcloud", of_language("nextcloud")),
-        ("python", "wordpress", of_language("wordpress")),
-    ];
-    for (language, provider, file) in sdk {
-        if !file.exists() {
-            println!("{language}: {} is missing; hint: `make langs` builds it", file.display());
-            continue;
-        }
-        let folder = tempfile::tempdir().expect("a folder");
-        let host = open(folder.path()).await;
-        let mib = |path: &Path| fs::metadata(path).expect("a file").len() as f64 / f64::from(1 << 20);
-        let component = match language {
-            // A page of text; what runs it is what weighs.
-            "template" => of_language("template-provider"),
-            _ => file.clone(),
-        };
-        put(&format!("{language}_component_mib"), mib(&component));
-        let started = Instant::now();
-        host.carry_out(Operation::PluginInstall { path: file.clone() }).await.expect("installed");
-        put(&format!("{language}_install_s"), started.elapsed().as_secs_f64());
-        put(&format!("{language}_native_mib"), mib(&code(&host, &file)));
-
-        if language == "rust" {
-            add(&host, "one", service).await;
-        } else {
-            let mut credential = with_password("one", provider, service);
-            if language == "template" {
-                credential.settings.truncate(1);
-                credential.keys[0].name = "token".into();
-            }
-            host.carry_out(Operation::CredentialAdd(Box::new(credential))).await.expect("a credential");
-        }
-        host.rotation.run_one("one", Action::Validate).await.expect("a first attempt");
-        let mut runs = Vec::new();
-        for _ in 0..201 {
-            let started = Instant::now();
-            host.rotation.run_one("one", Action::Validate).await.expect("an attempt");
-            runs.push(started.elapsed().as_secs_f64() * 1e3);
-        }
-        put(&format!("{language}_validate_ms"), median(runs));
-        let workers = host.supervisor.status();
-        let pid = workers.iter().find(|worker| worker.service == provider).and_then(|worker| worker.pid);
-        put(&format!("{language}_private_mib"), private_kib(pid.expect("a worker")) / 1_024.0);
-        host.close().await;
-    }
-}
-
-/// A credential of the providers whose one key is an app password, of somebody at a server.
-fn with_password(id: &str, provider: &str, service: SocketAddr) -> AddCredential {
-    AddCredential {
-        credential_id: id.into(),
-        profile_id: None,
-        service: provider.into(),
-        settings: vec![("base_url".into(), format!("http://{service}")), ("user".into(), "ann".into())],
-        private_hosts: Vec::new(),
-        method: None,
-        validate_interval: Some(3_600),
-        max_age: None,
-        identity: None,
-        idle_limit: None,
-        quiet: Vec::new(),
-        keys: vec![KeyInput {
-            name: "app_password".into(),
-            value: SecretInput::new(&Secret::new("an-app-password-0123456789abcdef".to_owned())),
-            expires: None,
-            cookie: None,
-        }],
-    }
-}
-
-/// One attempt where each call gets a process of its own.
-async fn paranoid_attempt(service: SocketAddr) -> f64 {
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = Config { isolation: keywheel::config::Isolation::Paranoid, ..Config::default() };
-    let host = open_with(folder.path(), config).await;
-    host.carry_out(Operation::PluginInstall { path: plugin("well_behaved") }).await.expect("installed");
-    add(&host, "warm", service).await;
-    let mut runs = Vec::new();
-    for _ in 0..101 {
-        let started = Instant::now();
-        host.rotation.run_one("warm", Action::Validate).await.expect("an attempt");
-        runs.push(started.elapsed().as_secs_f64() * 1e3);
-    }
-    host.close().await;
-    median(runs)
-}
-
 /// Whole ends of attempts (report, monitor, journal), 256 waiting at a time.
 async fn reports(host: &Host) -> f64 {
     const COUNT: usize = 20_000;
-    let keys = |_: usize| Vec::new();
-    for n in 0..COUNT {
-        host.writer
-            .add_credential(keywheel::db::writer::NewCredential {
-                plugin_digest: None,
-                credential_id: format!("r{n}"),
-                profile_id: None,
-                service: "reports".into(),
-                settings: Vec::new(),
-                private_hosts: Vec::new(),
-                method: None,
-                validate_interval: None,
-                max_age: None,
-                idle_limit: None,
-                quiet: Vec::new(),
-                identity: None,
-                keys: keys(n),
-                expires: None,
-                first_due: 0,
-                first_action: Action::Validate,
-            })
-            .await
-            .expect("a credential");
-    }
+    let adding = (0..COUNT).map(|n| add_unserved(host, format!("r{n}"), "reports"));
+    futures_util::stream::iter(adding).buffer_unordered(256).collect::<()>().await;
     let quotas = vec![("reports".to_owned(), u32::try_from(COUNT).expect("it fits"))];
     let claim = ClaimDue {
         owner: "bench".into(),
@@ -335,38 +162,7 @@ async fn reports(host: &Host) -> f64 {
             tokio::spawn(async move {
                 loop {
                     let Some(claim) = claims.lock().await.pop() else { return };
-                    let report = Report {
-                        cookie_id: claim.token.credential_id.clone(),
-                        profile_id: None,
-                        service: claim.service,
-                        validate_url: "http://127.0.0.1/check".into(),
-                        cookie_keys: [("session".to_owned(), "0123456789abcdef".to_owned())].into(),
-                        status: Status::Success,
-                        message: None,
-                        started_at: iso8601(claim.started_at),
-                        finished_at: iso8601(now()),
-                        attempt_number: claim.attempt_number,
-                        meta: serde_json::Map::new(),
-                    };
-                    let monitor = MonitorUpdate {
-                        consecutive_failures: 0,
-                        expires_at: None,
-                        next_due_at: Some(now() + 3_600_000),
-                        next_action: Action::Validate,
-                        asked_until: None,
-                        next_reason: "cadence".into(),
-                    };
-                    let end = Finish {
-                        token: claim.token,
-                        report: report.into(),
-                        verdict: "valid".into(),
-                        monitor,
-                        generations: GenerationChange::None,
-                        expiry_updates: Vec::new(),
-                        identity: None,
-                        in_doubt: None,
-                    };
-                    writer.finish(end).await.expect("a report");
+                    writer.finish(end(claim)).await.expect("a report");
                 }
             })
         })
@@ -377,11 +173,69 @@ async fn reports(host: &Host) -> f64 {
     count as f64 / started.elapsed().as_secs_f64()
 }
 
+/// A valid session's end of an attempt.
+fn end(claim: Claim) -> Finish {
+    let report = Report {
+        cookie_id: claim.token.credential_id.clone(),
+        profile_id: None,
+        service: claim.service,
+        validate_url: "http://127.0.0.1/check".into(),
+        cookie_keys: [("session".to_owned(), "0123456789abcdef".to_owned())].into(),
+        status: Status::Success,
+        message: None,
+        started_at: iso8601(claim.started_at),
+        finished_at: iso8601(now()),
+        attempt_number: claim.attempt_number,
+        meta: serde_json::Map::new(),
+    };
+    let monitor = MonitorUpdate {
+        consecutive_failures: 0,
+        expires_at: None,
+        next_due_at: Some(now() + 3_600_000),
+        next_action: Action::Validate,
+        asked_until: None,
+        next_reason: "cadence".into(),
+    };
+    Finish {
+        token: claim.token,
+        report: report.into(),
+        verdict: "valid".into(),
+        monitor,
+        generations: GenerationChange::None,
+        expiry_updates: Vec::new(),
+        identity: None,
+        in_doubt: None,
+    }
+}
+
+/// A credential that no plugin serves, without keys.
+async fn add_unserved(host: &Host, credential_id: String, service: &str) {
+    let new = NewCredential {
+        plugin_digest: None,
+        credential_id,
+        profile_id: None,
+        service: service.into(),
+        settings: Vec::new(),
+        private_hosts: Vec::new(),
+        method: None,
+        validate_interval: None,
+        max_age: None,
+        idle_limit: None,
+        quiet: Vec::new(),
+        identity: None,
+        keys: Vec::new(),
+        expires: None,
+        first_due: 0,
+        first_action: Action::Validate,
+    };
+    host.writer.add_credential(new).await.expect("a credential");
+}
+
 /// So that no repeat runs dry.
-async fn make_all_due(host: &Host) {
+async fn make_all_due(host: &Host, action: Action) {
     let changes = (0..CREDENTIALS).map(|n| async move {
         let id = format!("c{n}");
-        host.writer.make_due(&id, Action::Validate, now()).await.expect("an idle credential");
+        host.writer.make_due(&id, action, now()).await.expect("an idle credential");
     });
     futures_util::future::join_all(changes).await;
 }
@@ -413,56 +267,166 @@ async fn bare_client(service: SocketAddr) -> f64 {
     done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64()
 }
 
-/// Everything switched on: the scheduler claims what is due, workers run it, the egress asks,
-/// and each attempt counts when its report is durable.
-async fn attempts(host: &Host) -> f64 {
+/// Everything switched on for a while: the scheduler claims what is due, workers run it, the
+/// egress asks, and each attempt counts when its report is durable. Returns the reports' ids and
+/// what it took.
+async fn at_full_load(host: &Host, beside: impl Future<Output = ()>) -> (i64, i64, f64) {
     let (tell, stop) = watch::channel(false);
     let reader = host.reader().expect("a reader");
-    let before = reader.counts().expect("counts").reports;
+    let before = reader.last_report_id().expect("an id");
     let started = Instant::now();
     let scheduler = tokio::spawn(Arc::clone(&host.rotation).serve(Vec::new(), stop));
-    tokio::time::sleep(MEASURE).await;
-    let after = reader.counts().expect("counts").reports;
-    let elapsed = started.elapsed();
+    tokio::join!(tokio::time::sleep(MEASURE), beside);
+    let after = reader.last_report_id().expect("an id");
+    let elapsed = started.elapsed().as_secs_f64();
     tell.send(true).expect("the scheduler listens");
     scheduler.await.expect("the scheduler ends");
-    (after - before) as f64 / elapsed.as_secs_f64()
+    (before, after, elapsed)
 }
 
-/// From the rename that puts the plugin into the folder to its first durable report, compiled
-/// from nothing. The credential waits for it.
-async fn drop_to_first_report(service: SocketAddr, plugin: &Path) -> f64 {
-    let mut runs = Vec::new();
-    for _ in 0..5 {
-        let folder = tempfile::tempdir().expect("a folder");
-        let host = open(folder.path()).await;
-        host.carry_out(Operation::PluginInstall { path: plugin.to_owned() }).await.expect("installed");
-        add(&host, "waiting", service).await;
-        host.carry_out(Operation::PluginRemove { service: "well-behaved".into() }).await.expect("removed");
-        fs::remove_dir_all(host.home.cache()).expect("the cache is emptied");
-        host.home.make_folders().expect("folders");
-        // The name is kept by nobody: the daemon finds the file by looking.
-        let (tell, stop) = watch::channel(false);
-        let (ready, is_ready) = tokio::sync::oneshot::channel();
-        let plugins = host.home.plugins();
-        let database = host.home.database();
-        let staged = folder.path().join("staged");
-        fs::copy(plugin, &staged).expect("a copy");
-        let daemon = tokio::spawn(keywheel::daemon::serve(host, stop, |_| {
-            let _ = ready.send(());
-        }));
-        is_ready.await.expect("the daemon is ready");
-        let reader = keywheel::db::queries::Reader::open(&database).expect("a reader");
-        let before = reader.counts().expect("counts").reports;
-        let started = Instant::now();
-        fs::rename(&staged, plugins.join("dropped.wasm")).expect("the drop");
-        while reader.counts().expect("counts").reports == before {
-            assert!(started.elapsed() < Duration::from_secs(20), "no report came");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        runs.push(started.elapsed().as_secs_f64() * 1e3);
-        tell.send(true).expect("the daemon listens");
-        daemon.await.expect("it ends").expect("and ends well");
+/// Those of the reports between two ids that say what a condition asks for, and how many don't.
+fn count(host: &Host, (before, after): (i64, i64), condition: &str) -> (f64, u64) {
+    let database = rusqlite::Connection::open(host.home.database()).expect("the database");
+    let of = format!(
+        "FROM cookie_rotation_reports WHERE id > ?1 AND id <= ?2 AND cookie_id LIKE 'c%' AND {condition}"
+    );
+    let of_other = format!(
+        "FROM cookie_rotation_reports WHERE id > ?1 AND id <= ?2 AND cookie_id LIKE 'c%' AND NOT {condition}"
+    );
+    let number = |of: &str| {
+        let select = format!("SELECT count(*) {of}");
+        database.query_row(&select, [before, after], |row| row.get::<_, u32>(0)).expect("a count")
+    };
+    let counted = number(&of);
+    if counted as usize + 1_000 > CREDENTIALS {
+        println!("nearly all {CREDENTIALS} credentials were used up: the figure is too low");
     }
-    median(runs)
+    (f64::from(counted), number(&of_other).into())
+}
+
+async fn attempts(host: &Host) -> f64 {
+    let (before, after, elapsed) = at_full_load(host, async {}).await;
+    let (valid, others) = count(host, (before, after), "status = 'success'");
+    if others > 0 {
+        println!("{others} attempts found no valid session, and don't count");
+    }
+    valid / elapsed
+}
+
+/// Whole rotations: intent, rotate with capture, receipt, validate, promote, report. Only a
+/// report that says so counts.
+async fn rotations(host: &Host) -> f64 {
+    let issued = stage::ISSUED.load(Ordering::Relaxed);
+    let (before, after, elapsed) = at_full_load(host, async {}).await;
+    let (rotated, others) = count(host, (before, after), "coalesce(json_extract(meta_json, '$.rotated'), 0)");
+    let issued = stage::ISSUED.load(Ordering::Relaxed) - issued;
+    println!(
+        "{rotated} rotations, {others} attempts that were none; {issued} secrets issued till all had ended"
+    );
+    rotated / elapsed
+}
+
+/// How long an attempt's end waits until it is durable while the pipeline does all it can: the
+/// slowest hundredth. Credentials of a service that no plugin serves, so that the scheduler leaves
+/// them alone, end their attempts by the writer's queue as all others do.
+async fn commit_p99(host: &Host) -> f64 {
+    let took = std::sync::Mutex::new(Vec::new());
+    let until = Instant::now() + MEASURE;
+    let probes = (0..PROBES).map(|n| {
+        let took = &took;
+        async move {
+            let id = format!("probe{n}");
+            while Instant::now() < until {
+                let claim =
+                    host.writer.claim_one(&id, Action::Validate, "bench", now(), now() + 600_000, false);
+                let end = end(claim.await.expect("a claim"));
+                let started = Instant::now();
+                host.writer.finish(end).await.expect("a report");
+                took.lock().expect("samples").push(started.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+    });
+    let probes = async {
+        futures_util::future::join_all(probes).await;
+    };
+    let (before, after, elapsed) = at_full_load(host, probes).await;
+    let (beside, _) = count(host, (before, after), "status = 'success'");
+    let mut took = took.into_inner().expect("samples");
+    took.sort_by(f64::total_cmp);
+    println!("{} ends of attempts beside {:.0} attempts/s", took.len(), beside / elapsed);
+    assert!(took.len() >= 1_000, "too few samples for a hundredth");
+    took[took.len() * 99 / 100]
+}
+
+/// The script that somebody writes in place of Keywheel, against the same service. None where it
+/// isn't set up.
+fn aiohttp(service: SocketAddr) -> Option<f64> {
+    let python = target().join("peers/aiohttp-venv/bin/python");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peers/aiohttp-script/script.py");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(&python);
+    command.arg(script).args(["--service", &format!("http://{service}")]);
+    command.arg("--db").arg(folder.path().join("results.sqlite3"));
+    command.args(["--accounts", &CREDENTIALS.to_string(), "--seconds", &MEASURE.as_secs().to_string()]);
+    let numbers = numbers_of(&python, &mut command)?;
+    assert_eq!(numbers["failed"], 0.0, "the script got other answers");
+    Some(numbers["written"] / numbers["seconds"])
+}
+
+/// The provider's work in-process with Extism, `host/benches/extism`.
+struct Extism {
+    /// Which allocator gives the faster fresh instance.
+    allocator: &'static str,
+    fresh_us: f64,
+}
+
+impl Extism {
+    fn command() -> (PathBuf, Command) {
+        let program = target().join("extism/release/keywheel-bench-extism");
+        let mut command = Command::new(&program);
+        command.arg(target().join("extism/wasm32-unknown-unknown/release/keywheel_bench_extism_plugin.wasm"));
+        (program, command)
+    }
+
+    fn fresh() -> Option<Self> {
+        let (program, mut command) = Self::command();
+        let numbers = numbers_of(&program, command.arg("fresh"))?;
+        let (on_demand, pooled) = (numbers["on_demand_us"], numbers["pooled_us"]);
+        println!("extism: {on_demand:.1} us on demand, {pooled:.1} us from a pool");
+        let (allocator, fresh_us) =
+            if pooled < on_demand { ("pooled", pooled) } else { ("on-demand", on_demand) };
+        Some(Self { allocator, fresh_us })
+    }
+
+    fn pipeline(&self, service: SocketAddr, threads: u32, measure: Duration) -> Option<f64> {
+        let (program, mut command) = Self::command();
+        let folder = tempfile::tempdir().expect("a folder");
+        command.args(["pipeline", &format!("http://{service}")]).arg(folder.path());
+        command.args([self.allocator, &threads.to_string(), &measure.as_secs_f64().to_string()]);
+        Some(numbers_of(&program, &mut command)?["per_s"])
+    }
+
+    /// As many threads as serve it best.
+    fn threads(&self, service: SocketAddr) -> Option<u32> {
+        let mut best = None;
+        for threads in [2, 4, 8, 16] {
+            let per_s = self.pipeline(service, threads, Duration::from_secs(2))?;
+            println!("extism: {per_s:.0}/s by {threads} threads");
+            if best.is_none_or(|(most, _)| per_s > most) {
+                best = Some((per_s, threads));
+            }
+        }
+        best.map(|(_, threads)| threads)
+    }
+}
+
+/// What a rival prints, which it ends with.
+fn numbers_of(program: &Path, command: &mut Command) -> Option<BTreeMap<String, f64>> {
+    if !program.exists() {
+        println!("{} is missing; hint: `make bench` sets it up", program.display());
+        return None;
+    }
+    let output = command.output().expect("the rival starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(serde_json::from_slice(&output.stdout).expect("numbers"))
 }

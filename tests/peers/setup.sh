@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the peers of the end-to-end tests from their lockfiles; with the argument `browser`
 # the documented browser worker instead, with `dashboard` who uses the dashboard (both want
-# Chromium), with `firefox` Firefox itself, with `promtool` the checker of Prometheus.
+# Chromium), with `firefox` Firefox itself, with `bench` what benches compare with, with `promtool` the checker of Prometheus.
 #
 # Owns: $TARGET_DIR (default <repository>/target/peers), and nothing else. Must
 # never write into the source tree. Run again, it returns at once unless a
@@ -172,7 +172,8 @@ peers)
     ;;
 browser) playwright_worker ;;
 dashboard) dashboard_browser ;;
+bench) python_peer aiohttp-script aiohttp-venv 'the script that benches compare with' ;;
 firefox) need Firefox has_firefox firefox-esr ;;
 promtool) promtool ;;
-*) fail "unknown argument $1; allowed: nothing, browser, dashboard, firefox or promtool" ;;
+*) fail "unknown argument $1; allowed: nothing, bench, browser, dashboard, firefox or promtool" ;;
 esac

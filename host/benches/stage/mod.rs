@@ -8,7 +8,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::StreamExt;
 use keywheel::config::{Config, Home, write_atomically};
 use keywheel::control::{AddCredential, KeyInput, Operation, SecretInput};
 use keywheel::credential::{CookieAttributes, Secret};
@@ -33,13 +35,22 @@ pub fn plugin(name: &str) -> PathBuf {
     path
 }
 
-/// A loopback service on a thread of its own: whatever is asked, one small answer.
+/// How many secrets the loopback services have issued.
+pub static ISSUED: AtomicU64 = AtomicU64::new(0);
+
+/// A loopback service on a thread of its own: whatever is asked, one small answer. With a POST
+/// comes a session that nobody had before.
 pub fn service(body: &'static str) -> SocketAddr {
     let length = body.len();
-    let answer: Arc<str> = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-    )
-    .into();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n");
+    let answer: Arc<str> = format!("{head}\r\n{body}").into();
+    let issue = move || {
+        let number = ISSUED.fetch_add(1, Ordering::Relaxed);
+        format!(
+            "{head}set-cookie: session=issued-{number:016x}-0123456789abcdef; Path=/; HttpOnly\r\n\r\n{body}"
+        )
+    };
+    let issue = Arc::new(issue);
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -47,7 +58,7 @@ pub fn service(body: &'static str) -> SocketAddr {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
             tell.send(listener.local_addr().expect("an address")).expect("somebody listens");
             while let Ok((mut client, _)) = listener.accept().await {
-                let answer = Arc::clone(&answer);
+                let (answer, issue) = (Arc::clone(&answer), Arc::clone(&issue));
                 tokio::spawn(async move {
                     let _ = client.set_nodelay(true);
                     let mut buffer = vec![0; 8 << 10];
@@ -59,10 +70,15 @@ pub fn service(body: &'static str) -> SocketAddr {
                         }
                         // Requests here have no body, so the blank line is their end.
                         if buffer[..filled].ends_with(b"\r\n\r\n") {
-                            filled = 0;
-                            if client.write_all(answer.as_bytes()).await.is_err() {
+                            let sent = if buffer.starts_with(b"POST ") {
+                                client.write_all(issue().as_bytes()).await
+                            } else {
+                                client.write_all(answer.as_bytes()).await
+                            };
+                            if sent.is_err() {
                                 return;
                             }
+                            filled = 0;
                         }
                     }
                 });
@@ -128,9 +144,34 @@ pub async fn add_to(host: &Host, id: &str, plugin: &str, service: SocketAddr) {
     host.carry_out(Operation::CredentialAdd(Box::new(add))).await.expect("a credential");
 }
 
+/// Many of them, `c0` and so on, taking turns among the services.
+pub async fn add_many(host: &Host, count: usize, plugins: &[String], service: SocketAddr) {
+    let adding = (0..count).map(|n| async move {
+        add_to(host, &format!("c{n}"), &plugins[n % plugins.len()], service).await;
+    });
+    // Together, so that many share a commit.
+    futures_util::stream::iter(adding).buffer_unordered(256).collect::<()>().await;
+}
+
+/// The native code of the only plugin that was compiled.
+pub fn code(host: &Host) -> PathBuf {
+    fs::read_dir(host.home.cache())
+        .expect("a cache")
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|ending| ending == "cwasm"))
+        .expect("native code")
+}
+
+/// The process that serves a service.
+pub fn worker(host: &Host, service: &str) -> Option<u32> {
+    host.supervisor.status().into_iter().find(|worker| worker.service == service)?.pid
+}
+
 /// What one worker has for itself alone, as the kernel counts it.
 pub fn private_kib(pid: u32) -> f64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+    let rollup = rollup.expect("a process's memory can be read; hint: workers show theirs to root alone");
     rollup
         .lines()
         .filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))
