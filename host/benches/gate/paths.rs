@@ -159,7 +159,7 @@ fn credential(service: &str, credential_id: String) -> NewCredential {
 
 fn end(claim: Claim, now: Millis) -> Finish {
     Finish {
-        report: Report {
+        report: Arc::new(Report {
             cookie_id: claim.token.credential_id.clone(),
             profile_id: None,
             service: claim.service,
@@ -171,7 +171,7 @@ fn end(claim: Claim, now: Millis) -> Finish {
             finished_at: iso8601(now + 20),
             attempt_number: claim.attempt_number,
             meta: [("verdict".to_owned(), "valid".into())].into_iter().collect(),
-        },
+        }),
         token: claim.token,
         verdict: "valid".into(),
         monitor: MonitorUpdate {

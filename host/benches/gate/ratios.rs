@@ -291,7 +291,7 @@ async fn finish_all(writer: &Writer) -> (f64, usize) {
     let ends: Vec<Finish> = claims
         .into_iter()
         .map(|claim| Finish {
-            report: Report {
+            report: Arc::new(Report {
                 cookie_id: claim.token.credential_id.clone(),
                 profile_id: None,
                 service: claim.service,
@@ -303,7 +303,7 @@ async fn finish_all(writer: &Writer) -> (f64, usize) {
                 finished_at: iso8601(now()),
                 attempt_number: claim.attempt_number,
                 meta: serde_json::Map::new(),
-            },
+            }),
             token: claim.token,
             verdict: "valid".into(),
             monitor: MonitorUpdate {

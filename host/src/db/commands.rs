@@ -21,6 +21,7 @@ use super::writer::{
 };
 use super::{Action, Actor, AuditEntry, Phase, SealedKey, Signer, TrustedKey};
 use crate::credential::Millis;
+use crate::limits::IN_FLIGHT;
 use crate::provider::{CommitClass, Manifest};
 use crate::report::{Report, iso8601, parse_iso8601};
 
@@ -686,6 +687,17 @@ pub(super) fn resume(
 pub(super) fn set_back(db: &Connection, owner: &str, now: Millis, by: Option<Millis>) -> Written<usize> {
     db.prepare_cached("UPDATE journal SET lease_until = max(?2, lease_until - ?3) WHERE owner = ?1")?
         .execute(params![owner, millis(now), by.map_or(0, millis)])?;
+    let moved = if by.is_some() || was_ahead(db, now)? { set_credentials_back(db, now, by)? } else { 0 };
+    db.prepare_cached(
+        "UPDATE cookie_rotation_monitor SET next_due_at = j.lease_until
+         FROM journal j JOIN credentials c ON c.id = j.credential
+         WHERE c.credential_id = cookie_id AND j.owner = ?1",
+    )?
+    .execute([owner])?;
+    Ok(moved)
+}
+
+fn set_credentials_back(db: &Connection, now: Millis, by: Option<Millis>) -> Written<usize> {
     // A verdict of "dead" may come of that clock: cookies that seemed to have ended aren't sent.
     let moved = db
         .prepare_cached(
@@ -700,13 +712,23 @@ pub(super) fn set_back(db: &Connection, owner: &str, now: Millis, by: Option<Mil
                                WHERE c.credential_id = cookie_id)",
         )?
         .execute(params![millis(now), by.map(millis)])?;
-    db.prepare_cached(
-        "UPDATE cookie_rotation_monitor SET next_due_at = j.lease_until
-         FROM journal j JOIN credentials c ON c.id = j.credential
-         WHERE c.credential_id = cookie_id AND j.owner = ?1",
-    )?
-    .execute([owner])?;
     Ok(moved)
+}
+
+/// Whether the newest of what was written down is from the future: then a clock was ahead when
+/// this host was last at work. Where it wasn't, a start is spared the look at every credential,
+/// seconds for a million. More are looked at than can have ended by the right clock since.
+fn was_ahead(db: &Connection, now: Millis) -> Written<bool> {
+    let newest = 2 * IN_FLIGHT as i64;
+    let ahead = db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM (SELECT created_at FROM cookie_rotation_reports
+                                           ORDER BY id DESC LIMIT ?3) WHERE created_at > ?2)
+                 OR EXISTS (SELECT 1 FROM (SELECT created_at FROM credentials
+                                           ORDER BY id DESC LIMIT ?3) WHERE created_at > ?1)",
+        )?
+        .query_row(params![millis(now), iso8601(now), newest], |row| row.get(0))?;
+    Ok(ahead)
 }
 
 /// How often a claim asks for more where the gate sent some away.
