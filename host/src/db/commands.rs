@@ -16,7 +16,7 @@ use super::column::{
 use super::uses::{self, Behind};
 use super::writer::{
     Claim, ClaimDue, ClaimToken, Claims, Due, Gate, GenerationChange, Interrupted, MonitorUpdate,
-    NewCredential, NewGeneration, OverdueRow, PREVIOUS_KEPT, Passage, PendingProvider, ProviderUpdate, Rest,
+    NewCredential, NewGeneration, OverdueRow, PREVIOUS_KEPT, Passage, PendingProvider, ProviderUpdate, Renewed, Rest,
     ScheduleChange, WriteError,
 };
 use super::{Action, Actor, AuditEntry, Phase, SealedKey, Signer, TrustedKey};
@@ -1034,25 +1034,27 @@ fn claim_from(row: &Row<'_>) -> rusqlite::Result<Unopened> {
     Ok(Unopened { claim, current: row.get(10)?, pending: row.get(11)? })
 }
 
-pub(super) fn renew(db: &Connection, tokens: &[ClaimToken], lease_until: Millis) -> Written<Vec<ClaimToken>> {
-    let mut lost = Vec::new();
+pub(super) fn renew(db: &Connection, tokens: &[ClaimToken], lease_until: Millis) -> Written<Renewed> {
+    let mut all = Renewed::default();
     for token in tokens {
         let renewed = db
             .prepare_cached("UPDATE journal SET lease_until = ?3 WHERE credential = ?1 AND fence = ?2")?
             .execute(params![token.credential_row, token.fence, millis(lease_until)])?;
         if renewed != 0 {
             lease_monitor(db, &token.credential_id, lease_until)?;
+            all.held.push(token.clone());
             continue;
         }
-        // An attempt may end while its renewal waits behind a slow commit: that is no loss.
+        // An attempt may end while its renewal waits behind a slow commit: that is no loss. But
+        // nor is it held: it may as well be another who took it over and ended it.
         let open = db
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM journal WHERE credential = ?1)")?
             .query_row([token.credential_row], |row| row.get(0))?;
         if open {
-            lost.push(token.clone());
+            all.lost.push(token.clone());
         }
     }
-    Ok(lost)
+    Ok(all)
 }
 
 // An open attempt

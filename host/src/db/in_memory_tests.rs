@@ -80,8 +80,8 @@ impl InMemory {
     }
 
     pub fn renew(&self, token: &ClaimToken, lease_until: Millis) -> bool {
-        let lost = self.transact(|db| commands::renew(db, std::slice::from_ref(token), lease_until));
-        lost.expect("renewing").is_empty()
+        let renewed = self.transact(|db| commands::renew(db, std::slice::from_ref(token), lease_until));
+        renewed.expect("renewing").held.contains(token)
     }
 
     pub fn intent(

@@ -289,6 +289,15 @@ pub struct Claims {
     pub next_due: Option<Millis>,
 }
 
+/// What became of leases that were to be extended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// Still the asker's, and extended.
+    pub held: Vec<ClaimToken>,
+    /// Their attempts are another's by now.
+    pub lost: Vec<ClaimToken>,
+}
+
 /// A provider as the registry wants it to stand. The operator's cadence isn't part of it.
 #[derive(Debug, Clone)]
 pub struct ProviderUpdate {
@@ -746,13 +755,8 @@ impl Writer {
         self.run(move |db| Ok(set_checkpoint(db, often)?)).await
     }
 
-    /// Extends leases, and returns the claims whose attempt is another's by now. One that has
-    /// ended is neither extended nor lost.
-    pub async fn renew(
-        &self,
-        tokens: Vec<ClaimToken>,
-        lease_until: Millis,
-    ) -> Result<Vec<ClaimToken>, WriteError> {
+    /// Extends leases. A claim whose attempt has ended is neither held nor lost.
+    pub async fn renew(&self, tokens: Vec<ClaimToken>, lease_until: Millis) -> Result<Renewed, WriteError> {
         self.run(move |db| commands::renew(db, &tokens, lease_until)).await
     }
 }

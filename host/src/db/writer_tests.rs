@@ -496,13 +496,18 @@ async fn a_late_writer_is_fenced_out_of_everything() {
     for error in fenced {
         assert!(matches!(error, Some(WriteError::Fenced { .. })), "{error:?}");
     }
-    let lost = writer.renew(vec![late.token.clone(), taken[0].token.clone()], T0 + 3 * LEASE).await.unwrap();
-    assert_eq!(lost.as_slice(), std::slice::from_ref(&late.token));
+    let both = vec![late.token.clone(), taken[0].token.clone()];
+    let renewed = writer.renew(both, T0 + 3 * LEASE).await.unwrap();
+    assert_eq!(renewed.lost, std::slice::from_ref(&late.token));
+    assert_eq!(renewed.held, std::slice::from_ref(&taken[0].token));
     assert_eq!(home.rows("cookie_rotation_reports").await, 0);
     assert_eq!(home.rows("generations").await, 1);
 
     writer.finish(end_of(&taken[0])).await.unwrap();
     assert_eq!(home.rows("cookie_rotation_reports").await, 1);
+    // Nothing is open any more, and still it isn't the late one's to go on with.
+    let renewed = writer.renew(vec![late.token.clone()], T0 + 4 * LEASE).await.unwrap();
+    assert_eq!(renewed.held, []);
 }
 
 #[tokio::test]
@@ -510,8 +515,8 @@ async fn a_lease_that_runs_out_hands_the_attempt_on_and_a_renewed_one_does_not()
     let home = Home::new();
     home.add("shop-1", "shop").await;
     let claim = home.claim("shop-1", Action::Validate).await;
-    let lost = home.writer.renew(vec![claim.token.clone()], T0 + 2 * LEASE).await.unwrap();
-    assert!(lost.is_empty());
+    let renewed = home.writer.renew(vec![claim.token.clone()], T0 + 2 * LEASE).await.unwrap();
+    assert_eq!((renewed.held, renewed.lost), (vec![claim.token.clone()], vec![]));
     let by_another = |now| ClaimDue { owner: String::from("host-b"), ..due(now, &[("shop", 5)]) };
     let early = home.writer.claim_due(by_another(T0 + LEASE)).await.unwrap();
     assert!(early.claims.is_empty());
@@ -532,7 +537,7 @@ async fn who_asks_never_takes_its_own_attempt_over_unless_it_says_so() {
     assert!(claims.claims.is_empty());
     assert_eq!(claims.overdue, vec![claim.token.clone()]);
     // Still the owner's.
-    assert!(home.writer.renew(claims.overdue, late + LEASE).await.unwrap().is_empty());
+    assert_eq!(home.writer.renew(claims.overdue, late + LEASE).await.unwrap().lost, []);
     assert!(home.writer.claim_due(due(late, &quotas)).await.unwrap().overdue.is_empty());
     let resumed = home.writer.resume(vec![claim.token.clone()], "host-a", late + LEASE).await.unwrap();
     assert_eq!((resumed.len(), resumed[0].attempt_number), (1, 1));

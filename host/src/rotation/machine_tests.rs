@@ -790,6 +790,36 @@ fn no_history_loses_spends_or_doubles_anything() {
     }
 }
 
+/// The shortest history in which a host that slept while another ended its attempt took itself for
+/// the owner still, because nobody else was: one in some hundred thousand.
+#[test]
+fn who_slept_while_another_ended_his_attempt_rotates_nothing() {
+    use Step::{Go, Pass, WantRotation};
+    let fine = |host| Go { host, fate: Fate::Fine };
+    let db = InMemory::default();
+    let steps = vec![
+        WantRotation,
+        fine(1),
+        fine(1),
+        Pass { seconds: 100 },
+        fine(0),
+        fine(0),
+        fine(0),
+        Pass { seconds: 1 },
+        fine(1),
+        WantRotation,
+        fine(0),
+        fine(0),
+        fine(0),
+    ];
+    let history = History { class: CommitClass::BurnOnIssue, pair: false, hosts: 2, steps };
+    let mut world = World::new(&db, history.clone());
+    for step in history.steps {
+        world.step(step);
+    }
+    world.settle();
+}
+
 /// A person may take a backup at any moment and bring it back at any later one.
 #[test]
 fn no_restored_backup_spends_a_secret_again() {

@@ -28,7 +28,7 @@ use crate::config::ServiceRules;
 use crate::credential::{Millis, now};
 use crate::db::Action;
 use crate::db::uses::WAITS_FOR;
-use crate::db::writer::{Claim, ClaimDue, ClaimToken, Due, Gate, Passage, WriteError, Writer};
+use crate::db::writer::{Claim, ClaimDue, ClaimToken, Due, Gate, Passage, Renewed, WriteError, Writer};
 use crate::egress::Egress;
 use crate::limits;
 use crate::meter::Meter;
@@ -647,17 +647,19 @@ impl Rotation {
         Ok(())
     }
 
-    /// Renews leases, and returns the claims that are another's by now.
-    async fn renew(&self, tokens: Vec<ClaimToken>) -> Result<Vec<ClaimToken>, WriteError> {
+    /// Renews leases, and says which are still ours, and which another's by now.
+    async fn renew(&self, tokens: Vec<ClaimToken>) -> Result<Renewed, WriteError> {
         let asked = Instant::now();
-        let lost = self.writer.renew(tokens.clone(), lease()).await?;
+        let renewed = self.writer.renew(tokens, lease()).await?;
         let mut in_flight = self.hold();
-        for token in tokens.iter().filter(|token| !lost.contains(token)) {
-            if let Some(held) = in_flight.get_mut(&token.credential_id) {
+        for token in &renewed.held {
+            if let Some(held) = in_flight.get_mut(&token.credential_id)
+                && held.token == *token
+            {
                 held.renewed = asked;
             }
         }
-        Ok(lost)
+        Ok(renewed)
     }
 
     /// Whether a claim is still ours, before something leaves that can't be taken back. Nobody is
@@ -667,7 +669,7 @@ impl Rotation {
         if self.hold().get(&token.credential_id).is_some_and(fresh) {
             return Ok(true);
         }
-        Ok(self.renew(vec![token.clone()]).await?.is_empty())
+        Ok(self.renew(vec![token.clone()]).await?.held.contains(token))
     }
 
     async fn renew_leases(self: Arc<Self>) {
@@ -679,8 +681,8 @@ impl Rotation {
                 continue;
             }
             match self.renew(tokens).await {
-                Ok(lost) => {
-                    for token in lost {
+                Ok(renewed) => {
+                    for token in renewed.lost {
                         tracing::warn!(
                             credential = token.credential_id,
                             "claim lost, its attempt will be refused"
