@@ -175,10 +175,10 @@ fn wanted(cx: &Cx, me: &Me, in_use: &str) -> Result<String> {
     let scopes: Vec<String> = scopes.iter().map(|scope| format!("\"{}\"", encode::json(scope))).collect();
     let end = match cx.setting_seconds("expires_in")? {
         0 => String::new(),
-        seconds => format!(",\"expires_in\":{seconds}"),
+        seconds => format!("\"expires_in\":{seconds},"),
     };
     let (note, scopes) = (encode::json(&tag.note()), scopes.join(","));
-    Ok(format!("{{\"note\":\"{note}\",\"scopes\":[{scopes}]{end}}}"))
+    Ok(format!("{{{end}\"note\":\"{note}\",\"scopes\":[{scopes}]}}"))
 }
 
 /// What the hub itself says where it refuses: `{"status": 403, "message": …}`, with the status of
