@@ -55,7 +55,8 @@ async fn run() {
     host.carry_out(Operation::PluginInstall { path: stage::plugin("slow_check") })
         .await
         .expect("another plugin");
-    host.supervisor.warm("slow-check").await.expect("another worker");
+    add_to(&host, "other", "slow-check", service).await;
+    host.rotation.run_one("other", Action::Validate).await.expect("an attempt of it");
     summary.put("worker_private_kib", private_kib(worker(&host, "well-behaved").expect("a worker")));
     summary.put("cold_first_report_ms", cold_first_report(&host).await);
 

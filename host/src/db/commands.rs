@@ -10,14 +10,14 @@ use std::sync::{Arc, LazyLock};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::column::{
-    millis, read_generation, read_millis, read_optional_json, read_optional_millis,
-    read_optional_word, read_word,
+    millis, read_generation, read_millis, read_optional_json, read_optional_millis, read_optional_word,
+    read_word,
 };
 use super::uses::{self, Behind};
 use super::writer::{
     Claim, ClaimDue, ClaimToken, Claims, Due, Gate, GenerationChange, Interrupted, MonitorUpdate,
-    NewCredential, NewGeneration, OverdueRow, PREVIOUS_KEPT, Passage, PendingProvider, ProviderUpdate, Renewed, Rest,
-    ScheduleChange, WriteError,
+    NewCredential, NewGeneration, OverdueRow, PREVIOUS_KEPT, Passage, PendingProvider, ProviderUpdate,
+    Renewed, Rest, ScheduleChange, WriteError,
 };
 use super::{Action, Actor, AuditEntry, Phase, SealedKey, Signer, TrustedKey};
 use crate::credential::Millis;
@@ -852,8 +852,7 @@ pub(super) fn claim_one(
     {
         return Err(WriteError::Resting { credential_id: credential_id.to_owned(), rest });
     }
-    let claim =
-        open_attempt(db, Unopened::read(db, standing.row)?, action, owner, now, lease_until)?;
+    let claim = open_attempt(db, Unopened::read(db, standing.row)?, action, owner, now, lease_until)?;
     Ok(Claim { forced, ..claim })
 }
 
@@ -949,8 +948,11 @@ fn open_attempt(
     claim.attempt_number += 1;
     claim.token.fence += 1;
     let row = claim.token.credential_row;
-    db.prepare_cached("UPDATE credentials SET fence = ?2, attempt_number = ?3 WHERE id = ?1")?
-        .execute((row, claim.token.fence, claim.attempt_number))?;
+    db.prepare_cached("UPDATE credentials SET fence = ?2, attempt_number = ?3 WHERE id = ?1")?.execute((
+        row,
+        claim.token.fence,
+        claim.attempt_number,
+    ))?;
     db.prepare_cached(
         "INSERT INTO journal (credential, attempt_number, fence, owner, lease_until, action,
              started_at, phase)

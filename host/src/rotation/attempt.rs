@@ -78,11 +78,7 @@ fn begin_trace(claim: &Claim) -> Trace {
     trace
 }
 
-async fn run_to_report(
-    engine: &Rotation,
-    claim: &Claim,
-    trace: &Trace,
-) -> Result<Arc<Report>, WriteError> {
+async fn run_to_report(engine: &Rotation, claim: &Claim, trace: &Trace) -> Result<Arc<Report>, WriteError> {
     match Attempt::prepare(engine, claim, trace) {
         Ok(mut attempt) => {
             let conclusion = attempt.conclude().await?;

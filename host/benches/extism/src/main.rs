@@ -59,7 +59,7 @@ host_fn!(get(_nothing: (); url: String, cookie: String) -> Answer {
 });
 
 fn compiled(plugin: &Path, pooled: bool) -> Result<CompiledPlugin, extism::Error> {
-    let manifest = Manifest::new([Wasm::file(plugin)]);
+    let manifest = Manifest::new([Wasm::data(std::fs::read(plugin)?)]);
     let mut builder = PluginBuilder::new(manifest)
         .with_wasi(false)
         .with_cache_disabled()
