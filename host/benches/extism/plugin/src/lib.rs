@@ -39,6 +39,7 @@ pub fn describe(_: ()) -> FnResult<&'static str> {
 
 #[plugin_fn]
 pub fn validate(Json(context): Json<Context>) -> FnResult<Json<Verdict>> {
+    // SAFETY: the host that loads this plugin defines the function with these types.
     let answer = unsafe { get(context.url, context.cookie)? };
     match answer.status {
         200 => {
