@@ -287,7 +287,7 @@ async fn at_full_load(host: &Host, beside: impl Future<Output = ()>) -> (i64, i6
 
 /// Those of the reports between two ids that say what a condition asks for, and how many don't.
 fn count(host: &Host, (before, after): (i64, i64), condition: &str) -> (f64, u64) {
-    let database = rusqlite::Connection::open(host.home.database()).expect("the database");
+    let database = rusqlite::Connection::open(host.home.database_file()).expect("the database");
     let of = format!(
         "FROM cookie_rotation_reports WHERE id > ?1 AND id <= ?2 AND cookie_id LIKE 'c%' AND {condition}"
     );

@@ -199,7 +199,7 @@ async fn prepare(root: &Path, addresses: &[SocketAddr]) -> Vec<Service> {
         stage::add_to(&host, &format!("first-{name}"), name, *address).await;
     }
     host.close().await;
-    let db = Connection::open(home.database()).expect("the database");
+    let db = Connection::open(home.database_file()).expect("the database");
     let day = (now() + 86_400_000).cast_signed();
     db.execute("UPDATE cookie_rotation_monitor SET next_due_at = ?1", [day]).expect("all of them");
     let row = |name: String| {
@@ -283,7 +283,7 @@ impl Filled {
         }
         all.commit().expect("a commit");
         drop(db);
-        let file = fs::File::open(self.home.database()).expect("the database");
+        let file = fs::File::open(self.home.database_file()).expect("the database");
         file.sync_all().expect("on the disk");
         // As after a restart of the machine, or nearly: what the disk has is read from there.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
@@ -319,7 +319,7 @@ fn size(home: &Home) -> u64 {
 }
 
 fn fast(home: &Home) -> Connection {
-    let db = Connection::open(home.database()).expect("the database");
+    let db = Connection::open(home.database_file()).expect("the database");
     db.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -500000;")
         .expect("a fast connection");
     db

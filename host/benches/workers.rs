@@ -353,7 +353,7 @@ async fn drop_to_first_report(service: SocketAddr, plugin: &Path) -> f64 {
         let (tell, stop) = watch::channel(false);
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let plugins = host.home.plugins();
-        let database = host.home.database();
+        let database = host.home.database_file();
         let staged = folder.path().join("staged");
         fs::copy(plugin, &staged).expect("a copy");
         let daemon = tokio::spawn(keywheel::daemon::serve(host, stop, |_| {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the peers of the end-to-end tests from their lockfiles; with the argument `browser`
 # the documented browser worker instead, with `dashboard` who uses the dashboard (both want
-# Chromium), with `firefox` Firefox itself, with `bench` what benches compare with, with `promtool` the checker of Prometheus.
+# Chromium), with `firefox` Firefox itself, with `postgres` the PostgreSQL server, with `bench` what benches compare with, with `promtool` the checker of Prometheus.
 #
 # Owns: $TARGET_DIR (default <repository>/target/peers), and nothing else. Must
 # never write into the source tree. Run again, it returns at once unless a
@@ -96,6 +96,8 @@ oidc_provider() {
     printf '%s\n' "$want" >"$to/.stamp"
 }
 
+has_postgres() { ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; }
+
 has_firefox() { command -v firefox-esr >/dev/null; }
 
 has_chromium() { command -v "${CHROMIUM:-chromium}" >/dev/null; }
@@ -174,6 +176,7 @@ browser) playwright_worker ;;
 dashboard) dashboard_browser ;;
 bench) python_peer aiohttp-script aiohttp-venv 'the script that benches compare with' ;;
 firefox) need Firefox has_firefox firefox-esr ;;
+postgres) need PostgreSQL has_postgres postgresql ;;
 promtool) promtool ;;
-*) fail "unknown argument $1; allowed: nothing, bench, browser, dashboard, firefox or promtool" ;;
+*) fail "unknown argument $1; allowed: nothing, bench, browser, dashboard, firefox, postgres or promtool" ;;
 esac

@@ -22,7 +22,7 @@ use crate::config::alerts::{Address, Channel, Email, Security, Target};
 use crate::crash;
 use crate::credential::{Millis, Secret, now};
 use crate::db::alerts::{Tried, Waiting};
-use crate::db::{Reader, Writer};
+use crate::db::{Reader, Store, Writer};
 use crate::egress::EgressError;
 use crate::egress::delivery::{Delivery, DeliveryError, Message};
 use crate::egress::mail::{self, Letter, MailError, Protection, Server};
@@ -428,7 +428,7 @@ pub struct Postman {
     pub name: String,
     pub channel: Channel,
     pub sender: Arc<Sender>,
-    pub database: PathBuf,
+    pub database: Store,
     pub writer: Writer,
     pub retry_first: Millis,
     pub past_the_outbox: Arc<PastTheOutbox>,

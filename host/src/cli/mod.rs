@@ -257,7 +257,7 @@ impl Failure {
 
 const fn db_code(error: &DbError) -> u8 {
     match error {
-        DbError::Locked { .. } | DbError::Sqlite { .. } => 75,
+        DbError::Locked { .. } | DbError::File { .. } | DbError::Server { .. } => 75,
         _ => 78,
     }
 }

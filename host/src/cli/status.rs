@@ -137,7 +137,7 @@ async fn ask(home: &Home) -> Result<(Daemon, Said), Failure> {
 
 /// Why the home could not be written, where no daemon says it of itself.
 fn not_writable(home: &Home) -> Option<String> {
-    let database = home.database();
+    let database = home.database().file()?.to_owned();
     rustix::fs::access(&database, rustix::fs::Access::WRITE_OK)
         .err()
         .map(|errno| format!("{}: {errno}", database.display()))

@@ -5,6 +5,7 @@ pub mod alerts;
 pub mod metrics;
 pub mod place;
 pub mod sinks;
+pub mod store;
 pub mod telemetry;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::de::Error as _;
@@ -79,6 +80,8 @@ pub struct Home {
     root: PathBuf,
     /// Where the master key is, if not in the home.
     key: Option<KeyElsewhere>,
+    /// Where everything is kept, once somebody asked.
+    store: Arc<OnceLock<store::Store>>,
 }
 
 /// A master key outside of the home: who has a copy of the home has no secret then.
@@ -120,7 +123,7 @@ impl Home {
         let root = named.or_else(usual).ok_or(ConfigError::Nowhere)?;
         // A relative home would follow the caller's folder; children change theirs.
         let root = std::path::absolute(&root).map_err(|source| ConfigError::Io { path: root, source })?;
-        Ok(Self { root, key: KeyElsewhere::find() })
+        Ok(Self { root, key: KeyElsewhere::find(), store: Arc::default() })
     }
 
     /// The same home with its master key in this file.
@@ -154,7 +157,13 @@ impl Home {
         matches!(self.key, Some(KeyElsewhere::Credential(_)))
     }
 
-    pub fn database(&self) -> PathBuf {
+    /// Where everything is kept. It stays as it is found first: another one is another daemon's.
+    pub fn database(&self) -> store::Store {
+        self.store.get_or_init(|| store::Store::of(&self.config(), self.database_file())).clone()
+    }
+
+    /// The file that everything is in, unless the configuration names a server.
+    pub fn database_file(&self) -> PathBuf {
         self.root.join("keywheel.db")
     }
 
@@ -198,7 +207,7 @@ impl Home {
             Ok(())
         } else if self.exists() && self.key.is_none() {
             // A new one in its place would look like an installation that never had a credential.
-            Err(ConfigError::NoDatabase(self.database()))
+            Err(ConfigError::NoDatabase(self.database_file()))
         } else if self.database().exists() {
             // A daemon that runs has its key, wherever that is; it isn't this process's business.
             match std::os::unix::net::UnixStream::connect(self.socket()) {
@@ -285,6 +294,8 @@ pub struct Config {
     pub services: BTreeMap<String, ServiceRules>,
     /// Where secrets go that are in force, by name.
     pub sinks: sinks::Sinks,
+    /// A server that keeps everything; None: a file in the home does.
+    pub store: Option<store::StoreConfig>,
 }
 
 /// The HTTP port: none unless it is asked for.
@@ -443,6 +454,7 @@ impl Default for Config {
             text: String::new(),
             services: BTreeMap::new(),
             sinks: sinks::Sinks::new(),
+            store: None,
         }
     }
 }

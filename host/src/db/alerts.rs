@@ -2,7 +2,7 @@
 //! outbox of deliveries. It stores decisions and makes none: `alerts::rules` does. Nothing here
 //! holds a secret: addresses and tokens of channels are the configuration's.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use super::sql::{self, Connection, Optional as _, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::column::{millis, read_millis, read_optional_millis, read_optional_word, read_word};
@@ -478,7 +478,7 @@ impl Reader {
             |row| {
                 Ok(AlertGroup {
                     group: row.get(0)?,
-                    sequence: row.get::<_, i64>(1)?.unsigned_abs(),
+                    sequence: row.get::<i64>(1)?.unsigned_abs(),
                     changed_at: read_optional_millis(row, 2)?,
                     noticed_at: read_optional_millis(row, 3)?,
                     reminders: row.get(4)?,
@@ -501,11 +501,11 @@ impl Reader {
         self.all(
             "SELECT m.cookie_id, m.service, m.last_status, m.last_verdict, m.last_message,
                     m.consecutive_failures, m.last_success_at, c.created_at,
-                    c.paused OR coalesce(p.paused, 0)
+                    c.paused = 1 OR coalesce(p.paused, 0) = 1
              FROM cookie_rotation_monitor m INDEXED BY monitor_failing
              CROSS JOIN credentials c ON c.credential_id = m.cookie_id
              LEFT JOIN cookie_rotation_providers p ON p.service = c.service
-             WHERE m.consecutive_failures > 0 ORDER BY m.last_success_at LIMIT ?1",
+             WHERE m.consecutive_failures > 0 ORDER BY m.last_success_at NULLS FIRST LIMIT ?1",
             [limit],
             |row| {
                 Ok(FailingRow {
@@ -527,7 +527,7 @@ impl Reader {
     pub fn expiring_rows(&self, after: Millis, before: Millis, limit: u32) -> Found<Vec<ExpiringRow>> {
         self.all(
             "SELECT m.cookie_id, m.service, m.expires_at, c.rotated_at, m.last_status,
-                    m.last_verdict, m.consecutive_failures, c.paused OR coalesce(p.paused, 0)
+                    m.last_verdict, m.consecutive_failures, c.paused = 1 OR coalesce(p.paused, 0) = 1
              FROM cookie_rotation_monitor m
              JOIN credentials c ON c.credential_id = m.cookie_id
              LEFT JOIN cookie_rotation_providers p ON p.service = c.service
@@ -599,7 +599,7 @@ impl Reader {
     /// Messages that didn't arrive: those that wait, and those that were given up, newest first.
     pub fn undelivered(&self, limit: u32) -> Found<Vec<DeliveryRow>> {
         self.all(
-            "SELECT id, channel, dedup_key, json_extract(payload_json, '$.title'), created_at, tries,
+            "SELECT id, channel, dedup_key, payload_json, created_at, tries,
                     next_try_at, failed_at, last_error
              FROM deliveries WHERE delivered_at IS NULL ORDER BY id DESC LIMIT ?1",
             [limit],
@@ -608,7 +608,7 @@ impl Reader {
                     id: row.get(0)?,
                     channel: row.get(1)?,
                     dedup_key: row.get(2)?,
-                    title: row.get(3)?,
+                    title: title_of(row.get(3)?),
                     created_at: read_millis(row, 4)?,
                     tries: row.get(5)?,
                     next_try_at: read_millis(row, 6)?,
@@ -620,7 +620,13 @@ impl Reader {
     }
 }
 
-fn state_from(row: &Row<'_>) -> rusqlite::Result<AlertState> {
+/// What a message is called, as its receivers see it.
+fn title_of(payload_json: &str) -> Option<String> {
+    let payload: serde_json::Value = serde_json::from_str(payload_json).ok()?;
+    Some(payload.get("title")?.as_str()?.to_owned())
+}
+
+fn state_from(row: Row<'_>) -> sql::Result<AlertState> {
     let told_severity = read_optional_word(row, 9, Severity::parse)?;
     let told_stage: Option<u32> = row.get(10)?;
     Ok(AlertState {
@@ -643,14 +649,13 @@ fn state_from(row: &Row<'_>) -> rusqlite::Result<AlertState> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::migrations;
+    use crate::db::scratch::Scratch;
 
     const DAY: Millis = 86_400_000;
 
+    /// One that writes as well.
     fn reader() -> Reader {
-        let mut db = Connection::open_in_memory().unwrap();
-        migrations::run(&mut db, std::path::Path::new(":memory:"), migrations::ALL).unwrap();
-        Reader { db }
+        Reader { db: Scratch::new().connection() }
     }
 
     fn state(subject: &str, told: Option<Told>, closed_at: Option<Millis>) -> AlertState {

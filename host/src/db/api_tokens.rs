@@ -3,7 +3,7 @@
 //! of the history holds no secret and no part of a token but its public id, and no flood of
 //! requests makes it grow past its bound.
 
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value};
+use super::sql::{self, Connection, Optional as _, Owned, Row, params};
 use serde::Serialize;
 
 use super::column::{millis, read_json, read_millis, read_optional_millis};
@@ -211,19 +211,12 @@ fn note_read(db: &Connection, read: &SecretRead, at: Millis) -> Written<()> {
     if folded > 0 {
         return Ok(());
     }
-    db.prepare_cached(
+    let last = db.insert(
         "INSERT INTO api_reads (first_at, last_at, times, token_id, peer, credential_id, generation, form)
          VALUES (?1, ?1, 1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![
-        millis(at),
-        read.token_id,
-        read.peer,
-        read.credential_id,
-        read.generation,
-        read.form
-    ])?;
-    end_oldest(db, "DELETE FROM api_reads WHERE id <= ?1")
+        params![millis(at), read.token_id, read.peer, read.credential_id, read.generation, read.form],
+    )?;
+    end_oldest(db, "DELETE FROM api_reads WHERE id <= ?1", last)
 }
 
 fn note_refusal(db: &Connection, refusal: &ApiRefusal, at: Millis) -> Written<()> {
@@ -234,7 +227,8 @@ fn note_refusal(db: &Connection, refusal: &ApiRefusal, at: Millis) -> Written<()
              WHERE id = (SELECT id FROM (SELECT id, first_at, reason, token_id, credential_id
                                          FROM api_refusals INDEXED BY api_refusals_by_peer
                                          WHERE peer = ?3 ORDER BY id DESC LIMIT ?8)
-                         WHERE reason = ?4 AND token_id IS ?5 AND credential_id IS ?6
+                         WHERE reason = ?4 AND token_id IS NOT DISTINCT FROM ?5
+                           AND credential_id IS NOT DISTINCT FROM ?6
                            AND first_at > ?7 LIMIT 1)",
         )?
         .execute(params![
@@ -250,25 +244,26 @@ fn note_refusal(db: &Connection, refusal: &ApiRefusal, at: Millis) -> Written<()
     if folded > 0 {
         return Ok(());
     }
-    db.prepare_cached(
+    let last = db.insert(
         "INSERT INTO api_refusals (first_at, last_at, times, reason, token_id, peer, credential_id)
          VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![
-        millis(at),
-        refusal.times,
-        refusal.reason.as_str(),
-        refusal.token_id,
-        refusal.peer,
-        refusal.credential_id,
-    ])?;
-    end_oldest(db, "DELETE FROM api_refusals WHERE id <= ?1")
+        params![
+            millis(at),
+            refusal.times,
+            refusal.reason.as_str(),
+            refusal.token_id,
+            refusal.peer,
+            refusal.credential_id,
+        ],
+    )?;
+    end_oldest(db, "DELETE FROM api_refusals WHERE id <= ?1", last)
 }
 
 /// Ids are given in order, so what is past the bound is found without counting.
-fn end_oldest(db: &Connection, sql: &str) -> Written<()> {
-    let last = db.last_insert_rowid();
-    if last > limits::API_HISTORY_ROWS {
+fn end_oldest(db: &Connection, sql: &str, last: Option<i64>) -> Written<()> {
+    if let Some(last) = last
+        && last > limits::API_HISTORY_ROWS
+    {
         db.prepare_cached(sql)?.execute([last - limits::API_HISTORY_ROWS])?;
     }
     Ok(())
@@ -332,7 +327,7 @@ impl Reader {
     pub fn api_history(&self, token_id: Option<&str>, limit: u32) -> Found<Vec<ApiHistoryRow>> {
         let limit = limit.min(HISTORY_AT_MOST);
         let (filter, parameter) = match token_id {
-            Some(id) => ("WHERE token_id = ?1", vec![Value::from(id.to_owned())]),
+            Some(id) => ("WHERE token_id = ?1", vec![Owned::from(id.to_owned())]),
             None => ("", Vec::new()),
         };
         // A repeated row changes its place only by its last moment, so a few more are looked at
@@ -348,7 +343,7 @@ impl Reader {
                                 FROM api_refusals {filter} ORDER BY id DESC LIMIT {limit}))
              ORDER BY 5 DESC, 11 DESC LIMIT {limit}"
         );
-        self.all(&sql, params_from_iter(parameter), |row| {
+        self.all(&sql, parameter, |row| {
             Ok(ApiHistoryRow {
                 what: row.get(0)?,
                 refused: row.get(1)?,
@@ -411,7 +406,7 @@ impl Reader {
     }
 }
 
-fn token_from(row: &Row<'_>) -> rusqlite::Result<ApiTokenRow> {
+fn token_from(row: Row<'_>) -> sql::Result<ApiTokenRow> {
     Ok(ApiTokenRow {
         token_id: row.get(0)?,
         name: row.get(1)?,
@@ -426,17 +421,16 @@ fn token_from(row: &Row<'_>) -> rusqlite::Result<ApiTokenRow> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::open_for_writing;
+    use super::super::scratch::Scratch;
     use super::*;
 
     const NOW: Millis = 1_700_000_000_000;
 
-    fn home() -> (tempfile::TempDir, Connection, Reader) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keywheel.db");
-        let db = open_for_writing(&path, None).unwrap();
-        let reader = Reader::open(&path).unwrap();
-        (folder, db, reader)
+    fn home() -> (Scratch, Connection, Reader) {
+        let scratch = Scratch::new();
+        let db = scratch.connection();
+        let reader = scratch.reader();
+        (scratch, db, reader)
     }
 
     fn token(db: &Connection, id: &str, expires_at: Option<Millis>) {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::Row;
+use super::sql::{self, Row};
 
 use super::column::read_optional_millis;
 use super::queries::{Found, Reader};
@@ -86,10 +86,10 @@ impl Reader {
                 Ok(CredentialCensus {
                     credential_id: row.get(0)?,
                     service: row.get(1)?,
-                    failures: row.get::<_, i64>(2)?.unsigned_abs(),
+                    failures: row.get::<i64>(2)?.unsigned_abs(),
                     last_success: read_optional_millis(row, 3)?,
                     expires: read_optional_millis(row, 4)?,
-                    is_valid: row.get::<_, Option<String>>(5)?.as_deref() == Some("success"),
+                    is_valid: row.get::<Option<String>>(5)?.as_deref() == Some("success"),
                 })
             },
         )?;
@@ -98,25 +98,31 @@ impl Reader {
         Ok((rows, more))
     }
 
-    /// Bytes of the database's file, and of its log.
+    /// Bytes of the database's file, and of its log; a server's log is its own business.
     pub fn size(&self) -> Found<(u64, u64)> {
+        let Some(file) = self.connection().file() else {
+            let size =
+                self.connection()
+                    .query_row("SELECT pg_database_size(current_database())", [], |row| row.get::<i64>(0))?;
+            return Ok((size.unsigned_abs(), 0));
+        };
         let pages: i64 = self.connection().query_row("PRAGMA page_count", [], |row| row.get(0))?;
         let page: i64 = self.connection().query_row("PRAGMA page_size", [], |row| row.get(0))?;
-        let log = self.connection().path().map(|path| format!("{path}-wal"));
+        let log = file.path().map(|path| format!("{path}-wal"));
         let log = log.and_then(|log| std::fs::metadata(log).ok()).map_or(0, |log| log.len());
         Ok((pages.unsigned_abs() * page.unsigned_abs(), log))
     }
 }
 
 /// Counts one row of the monitor.
-fn add(services: &mut BTreeMap<String, ServiceCensus>, row: &Row<'_>, now: Millis) -> rusqlite::Result<()> {
-    let name = row.get_ref(0)?.as_str()?;
+fn add(services: &mut BTreeMap<String, ServiceCensus>, row: Row<'_>, now: Millis) -> sql::Result<()> {
+    let name = row.get::<&str>(0)?;
     let of = match services.get_mut(name) {
         Some(of) => of,
         None => services.entry(name.to_owned()).or_default(),
     };
-    let verdict = row.get_ref(2)?.as_str_or_null()?;
-    let state = match row.get_ref(1)?.as_str_or_null()? {
+    let verdict = row.get::<Option<&str>>(2)?;
+    let state = match row.get::<Option<&str>>(1)? {
         Some("success") => 0,
         Some("validation_failed") => 1,
         Some("unreachable") => 2,
@@ -125,7 +131,7 @@ fn add(services: &mut BTreeMap<String, ServiceCensus>, row: &Row<'_>, now: Milli
         None => 5,
     };
     of.states[state] += 1;
-    let failures = row.get::<_, i64>(3)?.unsigned_abs();
+    let failures = row.get::<i64>(3)?.unsigned_abs();
     of.failing += u64::from(failures > 0);
     of.most_failures = of.most_failures.max(failures);
     if let Some(due) = read_optional_millis(row, 4)? {
@@ -146,36 +152,15 @@ fn add(services: &mut BTreeMap<String, ServiceCensus>, row: &Row<'_>, now: Milli
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::Connection;
-
-    use super::super::open_for_writing;
+    use super::super::scratch::{Scratch, add_rows as add};
     use super::*;
 
     const NOW: Millis = 1_700_000_000_000;
 
-    fn add(db: &Connection, id: &str, service: &str, columns: &str) {
-        db.execute(
-            "INSERT INTO credentials (credential_id, service, settings_json, private_hosts_json,
-                 last_generation, rotated_at, created_at) VALUES (?1, ?2, '[]', '[]', 1, 0, 0)",
-            [id, service],
-        )
-        .unwrap();
-        db.execute(
-            "INSERT INTO cookie_rotation_monitor (cookie_id, service, next_action) VALUES (?1, ?2, 'validate')",
-            [id, service],
-        )
-        .unwrap();
-        if !columns.is_empty() {
-            let sql = format!("UPDATE cookie_rotation_monitor SET {columns} WHERE cookie_id = ?1");
-            db.execute(&sql, [id]).unwrap();
-        }
-    }
-
     #[test]
     fn the_census_counts_states_due_times_and_expiries_by_service() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keywheel.db");
-        let db = open_for_writing(&path, None).unwrap();
+        let scratch = Scratch::new();
+        let db = scratch.connection();
         let at = |ahead: i64| NOW as i64 + ahead;
         let day = DAY as i64;
         add(
@@ -208,7 +193,7 @@ mod tests {
             "last_status = 'unreachable', last_verdict = 'unknown', consecutive_failures = 1",
         );
         add(&db, "b3", "b", "last_status = 'validation_failed', last_verdict = 'invalid'");
-        let reader = Reader::open(&path).unwrap();
+        let reader = scratch.reader();
         let expected = [
             ServiceCensus {
                 service: "a".into(),

@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use super::sql::{self, Connection, Optional as _, Row, params};
 
 use super::column::{
     millis, read_generation, read_millis, read_optional_json, read_optional_millis, read_optional_word,
@@ -39,7 +39,7 @@ pub(super) fn not_found(what: &'static str, id: &str) -> WriteError {
 
 pub(super) fn remember(db: &Connection, key: &str, value: &[u8]) -> Written<Vec<u8>> {
     db.prepare_cached("INSERT INTO installation (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO NOTHING")?
-        .execute((key, value))?;
+        .execute(params![key, value])?;
     let stored = db
         .prepare_cached("SELECT value FROM installation WHERE key = ?1")?
         .query_row([key], |row| row.get(0))?;
@@ -167,7 +167,8 @@ pub(super) fn set_provider_cadence(
         // for all of them come from one moment.
         db.prepare_cached(
             "UPDATE cookie_rotation_monitor
-             SET next_due_at = ?2 + (random() & 9223372036854775807) % ?3, next_reason = 'the cadence was changed',
+             SET next_due_at = ?2 + (SELECT c.id * 2654435761 % ?3 FROM credentials c
+                                     WHERE c.credential_id = cookie_id), next_reason = 'the cadence was changed',
                  next_action = 'validate'
              WHERE service = ?1 AND next_due_at > ?2 + ?3
                AND EXISTS (SELECT 1 FROM credentials c WHERE c.credential_id = cookie_id
@@ -230,7 +231,8 @@ pub(super) fn note(db: &Connection, entries: &[AuditEntry], at: Millis) -> Writt
             None => false,
             Some(file) => db
                 .prepare_cached(
-                    "SELECT action = ?2 AND service IS ?3 AND digest IS ?4 AND signer IS ?5
+                    "SELECT action = ?2 AND service IS NOT DISTINCT FROM ?3
+                         AND digest IS NOT DISTINCT FROM ?4 AND signer IS NOT DISTINCT FROM ?5
                          AND detail_json = ?6
                      FROM audit WHERE file = ?1 ORDER BY id DESC LIMIT 1",
                 )?
@@ -243,7 +245,7 @@ pub(super) fn note(db: &Connection, entries: &[AuditEntry], at: Millis) -> Writt
                         entry.signer,
                         json(&entry.detail)?
                     ],
-                    |row| row.get::<_, bool>(0),
+                    |row| row.get::<bool>(0),
                 )
                 .optional()?
                 .unwrap_or(false),
@@ -356,16 +358,14 @@ pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -
         }
     }
     let first = !has_credentials(db, &new.service)?;
-    let inserted = db
-        .prepare_cached(
-            "INSERT INTO credentials (credential_id, profile_id, service, settings_json,
+    let inserted = db.insert(
+        "INSERT INTO credentials (credential_id, profile_id, service, settings_json,
                  private_hosts_json, method, validate_interval_seconds, max_age_seconds, identity,
                  current_generation, last_generation, rotated_at, created_at, idle_limit_seconds,
                  quiet_json)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, 1, ?10, ?10, ?11, ?12)
              ON CONFLICT (credential_id) DO NOTHING",
-        )?
-        .execute(params![
+        params![
             new.credential_id,
             new.profile_id,
             new.service,
@@ -378,12 +378,12 @@ pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -
             millis(at),
             new.idle_limit,
             quiet_json(&new.quiet)?,
-        ])?;
-    if inserted == 0 {
+        ],
+    )?;
+    let Some(credential) = inserted else {
         standing(db, &new.credential_id)?.kept(&new.credential_id)?;
         return Err(WriteError::Duplicate { credential_id: new.credential_id.clone() });
-    }
-    let credential = db.last_insert_rowid();
+    };
     insert_generation(db, credential, 1, "current", Origin::IMPORTED, &new.keys, at)?;
     db.prepare_cached(
         "INSERT INTO cookie_rotation_monitor (cookie_id, service, expires_at, next_due_at, next_action,
@@ -516,7 +516,7 @@ pub(super) fn replace_generation(db: &Connection, new: &NewGeneration, at: Milli
     prune_generations(db, standing.row)?;
     db.prepare_cached(
         "UPDATE cookie_rotation_monitor
-         SET next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) THEN NULL ELSE ?3 END,
+         SET next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) = 1 THEN NULL ELSE ?3 END,
              next_action = ?4, expires_at = ?5, consecutive_failures = 0, waits_since = NULL,
              next_reason = 'new secrets were imported'
          WHERE cookie_id = ?2",
@@ -586,7 +586,7 @@ pub(super) fn overdue(db: &Connection, service: &str, now: Millis) -> Written<Ve
                 expires: read_optional_millis(row, 3)?,
             })
         })?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     Ok(rows)
 }
 
@@ -724,9 +724,9 @@ fn was_ahead(db: &Connection, now: Millis) -> Written<bool> {
     let ahead = db
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM (SELECT created_at FROM cookie_rotation_reports
-                                           ORDER BY id DESC LIMIT ?3) WHERE created_at > ?2)
+                                           ORDER BY id DESC LIMIT ?3) newest WHERE created_at > ?2)
                  OR EXISTS (SELECT 1 FROM (SELECT created_at FROM credentials
-                                           ORDER BY id DESC LIMIT ?3) WHERE created_at > ?1)",
+                                           ORDER BY id DESC LIMIT ?3) newest WHERE created_at > ?1)",
         )?
         .query_row(params![millis(now), iso8601(now), newest], |row| row.get(0))?;
     Ok(ahead)
@@ -788,13 +788,13 @@ fn due_of(
     now: i64,
     at_most: u32,
     claim: &ClaimDue,
-) -> rusqlite::Result<Vec<Found>> {
+) -> sql::Result<Vec<Found>> {
     db.prepare_cached(&DUE)?
         .query_map(params![service, now, at_most, claim.owner], |row| {
             let credential = row.get(0)?;
             if let Some(fence) = row.get(AFTER_CLAIM)? {
                 let token = ClaimToken { credential_row: credential, credential_id: row.get(1)?, fence };
-                let own = row.get::<_, Option<bool>>(AFTER_CLAIM + 1)?.unwrap_or(false);
+                let own = row.get::<Option<bool>>(AFTER_CLAIM + 1)?.unwrap_or(false);
                 return Ok(Found::Open(token, own));
             }
             let action = read_word(row, AFTER_CLAIM + 2, Action::parse)?;
@@ -802,12 +802,12 @@ fn due_of(
             let passage = claim.gate.judge(Due {
                 service,
                 action,
-                credential_id: row.get_ref(1)?.as_str()?,
+                credential_id: row.get::<&str>(1)?,
                 expires: read_optional_millis(row, 22)?,
-                quiet_json: row.get_ref(17)?.as_str_or_null()?,
-                settings_json: row.get_ref(6)?.as_str()?,
-                private_hosts_json: row.get_ref(7)?.as_str()?,
-                method: row.get_ref(8)?.as_str_or_null()?,
+                quiet_json: row.get::<Option<&str>>(17)?,
+                settings_json: row.get::<&str>(6)?,
+                private_hosts_json: row.get::<&str>(7)?,
+                method: row.get::<Option<&str>>(8)?,
                 due_at: read_millis(row, AFTER_CLAIM + 3)?,
                 issued: read_millis(row, 13)?,
                 behind: &behind_rotation(db, credential, action, pending.is_some())?,
@@ -828,7 +828,7 @@ fn behind_rotation(
     credential: i64,
     action: Action,
     has_pending: bool,
-) -> rusqlite::Result<Vec<Behind>> {
+) -> sql::Result<Vec<Behind>> {
     match action {
         Action::Rotate if !has_pending => uses::behind(db, credential),
         Action::Rotate | Action::Validate => Ok(Vec::new()),
@@ -876,14 +876,14 @@ fn rest_of(db: &Connection, credential: i64, now: Millis, gate: &Gate) -> Writte
                 return Ok(Some(Rest::Asked { until }));
             }
             let passage = gate.judge(Due {
-                service: row.get_ref(2)?.as_str()?,
+                service: row.get::<&str>(2)?,
                 action: Action::Rotate,
-                credential_id: row.get_ref(3)?.as_str()?,
+                credential_id: row.get::<&str>(3)?,
                 expires: read_optional_millis(row, 4)?,
-                quiet_json: row.get_ref(5)?.as_str_or_null()?,
-                settings_json: row.get_ref(6)?.as_str()?,
-                private_hosts_json: row.get_ref(7)?.as_str()?,
-                method: row.get_ref(8)?.as_str_or_null()?,
+                quiet_json: row.get::<Option<&str>>(5)?,
+                settings_json: row.get::<&str>(6)?,
+                private_hosts_json: row.get::<&str>(7)?,
+                method: row.get::<Option<&str>>(8)?,
                 due_at: read_optional_millis(row, 9)?.unwrap_or(now),
                 issued: read_millis(row, 10)?,
                 behind: &behind_rotation(db, credential, Action::Rotate, row.get(12)?)?,
@@ -901,7 +901,7 @@ pub(super) fn reclaim_interrupted(db: &Connection, owner: &str, lease_until: Mil
     let open: Vec<i64> = db
         .prepare_cached("SELECT credential FROM journal ORDER BY started_at")?
         .query_map([], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     open.into_iter().map(|credential| take_over(db, credential, owner, lease_until)).collect()
 }
 
@@ -949,11 +949,8 @@ fn open_attempt(
     claim.attempt_number += 1;
     claim.token.fence += 1;
     let row = claim.token.credential_row;
-    db.prepare_cached("UPDATE credentials SET fence = ?2, attempt_number = ?3 WHERE id = ?1")?.execute((
-        row,
-        claim.token.fence,
-        claim.attempt_number,
-    ))?;
+    db.prepare_cached("UPDATE credentials SET fence = ?2, attempt_number = ?3 WHERE id = ?1")?
+        .execute(params![row, claim.token.fence, claim.attempt_number])?;
     db.prepare_cached(
         "INSERT INTO journal (credential, attempt_number, fence, owner, lease_until, action,
              started_at, phase)
@@ -1005,7 +1002,7 @@ fn lease_monitor(db: &Connection, credential_id: &str, lease_until: Millis) -> W
     Ok(())
 }
 
-fn claim_from(row: &Row<'_>) -> rusqlite::Result<Unopened> {
+fn claim_from(row: Row<'_>) -> sql::Result<Unopened> {
     let claim = Claim {
         token: ClaimToken { credential_row: row.get(0)?, credential_id: row.get(1)?, fence: row.get(2)? },
         attempt_number: row.get(3)?,
@@ -1017,7 +1014,7 @@ fn claim_from(row: &Row<'_>) -> rusqlite::Result<Unopened> {
         identity: row.get(9)?,
         current: None,
         pending: None,
-        next_generation: row.get::<_, u32>(12)? + 1,
+        next_generation: row.get::<u32>(12)? + 1,
         rotated_at: read_millis(row, 13)?,
         validate_interval_override: row.get(14)?,
         max_age_override: row.get(15)?,
@@ -1193,39 +1190,42 @@ pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
         .execute(params![credential, in_doubt])?;
     }
 
-    let mut insert = db.prepare_cached(
-        "INSERT INTO cookie_rotation_reports (cookie_id, profile_id, service, validate_url,
+    let insert = "INSERT INTO cookie_rotation_reports (cookie_id, profile_id, service, validate_url,
              cookie_keys_json, status, message, attempt_number, started_at, finished_at,
              created_at, idempotency_key, meta_json)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
-         ON CONFLICT (cookie_id, attempt_number, started_at) DO NOTHING",
-    )?;
-    let mut insert_at = |started_at: &str| {
-        insert.execute(params![
-            end.token.credential_id,
-            end.report.profile_id,
-            end.report.service,
-            end.report.validate_url,
-            end.cookie_keys_json,
-            end.report.status.as_str(),
-            end.report.message,
-            end.report.attempt_number,
-            started_at,
-            end.report.finished_at,
-            end.created_at,
-            end.idempotency_key,
-            end.meta_json,
-        ])
+         ON CONFLICT (cookie_id, attempt_number, started_at) DO NOTHING";
+    let insert_at = |started_at: &str| {
+        db.insert(
+            insert,
+            params![
+                end.token.credential_id,
+                end.report.profile_id,
+                end.report.service,
+                end.report.validate_url,
+                end.cookie_keys_json,
+                end.report.status.as_str(),
+                end.report.message,
+                end.report.attempt_number,
+                started_at,
+                end.report.finished_at,
+                end.created_at,
+                end.idempotency_key,
+                end.meta_json,
+            ],
+        )
     };
     // The attempt was open until now, so a report in its place is an external worker's, by
     // accident or on purpose. It must not keep the attempt from its end.
-    if insert_at(&end.report.started_at)? == 0 {
-        let mut started = parse_iso8601(&end.report.started_at).unwrap_or(0) + 1;
-        while insert_at(&iso8601(started))? == 0 {
-            started += 1;
+    let mut inserted = insert_at(&end.report.started_at)?;
+    let mut started = parse_iso8601(&end.report.started_at).unwrap_or(0);
+    let report = loop {
+        if let Some(report) = inserted {
+            break report;
         }
-    }
-    let report = db.last_insert_rowid();
+        started += 1;
+        inserted = insert_at(&iso8601(started))?;
+    };
 
     // It may have been paused meanwhile.
     let paused: bool = db

@@ -8,12 +8,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::OpenFlags;
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags, params};
 
 use super::column::{millis, read_millis};
 use super::commands::insert_audit;
 use super::queries::{ReadError, Reader};
+use super::sql::{self, Connection, Optional as _, params};
 use super::writer::{WriteError, Writer};
 use super::{Actor, AuditEntry, DbError, connect, migrations};
 use crate::credential::{Millis, now};
@@ -46,6 +47,10 @@ pub enum CopyError {
     Copy(#[source] rusqlite::Error),
     #[error("the database of the backup is damaged: {0}; hint: use another copy of the backup")]
     Damaged(String),
+    #[error(
+        "the store is a PostgreSQL server, and this copies the file of a home; hint: pg_dump, or its own continuous archiving, makes backups of it"
+    )]
+    Server,
     #[error(transparent)]
     Db(#[from] DbError),
     #[error(transparent)]
@@ -58,11 +63,12 @@ impl Reader {
     /// # Errors
     /// Where the file is there already or can't be made, or reading fails.
     pub fn copy_to(&self, path: &Path, tell: &mut dyn FnMut(Copied)) -> Result<(), CopyError> {
-        copy(self.connection(), path, tell)
+        let file = self.connection().file().ok_or(CopyError::Server)?;
+        copy(file, path, tell)
     }
 }
 
-fn copy(from: &Connection, path: &Path, tell: &mut dyn FnMut(Copied)) -> Result<(), CopyError> {
+fn copy(from: &rusqlite::Connection, path: &Path, tell: &mut dyn FnMut(Copied)) -> Result<(), CopyError> {
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -124,16 +130,17 @@ pub fn look_through(path: &Path, thoroughly: bool) -> Result<Holds, CopyError> {
     name.set_query(Some("immutable=1"));
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let db = connect(Path::new(name.as_str()), flags, None)?;
-    let schema = migrations::check_ours(&db, path)?;
+    let db = Connection::Sqlite(connect(Path::new(name.as_str()), flags, None)?);
+    let store = path.display().to_string();
+    let schema = migrations::check_ours(&db, &store)?;
     let known = migrations::current();
     if schema > known {
-        return Err(DbError::Newer { path: path.to_owned(), found: schema, known }.into());
+        return Err(DbError::Newer { store, found: schema, known }.into());
     }
     if schema == 0 {
         return Err(CopyError::Damaged(String::from("it is empty")));
     }
-    let damaged = |error: rusqlite::Error| CopyError::Damaged(error.to_string());
+    let damaged = |error: sql::Error| CopyError::Damaged(error.to_string());
     if thoroughly {
         let found: String =
             db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(damaged)?;
@@ -146,13 +153,10 @@ pub fn look_through(path: &Path, thoroughly: bool) -> Result<Holds, CopyError> {
     let reports = count("SELECT count(*) FROM cookie_rotation_reports")?;
     let marker = db
         .query_row("SELECT value FROM installation WHERE key = 'vault_marker'", [], |row| row.get(0))
-        .map(Some)
-        .or_else(|error| match error {
-            rusqlite::Error::QueryReturnedNoRows => Ok(None),
-            error => Err(damaged(error)),
-        })?;
+        .optional()
+        .map_err(damaged)?;
     let digests = db
-        .prepare(
+        .prepare_cached(
             "SELECT plugin_digest FROM cookie_rotation_providers
              UNION SELECT pending_digest FROM cookie_rotation_providers WHERE pending_digest IS NOT NULL",
         )
@@ -163,7 +167,11 @@ pub fn look_through(path: &Path, thoroughly: bool) -> Result<Holds, CopyError> {
 
 /// Keeps the database as it is before its schema changes, beside it and named by its version. The
 /// oldest of such copies go.
-pub(super) fn keep_before_migrating(db: &Connection, path: &Path, schema: u32) -> Result<(), DbError> {
+pub(super) fn keep_before_migrating(
+    db: &rusqlite::Connection,
+    path: &Path,
+    schema: u32,
+) -> Result<(), DbError> {
     let kept = kept_name(path, schema);
     let unfinished = kept.with_extension("part");
     let io = |source| DbError::Io { path: kept.clone(), source };
@@ -173,7 +181,7 @@ pub(super) fn keep_before_migrating(db: &Connection, path: &Path, schema: u32) -
     }
     copy(db, &unfinished, &mut |_| {}).map_err(|error| match error {
         CopyError::Make { source, .. } => io(source),
-        CopyError::Copy(source) => DbError::Sqlite { path: kept.clone(), source },
+        CopyError::Copy(source) => DbError::at(&kept.display().to_string(), source),
         CopyError::Db(error) => error,
         error => io(io::Error::other(error.to_string())),
     })?;

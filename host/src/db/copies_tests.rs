@@ -11,7 +11,7 @@ use crate::db::HomeLock;
 
 const AT: Millis = 1_800_000_000_000;
 
-fn open(path: &Path) -> Connection {
+fn open(path: &Path) -> rusqlite::Connection {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     connect(path, flags, None).unwrap()
 }
@@ -101,8 +101,8 @@ fn a_database_of_an_earlier_schema_is_kept_before_it_is_changed_and_the_oldest_g
         for suffix in ["", "-wal", "-shm"] {
             let _ = fs::remove_file(home.path().join(format!("keywheel.db{suffix}")));
         }
-        let mut db = open(&path);
-        run(&mut db, &path, &ALL[..start]).unwrap();
+        let db = Connection::Sqlite(open(&path));
+        run(&db, path.to_str().unwrap(), &ALL[..start]).unwrap();
         db.execute("INSERT INTO installation VALUES ('mark', ?1)", [number.to_string().into_bytes()])
             .unwrap();
         drop(db);
@@ -148,7 +148,7 @@ fn lived_in(db: &Connection) {
 }
 
 fn numbers(db: &Connection, sql: &str) -> Vec<Option<i64>> {
-    let mut select = db.prepare(sql).unwrap();
+    let mut select = db.prepare_cached(sql).unwrap();
     select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 

@@ -2,7 +2,7 @@
 //! each command, run inside the writer's transaction like those of `commands`. They check
 //! everything before they write anything, and no report moves a credential's state backwards.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use super::sql::{Connection, Optional as _, params};
 
 use super::column::{millis, read_millis, read_optional_millis};
 use super::commands::{insert_audit, json, not_found};
@@ -266,33 +266,34 @@ fn add_external(db: &Connection, new: &ReportRow, at: Millis) -> Written<()> {
 
 fn insert_report(db: &Connection, new: &ReportRow, at: Millis) -> Written<i64> {
     let report = &new.report;
-    let mut insert = db.prepare_cached(
-        "INSERT INTO cookie_rotation_reports (cookie_id, profile_id, service, validate_url,
+    let insert = "INSERT INTO cookie_rotation_reports (cookie_id, profile_id, service, validate_url,
              cookie_keys_json, status, message, attempt_number, started_at, finished_at,
              created_at, idempotency_key, meta_json, worker_token)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
-         ON CONFLICT (cookie_id, attempt_number, started_at) DO NOTHING",
-    )?;
+         ON CONFLICT (cookie_id, attempt_number, started_at) DO NOTHING";
     // Another report has this place, with another key: the host's own, or one that was moved.
     for moved in 0..SAME_START {
-        let inserted = insert.execute(params![
-            report.cookie_id,
-            report.profile_id,
-            report.service,
-            report.validate_url,
-            new.cookie_keys_json,
-            report.status.as_str(),
-            report.message,
-            report.attempt_number,
-            iso8601(new.started.saturating_add(moved)),
-            report.finished_at,
-            iso8601(at),
-            new.idempotency_key,
-            new.meta_json,
-            new.token_id,
-        ])?;
-        if inserted == 1 {
-            return Ok(db.last_insert_rowid());
+        let inserted = db.insert(
+            insert,
+            params![
+                report.cookie_id,
+                report.profile_id,
+                report.service,
+                report.validate_url,
+                new.cookie_keys_json,
+                report.status.as_str(),
+                report.message,
+                report.attempt_number,
+                iso8601(new.started.saturating_add(moved)),
+                report.finished_at,
+                iso8601(at),
+                new.idempotency_key,
+                new.meta_json,
+                new.token_id,
+            ],
+        )?;
+        if let Some(id) = inserted {
+            return Ok(id);
         }
     }
     Err(WriteError::Invalid(String::from("too many reports with this attemptNumber and startedAt")))

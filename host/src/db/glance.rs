@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::params;
+use super::sql::{self, params};
 use serde::Serialize;
 
 use super::column::{millis, read_optional_millis};
@@ -69,7 +69,7 @@ impl Reader {
     /// SQLite's.
     pub fn glance(&self, now: Millis, ends_before: Millis) -> Found<Glance> {
         // What is counted here and named there shall be of one moment.
-        let _snapshot = self.db.unchecked_transaction()?;
+        let _snapshot = self.db.snapshot()?;
         let mut glance = Glance { services: self.service_rows(now)?, ..Glance::default() };
         glance.counts = self.glance_counts(&glance.services)?;
         glance.person_count = self.person_count()?;
@@ -106,11 +106,11 @@ impl Reader {
         let first: String = typed.chars().take(1).collect();
         self.all(
             "SELECT credential_id FROM (SELECT credential_id FROM credentials
-                 WHERE credential_id >= ?1 AND credential_id < ?1 || char(0x10FFFF)
-                 ORDER BY credential_id LIMIT ?2)
+                 WHERE credential_id >= ?1 AND credential_id < ?2
+                 ORDER BY credential_id LIMIT ?3) alike
              UNION SELECT credential_id FROM (SELECT credential_id FROM credentials
-                 ORDER BY credential_id LIMIT 1000)",
-            params![first, at_most],
+                 ORDER BY credential_id LIMIT 1000) others",
+            params![first, format!("{first}\u{10FFFF}"), at_most],
             |row| row.get(0),
         )
     }
@@ -142,22 +142,22 @@ impl Reader {
             "SELECT service, count(*) FROM credentials INDEXED BY credentials_kept
              WHERE external = 0 GROUP BY service",
             [],
-            |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?.unsigned_abs())),
+            |row| Ok((row.get::<String>(0)?, row.get::<i64>(1)?.unsigned_abs())),
         )?;
         for (service, credentials) in kept {
             services.entry(service.clone()).or_insert_with(|| named(service)).credentials = credentials;
         }
         let providers = self.all("SELECT service, paused FROM cookie_rotation_providers", [], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?))
+            Ok((row.get::<String>(0)?, row.get::<bool>(1)?))
         })?;
         for (service, paused) in providers {
             services.entry(service.clone()).or_insert_with(|| named(service)).paused = paused;
         }
         let failing = self.all(
             "SELECT service, count(*) FROM cookie_rotation_monitor INDEXED BY monitor_unwell
-             WHERE last_status IS NOT 'success' AND last_status IS NOT NULL GROUP BY last_status, service",
+             WHERE last_status IS DISTINCT FROM 'success' AND last_status IS NOT NULL GROUP BY last_status, service",
             [],
-            |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?.unsigned_abs())),
+            |row| Ok((row.get::<String>(0)?, row.get::<i64>(1)?.unsigned_abs())),
         )?;
         for (service, count) in failing {
             services.entry(service.clone()).or_insert_with(|| named(service)).failing += count;
@@ -187,7 +187,7 @@ impl Reader {
     }
 
     fn glance_counts(&self, services: &[ServiceRow]) -> Found<Counts> {
-        let count = |sql: &str| -> rusqlite::Result<u64> {
+        let count = |sql: &str| -> sql::Result<u64> {
             let count: i64 = self.db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
             Ok(count.unsigned_abs())
         };
@@ -196,9 +196,9 @@ impl Reader {
             .all(
                 "SELECT coalesce(last_status, 'pending'), count(*)
                  FROM cookie_rotation_monitor INDEXED BY monitor_unwell
-                 WHERE last_status IS NOT 'success' GROUP BY last_status",
+                 WHERE last_status IS DISTINCT FROM 'success' GROUP BY last_status",
                 [],
-                |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?.unsigned_abs())),
+                |row| Ok((row.get::<String>(0)?, row.get::<i64>(1)?.unsigned_abs())),
             )?
             .into_iter()
             .collect();
@@ -229,7 +229,7 @@ impl Reader {
                 "SELECT count(*) FROM
                      (SELECT 1 FROM cookie_rotation_monitor m INDEXED BY monitor_wants_person
                       JOIN credentials c ON c.credential_id = m.cookie_id
-                      WHERE {WANTS_PERSON} AND c.paused = 0 LIMIT {COUNTED_AT_MOST})"
+                      WHERE {WANTS_PERSON} AND c.paused = 0 LIMIT {COUNTED_AT_MOST}) some"
             ))?
             .query_row([], |row| row.get(0))?;
         Ok(count)
@@ -244,7 +244,7 @@ impl Reader {
                  LEFT JOIN journal j ON j.credential = c.id
                  LEFT JOIN cookie_rotation_providers p ON p.service = c.service
                  WHERE {WANTS_PERSON} AND c.paused = 0
-                 ORDER BY m.last_success_at LIMIT {NAMED}"
+                 ORDER BY m.last_success_at NULLS FIRST LIMIT {NAMED}"
             ),
             [],
             credential_from,
@@ -258,12 +258,12 @@ impl Reader {
                  FROM cookie_rotation_monitor m INDEXED BY monitor_failing
                  JOIN credentials c ON c.credential_id = m.cookie_id
                  WHERE m.consecutive_failures > 0 AND c.paused = 0
-                   AND NOT (m.last_verdict IS 'needs-human' OR m.last_verdict IS 'invalid'
-                            OR m.last_status IS 'validation_failed')
-                 ORDER BY m.last_success_at LIMIT {COUNTED_AT_MOST}"
+                   AND NOT (coalesce(m.last_verdict, '') IN ('needs-human', 'invalid')
+                            OR coalesce(m.last_status, '') = 'validation_failed')
+                 ORDER BY m.last_success_at NULLS FIRST LIMIT {COUNTED_AT_MOST}"
             ),
             [],
-            |row| Ok((row.get::<_, String>(0)?, read_optional_millis(row, 1)?, row.get(2)?)),
+            |row| Ok((row.get::<String>(0)?, read_optional_millis(row, 1)?, row.get(2)?)),
         )?;
         let mut by_service: Vec<Unclear> = Vec::new();
         for (service, since, message) in rows {

@@ -1,11 +1,8 @@
 //! The writer's commands on a database in memory, one transaction each, for tests that drive
 //! many thousands of histories through the real schema and the real fencing.
 
-use std::path::Path;
-
-use rusqlite::Connection;
-
 use super::copies::{self, Restored};
+use super::sql::{Connection, Owned, Value};
 use super::writer::{Claim, ClaimDue, ClaimToken, Finish, NewCredential, WriteError, finish_row};
 use super::{SealedKey, commands, migrations};
 use crate::credential::Millis;
@@ -24,7 +21,7 @@ const TABLES: [&str; 6] = [
 ];
 
 pub struct Rows {
-    rows: Vec<Vec<Vec<rusqlite::types::Value>>>,
+    rows: Vec<Vec<Vec<Owned>>>,
 }
 
 /// A generation as it lies there.
@@ -37,10 +34,11 @@ pub struct Stored {
 
 impl Default for InMemory {
     fn default() -> Self {
-        let mut db = Connection::open_in_memory().expect("memory");
-        migrations::run(&mut db, Path::new(":memory:"), migrations::ALL).expect("the schema");
-        db.pragma_update(None, "foreign_keys", true).expect("a pragma");
+        let db = rusqlite::Connection::open_in_memory().expect("memory");
         db.set_prepared_statement_cache_capacity(128);
+        let db = Connection::Sqlite(db);
+        migrations::run(&db, ":memory:", migrations::ALL).expect("the schema");
+        db.execute_batch("PRAGMA foreign_keys = ON").expect("a pragma");
         Self(db)
     }
 }
@@ -112,9 +110,16 @@ impl InMemory {
     /// All rows as they are now.
     pub fn backup(&self) -> Rows {
         let rows = |table: &&str| {
-            let mut select = self.0.prepare(&format!("SELECT * FROM {table}")).expect("a statement");
-            let width = select.column_count();
-            let rows = select.query_map([], |row| (0..width).map(|at| row.get(at)).collect());
+            let mut select = self.0.prepare_cached(&format!("SELECT * FROM {table}")).expect("a statement");
+            let owned = |value: Value<'_>| match value {
+                Value::Null => Owned::Null,
+                Value::Integer(value) => Owned::Integer(value),
+                Value::Real(_) => unreachable!("no column holds one"),
+                Value::Text(text) => Owned::Text(text.to_owned()),
+                Value::Blob(bytes) => Owned::Blob(bytes.to_owned()),
+            };
+            let rows =
+                select.query_map([], |row| (0..row.columns()).map(|at| row.value(at).map(owned)).collect());
             rows.expect("rows").collect::<Result<Vec<_>, _>>().expect("rows")
         };
         Rows { rows: TABLES.iter().map(rows).collect() }
@@ -125,9 +130,10 @@ impl InMemory {
         self.clear();
         for (table, rows) in TABLES.iter().zip(&backup.rows) {
             for row in rows {
-                let places = vec!["?"; row.len()].join(", ");
+                let places: Vec<String> = (1..=row.len()).map(|place| format!("?{place}")).collect();
+                let places = places.join(", ");
                 let insert = format!("INSERT INTO {table} VALUES ({places})");
-                self.0.execute(&insert, rusqlite::params_from_iter(row)).expect("a row");
+                self.0.execute(&insert, row.clone()).expect("a row");
             }
         }
         self.transact(|db| copies::begin_restored(db, restored, at)).expect("it is restored");
@@ -167,7 +173,7 @@ impl InMemory {
             .expect("a statement");
         let rows = found
             .query_map([], |row| {
-                Ok((row.get::<_, u32>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<Vec<u8>>>(2)?))
+                Ok((row.get::<u32>(0)?, row.get::<String>(1)?, row.get::<Option<Vec<u8>>>(2)?))
             })
             .expect("rows");
         let mut generations: Vec<Stored> = Vec::new();

@@ -1,6 +1,7 @@
-//! The database: one SQLite file, one thread that writes it (`writer`), read-only connections
-//! for everyone else (`queries`), and the runner that brings its schema up to date
-//! (`migrations`). It holds sealed secrets and fingerprints, and can't open the former.
+//! The database: a SQLite file with one thread that writes it, or a PostgreSQL server that several
+//! hosts share (`writer`), connections that only read for everyone else (`queries`), and the
+//! runner that brings its schema up to date (`migrations`). It holds sealed secrets and
+//! fingerprints, and can't open the former.
 //!
 //! This file owns how connections are opened and the lock that keeps a second host away.
 
@@ -19,6 +20,11 @@ pub mod migrations;
 mod pulse;
 pub mod queries;
 #[cfg(test)]
+#[path = "scratch_tests.rs"]
+pub mod scratch;
+mod server;
+pub mod sql;
+#[cfg(test)]
 mod sync_probe;
 pub mod uses;
 pub mod views;
@@ -31,12 +37,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{ErrorCode, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::credential::{CookieAttributes, Millis};
+use server::Server;
+use sql::Connection;
 
+pub use crate::config::store::Store;
 pub use queries::Reader;
 pub use writer::{WriteError, Writer, WriterThread};
 
@@ -64,22 +73,26 @@ const CACHE_KIB: i32 = 64 << 10;
 /// Every statement of `commands` and of `queries` stays prepared.
 const STATEMENTS: usize = 128;
 
-/// What stops a database from being opened.
+/// What stops a database from being opened. `store` is a file's path or a server's address.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    #[error("no database at {}; hint: `keywheel init` makes a home", .0.display())]
-    Missing(PathBuf),
-    #[error("{} is not a Keywheel database ({found}); it was left as it is", path.display())]
-    Foreign { path: PathBuf, found: String },
-    #[error("{} has schema {found}, this binary knows up to {known}; hint: run the newer keywheel that wrote it", path.display())]
-    Newer { path: PathBuf, found: u32, known: u32 },
-    #[error("{} has schema {found}, this binary reads {known}; hint: start the daemon once, it brings the database up to date", path.display())]
-    Older { path: PathBuf, found: u32, known: u32 },
+    #[error("no database at {0}; hint: `keywheel init` makes a home")]
+    Missing(String),
+    #[error("{store} is not a Keywheel database ({found}); it was left as it is")]
+    Foreign { store: String, found: String },
+    #[error(
+        "{store} has schema {found}, this binary knows up to {known}; hint: run the newer keywheel that wrote it"
+    )]
+    Newer { store: String, found: u32, known: u32 },
+    #[error(
+        "{store} has schema {found}, this binary reads {known}; hint: start the daemon once, it brings the database up to date"
+    )]
+    Older { store: String, found: u32, known: u32 },
     #[error("migration {name} failed and was taken back")]
     Migration {
         name: &'static str,
         #[source]
-        source: rusqlite::Error,
+        source: sql::Error,
     },
     #[error("{} can't have a write-ahead log, its journal mode is {found}; hint: put the home on a local disk", path.display())]
     NoLog { path: PathBuf, found: String },
@@ -91,21 +104,34 @@ pub enum DbError {
         #[source]
         source: io::Error,
     },
-    #[error("{} can't be used; hint: it and its folder must be writable, and the disk not full", path.display())]
-    Sqlite {
-        path: PathBuf,
+    #[error("{store} can't be used; hint: it and its folder must be writable, and the disk not full")]
+    File {
+        store: String,
         #[source]
-        source: rusqlite::Error,
+        source: sql::Error,
     },
+    #[error("{0}")]
+    Misnamed(String),
+    #[error("{name} can't be used; hint: `[store]` in config.toml names it, and its user must be let in")]
+    Server {
+        name: String,
+        #[source]
+        source: sql::Error,
+    },
+    #[error("{name} can't be the store: {why}")]
+    Unfit { name: String, why: String },
 }
 
 impl DbError {
-    /// SQLite's error about a file, told apart where the file is another program's.
-    fn at(path: &Path, source: rusqlite::Error) -> Self {
-        let path = path.to_owned();
-        match source.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase) => Self::Foreign { path, found: String::from("not a SQLite file") },
-            _ => Self::Sqlite { path, source },
+    /// An engine's error about a store, told apart where a file is another program's.
+    fn at(store: &str, source: impl Into<sql::Error>) -> Self {
+        let store = store.to_owned();
+        match source.into() {
+            source @ sql::Error::Postgres(_) => Self::Server { name: store, source },
+            sql::Error::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
+                Self::Foreign { store, found: String::from("not a SQLite file") }
+            }
+            source => Self::File { store, source },
         }
     }
 }
@@ -149,6 +175,13 @@ impl HomeLock {
     }
 }
 
+/// A server that holds our schema, and its connection, brought up to date.
+fn connect_for_writing(server: &Server) -> Result<Connection, DbError> {
+    let db = Connection::Postgres(server.session()?);
+    migrations::run(&db, &server.name, migrations::ALL)?;
+    Ok(db)
+}
+
 /// Opens the one writing connection and brings the schema up to date. The file is made, for
 /// its owner alone, where there is none.
 fn open_for_writing(path: &Path, vfs: Option<&str>) -> Result<Connection, DbError> {
@@ -159,10 +192,11 @@ fn open_for_writing(path: &Path, vfs: Option<&str>) -> Result<Connection, DbErro
         Err(source) => return Err(DbError::Io { path: path.to_owned(), source }),
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut db = connect(path, flags, vfs)?;
+    let name = path.display().to_string();
+    let db = Connection::Sqlite(connect(path, flags, vfs)?);
     // Before anything is changed: this may be another program's file.
-    let found = migrations::check_ours(&db, path)?;
-    let at = |source| DbError::at(path, source);
+    let found = migrations::check_ours(&db, &name)?;
+    let at = |source| DbError::at(&name, source);
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(at)?;
     if mode != "wal" {
         return Err(DbError::NoLog { path: path.to_owned(), found: mode });
@@ -176,31 +210,43 @@ fn open_for_writing(path: &Path, vfs: Option<&str>) -> Result<Connection, DbErro
          PRAGMA journal_size_limit = {WAL_BYTES};"
     ))
     .map_err(at)?;
-    if found > 0 && found < migrations::current() {
-        copies::keep_before_migrating(&db, path, found)?;
+    if found > 0
+        && found < migrations::current()
+        && let Some(file) = db.file()
+    {
+        copies::keep_before_migrating(file, path, found)?;
     }
-    migrations::run(&mut db, path, migrations::ALL)?;
+    migrations::run(&db, &name, migrations::ALL)?;
     Ok(db)
 }
 
 /// How much log there may be before it is folded into the file.
-fn set_checkpoint(db: &Connection, often: bool) -> rusqlite::Result<()> {
+fn set_checkpoint(db: &Connection, often: bool) -> sql::Result<()> {
     let pages = if often { CHECKPOINT_PAGES_OFTEN } else { CHECKPOINT_PAGES };
-    db.query_row(&format!("PRAGMA wal_autocheckpoint = {pages}"), [], |_| Ok(()))
+    match db {
+        Connection::Sqlite(db) => {
+            Ok(db.query_row(&format!("PRAGMA wal_autocheckpoint = {pages}"), [], |_| Ok(()))?)
+        }
+        // A server's own business.
+        Connection::Postgres(_) => Ok(()),
+    }
 }
 
 /// Opens a connection that can't write, whether or not a writer runs.
 fn open_for_reading(path: &Path) -> Result<Connection, DbError> {
     if !path.exists() {
-        return Err(DbError::Missing(path.to_owned()));
+        return Err(DbError::Missing(path.display().to_string()));
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     match open_current(path, path, flags) {
         // Where no writer runs even a reader has to make the log's index first, and can't on a
         // full or read-only disk. That must not stop reading. Without a log the file is whole,
         // and nobody is about to write it there.
-        Err(DbError::Sqlite { source, .. }) if lacks_index(&source) && !has_log(path) => {
-            let mut url = url::Url::from_file_path(path).map_err(|()| DbError::at(path, source))?;
+        Err(DbError::File { source: sql::Error::Sqlite(source), .. })
+            if lacks_index(&source) && !has_log(path) =>
+        {
+            let name = path.display().to_string();
+            let mut url = url::Url::from_file_path(path).map_err(|()| DbError::at(&name, source))?;
             url.set_query(Some("immutable=1"));
             open_current(path, Path::new(url.as_str()), flags | OpenFlags::SQLITE_OPEN_URI)
         }
@@ -209,8 +255,8 @@ fn open_for_reading(path: &Path) -> Result<Connection, DbError> {
 }
 
 fn open_current(path: &Path, name: &Path, flags: OpenFlags) -> Result<Connection, DbError> {
-    let db = connect(name, flags, None)?;
-    migrations::check_current(&db, path)?;
+    let db = Connection::Sqlite(connect(name, flags, None)?);
+    migrations::check_current(&db, &path.display().to_string())?;
     Ok(db)
 }
 
@@ -229,11 +275,11 @@ fn has_log(path: &Path) -> bool {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that opens connections")]
-fn connect(path: &Path, flags: OpenFlags, vfs: Option<&str>) -> Result<Connection, DbError> {
-    let at = |source| DbError::at(path, source);
+fn connect(path: &Path, flags: OpenFlags, vfs: Option<&str>) -> Result<rusqlite::Connection, DbError> {
+    let at = |source| DbError::at(&path.display().to_string(), source);
     let db = match vfs {
-        None => Connection::open_with_flags(path, flags),
-        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+        None => rusqlite::Connection::open_with_flags(path, flags),
+        Some(vfs) => rusqlite::Connection::open_with_flags_and_vfs(path, flags, vfs),
     }
     .map_err(at)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -383,12 +429,11 @@ pub struct SealedGeneration {
     pub keys: Vec<SealedKey>,
 }
 
-/// Column values that SQLite's signed integers hold, and their way back.
+/// Column values that signed integers hold, and their way back.
 mod column {
-    use rusqlite::types::Type;
-    use rusqlite::{Connection, Row};
     use serde::de::DeserializeOwned;
 
+    use super::sql::{self, Connection, Row};
     use super::{Millis, SealedGeneration, SealedKey};
 
     /// No clock reaches 2^63 ms, so the cap changes nothing that can be meant.
@@ -396,46 +441,39 @@ mod column {
         i64::try_from(at).unwrap_or(i64::MAX)
     }
 
-    pub fn read_millis(row: &Row<'_>, index: usize) -> rusqlite::Result<Millis> {
-        row.get::<_, i64>(index).map(|at| Millis::try_from(at).unwrap_or(0))
+    pub fn read_millis(row: Row<'_>, index: usize) -> sql::Result<Millis> {
+        row.get::<i64>(index).map(|at| Millis::try_from(at).unwrap_or(0))
     }
 
-    pub fn read_optional_millis(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<Millis>> {
-        let at = row.get::<_, Option<i64>>(index)?;
+    pub fn read_optional_millis(row: Row<'_>, index: usize) -> sql::Result<Option<Millis>> {
+        let at = row.get::<Option<i64>>(index)?;
         Ok(at.map(|at| Millis::try_from(at).unwrap_or(0)))
     }
 
     /// A word of an enum; one this binary doesn't know is an error, not a guess.
-    pub fn read_word<T>(
-        row: &Row<'_>,
-        index: usize,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> rusqlite::Result<T> {
-        let text = row.get_ref(index)?.as_str()?;
+    pub fn read_word<T>(row: Row<'_>, index: usize, parse: impl Fn(&str) -> Option<T>) -> sql::Result<T> {
+        let text = row.get::<&str>(index)?;
         parse(text).ok_or_else(|| unreadable(index, format!("unknown word `{text}`")))
     }
 
     pub fn read_optional_word<T>(
-        row: &Row<'_>,
+        row: Row<'_>,
         index: usize,
         parse: impl Fn(&str) -> Option<T>,
-    ) -> rusqlite::Result<Option<T>> {
-        match row.get_ref(index)?.as_str_or_null()? {
+    ) -> sql::Result<Option<T>> {
+        match row.get::<Option<&str>>(index)? {
             None => Ok(None),
             Some(_) => read_word(row, index, parse).map(Some),
         }
     }
 
-    pub fn read_json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
-        let text = row.get_ref(index)?.as_str()?;
+    pub fn read_json<T: DeserializeOwned>(row: Row<'_>, index: usize) -> sql::Result<T> {
+        let text = row.get::<&str>(index)?;
         serde_json::from_str(text).map_err(|error| unreadable(index, error.to_string()))
     }
 
-    pub fn read_optional_json<T: DeserializeOwned>(
-        row: &Row<'_>,
-        index: usize,
-    ) -> rusqlite::Result<Option<T>> {
-        match row.get_ref(index)?.as_str_or_null()? {
+    pub fn read_optional_json<T: DeserializeOwned>(row: Row<'_>, index: usize) -> sql::Result<Option<T>> {
+        match row.get::<Option<&str>>(index)? {
             None => Ok(None),
             Some(_) => read_json(row, index).map(Some),
         }
@@ -446,14 +484,14 @@ mod column {
         db: &Connection,
         credential: i64,
         generation: u32,
-    ) -> rusqlite::Result<Option<SealedGeneration>> {
+    ) -> sql::Result<Option<SealedGeneration>> {
         let mut select = db.prepare_cached(
             "SELECT g.created_at, k.key, k.sealed, k.fingerprint, k.expires_at, k.cookie_json
              FROM generations g
              LEFT JOIN generation_keys k ON k.credential = g.credential AND k.generation = g.generation
              WHERE g.credential = ?1 AND g.generation = ?2 ORDER BY k.key",
         )?;
-        let mut rows = select.query((credential, generation))?;
+        let mut rows = select.query(sql::params![credential, generation])?;
         let mut found: Option<SealedGeneration> = None;
         while let Some(row) = rows.next()? {
             let created_at = read_millis(row, 0)?;
@@ -473,8 +511,8 @@ mod column {
         Ok(found)
     }
 
-    fn unreadable(index: usize, why: String) -> rusqlite::Error {
-        rusqlite::Error::FromSqlConversionFailure(index, Type::Text, why.into())
+    fn unreadable(column: usize, why: String) -> sql::Error {
+        sql::Error::Unreadable { column, why }
     }
 }
 

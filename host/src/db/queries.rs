@@ -3,16 +3,18 @@
 //! `sealed_generation` returns sealed bytes, for an export that the vault opens.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value};
+use super::sql::{self, Connection, Optional as _, Owned, Row, params};
 use serde::{Serialize, Serializer};
 
 use super::column::{
     millis, read_generation, read_json, read_millis, read_optional_json, read_optional_millis,
     read_optional_word, read_word,
 };
-use super::{Action, Actor, DbError, Phase, SealedGeneration, Signer, TrustedKey, open_for_reading};
+use super::server::Server;
+use super::{
+    Action, Actor, DbError, Phase, SealedGeneration, Signer, Store, TrustedKey, migrations, open_for_reading,
+};
 use crate::credential::{CookieAttributes, Millis};
 use crate::external::Presence;
 use crate::provider::{KeySpec, Manifest};
@@ -37,7 +39,7 @@ pub struct Reader {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("the database can't be read: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sql(#[from] sql::Error),
 }
 
 pub(super) type Found<T> = Result<T, ReadError>;
@@ -350,8 +352,16 @@ const REPORT_COLUMNS: &str = "
 impl Reader {
     /// # Errors
     /// No database, another program's, one of another schema, or one that can't be read.
-    pub fn open(path: &Path) -> Result<Self, DbError> {
-        Ok(Self { db: open_for_reading(path)? })
+    pub fn open(store: impl Into<Store>) -> Result<Self, DbError> {
+        match store.into() {
+            Store::File(path) => Ok(Self { db: open_for_reading(&path)? }),
+            Store::Server(config) => {
+                let server = Server::named(&config)?;
+                let db = Connection::Postgres(server.session()?);
+                migrations::check_current(&db, &server.name)?;
+                Ok(Self { db })
+            }
+        }
     }
 
     pub(super) const fn connection(&self) -> &Connection {
@@ -378,7 +388,7 @@ impl Reader {
 
     /// The services of which nothing is done by itself.
     pub fn paused_services(&self) -> Found<Vec<String>> {
-        self.all("SELECT service FROM cookie_rotation_providers WHERE paused", [], |row| row.get(0))
+        self.all("SELECT service FROM cookie_rotation_providers WHERE paused = 1", [], |row| row.get(0))
     }
 
     /// Whether a service has anything that its plugin could harm.
@@ -406,14 +416,14 @@ impl Reader {
     pub fn audit(&self, service: Option<&str>, limit: u32) -> Found<Vec<AuditRow>> {
         let limit = limit.min(AUDIT_AT_MOST);
         let (filter, parameter) = match service {
-            Some(service) => ("WHERE service = ?1", vec![Value::from(service.to_owned())]),
+            Some(service) => ("WHERE service = ?1", vec![Owned::from(service.to_owned())]),
             None => ("", Vec::new()),
         };
         let sql = format!(
             "SELECT id, at, actor, action, service, file, digest, signer, detail_json
              FROM audit {filter} ORDER BY id DESC LIMIT {limit}"
         );
-        self.all(&sql, params_from_iter(parameter), |row| {
+        self.all(&sql, parameter, |row| {
             Ok(AuditRow {
                 id: row.get(0)?,
                 at: read_millis(row, 1)?,
@@ -486,7 +496,7 @@ impl Reader {
         credential_id: &str,
         generation: u32,
     ) -> Found<Option<SealedGeneration>> {
-        let snapshot = self.db.unchecked_transaction()?;
+        let snapshot = self.db.snapshot()?;
         let credential: Option<i64> = snapshot
             .prepare_cached("SELECT id FROM credentials WHERE credential_id = ?1")?
             .query_row([credential_id], |row| row.get(0))
@@ -500,7 +510,7 @@ impl Reader {
     /// The current generation, sealed, for an export.
     pub fn sealed_generation(&self, credential_id: &str) -> Found<Option<SealedGeneration>> {
         // Two statements see one state only inside a transaction.
-        let snapshot = self.db.unchecked_transaction()?;
+        let snapshot = self.db.snapshot()?;
         let current: Option<(i64, Option<u32>)> = snapshot
             .prepare_cached("SELECT id, current_generation FROM credentials WHERE credential_id = ?1")?
             .query_row([credential_id], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -513,8 +523,8 @@ impl Reader {
 
     pub fn reports(&self, filter: &ReportFilter) -> Found<Vec<ReportRow>> {
         let mut clauses = Vec::new();
-        let mut values: Vec<Value> = Vec::new();
-        let mut add = |clause: &str, value: Value| {
+        let mut values: Vec<Owned> = Vec::new();
+        let mut add = |clause: &str, value: Owned| {
             values.push(value);
             clauses.push(format!("{clause} ?{}", values.len()));
         };
@@ -547,7 +557,7 @@ impl Reader {
         let order = if filter.after_id.is_some() { "ASC" } else { "DESC" };
         let limit = filter.limit.min(REPORTS_AT_MOST);
         let sql = format!("{REPORT_COLUMNS}{index}{filters} ORDER BY id {order} LIMIT {limit}");
-        self.all(&sql, params_from_iter(values), report_from)
+        self.all(&sql, values, report_from)
     }
 
     /// The id of the first report stored at or after a moment, or one more than the last one's.
@@ -684,7 +694,7 @@ impl Reader {
 
     /// What fails, whatever has for longest first, and how many there are in all.
     pub fn failing(&self, service: Option<&str>, limit: u32) -> Found<(Vec<CredentialRow>, u64)> {
-        let snapshot = self.db.unchecked_transaction()?;
+        let snapshot = self.db.snapshot()?;
         let from = "FROM cookie_rotation_monitor m INDEXED BY monitor_failing";
         let filter = "WHERE m.consecutive_failures > 0 AND (?1 IS NULL OR m.service = ?1)";
         let rows = self.all(
@@ -693,7 +703,7 @@ impl Reader {
                  CROSS JOIN credentials c ON c.credential_id = m.cookie_id
                  LEFT JOIN journal j ON j.credential = c.id
                  LEFT JOIN cookie_rotation_providers p ON p.service = c.service
-                 {filter} ORDER BY m.last_success_at LIMIT ?2"
+                 {filter} ORDER BY m.last_success_at NULLS FIRST LIMIT ?2"
             ),
             params![service, limit],
             credential_from,
@@ -718,8 +728,8 @@ impl Reader {
     }
 
     pub fn counts(&self) -> Found<Counts> {
-        let snapshot = self.db.unchecked_transaction()?;
-        let count = |sql: &str| -> rusqlite::Result<u64> {
+        let snapshot = self.db.snapshot()?;
+        let count = |sql: &str| -> sql::Result<u64> {
             let count: i64 = snapshot.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
             Ok(count.unsigned_abs())
         };
@@ -728,12 +738,12 @@ impl Reader {
                 "SELECT coalesce(last_status, 'pending'), count(*)
                  FROM cookie_rotation_monitor GROUP BY 1",
             )?
-            .query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?
-            .collect::<rusqlite::Result<_>>()?;
+            .query_map([], |row| Ok((row.get(0)?, row.get::<i64>(1)?.unsigned_abs())))?
+            .collect::<sql::Result<_>>()?;
         Ok(Counts {
             credentials: count("SELECT count(*) FROM credentials")?,
             external: count("SELECT count(*) FROM credentials WHERE external = 1")?,
-            paused: count("SELECT count(*) FROM credentials WHERE paused")?,
+            paused: count("SELECT count(*) FROM credentials WHERE paused = 1")?,
             open_attempts: count("SELECT count(*) FROM journal")?,
             by_status,
             providers: count("SELECT count(*) FROM cookie_rotation_providers")?,
@@ -756,8 +766,8 @@ impl Reader {
             |row| {
                 Ok(DueCount {
                     service: row.get(0)?,
-                    credentials: row.get::<_, i64>(1)?.unsigned_abs(),
-                    due: row.get::<_, i64>(2)?.unsigned_abs(),
+                    credentials: row.get::<i64>(1)?.unsigned_abs(),
+                    due: row.get::<i64>(2)?.unsigned_abs(),
                     next_due_at: read_optional_millis(row, 3)?,
                 })
             },
@@ -805,25 +815,25 @@ impl Reader {
     pub(super) fn all<T>(
         &self,
         sql: &str,
-        params: impl rusqlite::Params,
-        from: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+        params: impl sql::Params,
+        from: impl FnMut(Row<'_>) -> sql::Result<T>,
     ) -> Found<Vec<T>> {
         let mut select = self.db.prepare_cached(sql)?;
-        let rows = select.query_map(params, from)?.collect::<rusqlite::Result<_>>()?;
+        let rows = select.query_map(params, from)?.collect::<sql::Result<_>>()?;
         Ok(rows)
     }
 
     pub(super) fn one<T>(
         &self,
         sql: &str,
-        params: impl rusqlite::Params,
-        from: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+        params: impl sql::Params,
+        from: impl FnOnce(Row<'_>) -> sql::Result<T>,
     ) -> Found<Option<T>> {
         Ok(self.db.prepare_cached(sql)?.query_row(params, from).optional()?)
     }
 }
 
-fn provider_from(row: &Row<'_>) -> rusqlite::Result<ProviderRow> {
+fn provider_from(row: Row<'_>) -> sql::Result<ProviderRow> {
     let pending_digest: Option<String> = row.get(11)?;
     let pending_manifest: Option<Manifest> = read_optional_json(row, 12)?;
     let pending_signer: Option<Signer> = read_optional_json(row, 16)?;
@@ -852,7 +862,7 @@ fn provider_from(row: &Row<'_>) -> rusqlite::Result<ProviderRow> {
     })
 }
 
-pub(super) fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> {
+pub(super) fn credential_from(row: Row<'_>) -> sql::Result<CredentialRow> {
     let settings: Vec<(String, String)> = read_json(row, 3)?;
     let open: Option<u32> = row.get(25)?;
     Ok(CredentialRow {
@@ -904,7 +914,7 @@ pub(super) fn credential_from(row: &Row<'_>) -> rusqlite::Result<CredentialRow> 
     })
 }
 
-fn token_from(row: &Row<'_>) -> rusqlite::Result<WorkerTokenRow> {
+fn token_from(row: Row<'_>) -> sql::Result<WorkerTokenRow> {
     Ok(WorkerTokenRow {
         token_id: row.get(0)?,
         name: row.get(1)?,
@@ -916,11 +926,11 @@ fn token_from(row: &Row<'_>) -> rusqlite::Result<WorkerTokenRow> {
     })
 }
 
-fn old_from(row: &Row<'_>) -> rusqlite::Result<OldReport> {
+fn old_from(row: Row<'_>) -> sql::Result<OldReport> {
     Ok(OldReport { id: row.get(0)?, credential_id: row.get(1)?, created_at: row.get(2)? })
 }
 
-fn report_from(row: &Row<'_>) -> rusqlite::Result<ReportRow> {
+fn report_from(row: Row<'_>) -> sql::Result<ReportRow> {
     Ok(ReportRow {
         id: row.get(0)?,
         created_at: row.get(11)?,

@@ -3,12 +3,13 @@
 
 use std::fmt::Write;
 
-use rusqlite::{Connection, StatementStatus, params};
+use rusqlite::StatementStatus;
 use tempfile::TempDir;
 
 use super::super::census::FIRST_DUE;
 use super::super::open_for_writing;
 use super::super::queries::Reader;
+use super::super::sql::{Connection, Owned, params};
 use super::{DUE, NEXT_DUE};
 use crate::credential::Millis;
 
@@ -87,12 +88,12 @@ fn a_glance_at_many_names_the_few_and_counts_the_rest() {
 }
 
 fn plan(db: &Connection, sql: &str, count: usize) -> String {
-    let mut explain = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-    let values: Vec<Option<i64>> = vec![None; count];
-    let mut rows = explain.query(rusqlite::params_from_iter(values)).unwrap();
+    let mut explain = db.prepare_cached(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let values = vec![Owned::Null; count];
+    let mut rows = explain.query(values).unwrap();
     let mut text = String::new();
     while let Some(row) = rows.next().unwrap() {
-        writeln!(text, "{}", row.get_ref(3).unwrap().as_str().unwrap()).unwrap();
+        writeln!(text, "{}", row.get::<&str>(3).unwrap()).unwrap();
     }
     text
 }
@@ -111,9 +112,10 @@ fn a_claim_finds_what_is_due_by_index_probes_alone() {
 fn a_claim_of_nothing_costs_the_same_however_many_wait() {
     let steps = |count| {
         let (_folder, db) = queue(count);
-        let mut due = db.prepare(&DUE).unwrap();
-        let mut next = db.prepare(NEXT_DUE).unwrap();
-        let mut rows = due.query(params!["service-07", T0 as i64, 64, "host"]).unwrap();
+        let file = db.file().unwrap();
+        let mut due = file.prepare(&DUE).unwrap();
+        let mut next = file.prepare(NEXT_DUE).unwrap();
+        let mut rows = due.query(rusqlite::params!["service-07", T0 as i64, 64, "host"]).unwrap();
         assert!(rows.next().unwrap().is_none());
         drop(rows);
         // The paused ones have no due time and come first in the index.
@@ -150,7 +152,7 @@ fn a_scrape_finds_the_first_that_is_due_in_the_same_few_steps_and_counts_the_res
         let (_folder, db) = queue(count);
         let plan = plan(&db, FIRST_DUE, 1);
         assert!(plan.lines().all(|line| line.starts_with("SEARCH")), "{plan}");
-        let mut first = db.prepare(FIRST_DUE).unwrap();
+        let mut first = db.file().unwrap().prepare(FIRST_DUE).unwrap();
         let due: i64 = first.query_row(["service-07"], |row| row.get(0)).unwrap();
         assert!(due > T0 as i64);
         first.get_status(StatementStatus::VmStep)

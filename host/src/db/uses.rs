@@ -2,7 +2,7 @@
 //! have acknowledged what. Functions for the writer's transaction like those of `commands`, and
 //! questions for a `Reader`. No row here holds a secret.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use super::sql::{self, Connection, Optional as _, params};
 use serde::Serialize;
 
 use super::SealedGeneration;
@@ -219,7 +219,7 @@ fn settle_sinks(db: &Connection, sinks: &[String], consumers: &[SinkConsumer], a
 
 const SINK_CONSUMERS: &str = "
     SELECT k.credential, c.credential_id, k.name, k.wait_seconds
-    FROM consumers k JOIN credentials c ON c.id = k.credential WHERE k.sink";
+    FROM consumers k JOIN credentials c ON c.id = k.credential WHERE k.sink = 1";
 
 fn row_of(db: &Connection, credential_id: &str) -> Written<(i64, Option<u32>)> {
     let found: Option<(i64, Option<u32>, bool)> = db
@@ -313,7 +313,7 @@ fn note_acknowledgement(
 }
 
 /// The consumers of a credential that haven't acknowledged its generation in force.
-pub(super) fn behind(db: &Connection, credential: i64) -> rusqlite::Result<Vec<Behind>> {
+pub(super) fn behind(db: &Connection, credential: i64) -> sql::Result<Vec<Behind>> {
     db.prepare_cached(
         "SELECT k.name, k.wait_seconds FROM consumers k JOIN credentials c ON c.id = k.credential
          WHERE k.credential = ?1 AND coalesce(k.acknowledged, 0) < coalesce(c.current_generation, 0)
@@ -334,7 +334,7 @@ fn release(db: &Connection, credential: i64, at: Millis) -> Written<bool> {
             "UPDATE cookie_rotation_monitor SET next_due_at = min(next_due_at, ?2)
              WHERE cookie_id = (SELECT credential_id FROM credentials WHERE id = ?1)
                AND waits_since IS NOT NULL AND next_due_at IS NOT NULL
-               AND instr(next_reason, ?3) = 1
+               AND substr(next_reason, 1, length(?3)) = ?3
                AND NOT EXISTS (SELECT 1 FROM journal WHERE credential = ?1)",
         )?
         .execute(params![credential, millis(at), WAITS_FOR])?;
@@ -342,7 +342,7 @@ fn release(db: &Connection, credential: i64, at: Millis) -> Written<bool> {
 }
 
 /// Notes since when a due rotation waits, where it just began to.
-pub(super) fn wait(db: &Connection, credential: i64, since: Millis) -> rusqlite::Result<()> {
+pub(super) fn wait(db: &Connection, credential: i64, since: Millis) -> sql::Result<()> {
     db.prepare_cached(
         "UPDATE cookie_rotation_monitor SET waits_since = ?2
          WHERE cookie_id = (SELECT credential_id FROM credentials WHERE id = ?1) AND waits_since IS NULL",
@@ -371,13 +371,13 @@ impl Reader {
         sealed: bool,
     ) -> Found<Option<(InForce, Option<SealedGeneration>)>> {
         // Several statements see one state only inside a transaction.
-        let snapshot = self.db.unchecked_transaction()?;
+        let snapshot = self.db.snapshot()?;
         let found = snapshot
             .prepare_cached(
                 "SELECT c.id, c.service, c.current_generation, c.rotated_at,
-                     coalesce(c.restored_generation = c.current_generation, 0)
-                         AND coalesce(c.doubtful_generation = c.current_generation, 0)
-                         AND m.last_verdict IS NOT 'valid'
+                     coalesce(c.restored_generation = c.current_generation, false)
+                         AND coalesce(c.doubtful_generation = c.current_generation, false)
+                         AND m.last_verdict IS DISTINCT FROM 'valid'
                  FROM credentials c
                  LEFT JOIN cookie_rotation_monitor m ON m.cookie_id = c.credential_id
                  WHERE c.credential_id = ?1",

@@ -1,7 +1,7 @@
 //! What the dashboard reads. Every query but one here is bounded whatever the size of the
 //! database: it walks an index, and stops after so many rows. It never writes.
 
-use rusqlite::{OptionalExtension, params};
+use super::sql::{Optional as _, params};
 
 use super::Actor;
 use super::column::{millis, read_json, read_millis, read_word};
@@ -40,11 +40,12 @@ impl Trouble {
     /// The index, what it holds, and which rows of it are meant.
     const fn parts(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            Self::Person => ("monitor_wants_person", WANTS_PERSON, "1"),
+            Self::Person => ("monitor_wants_person", WANTS_PERSON, "1 = 1"),
             Self::Failing => (
                 "monitor_failing",
                 "m.consecutive_failures > 0",
-                "NOT (coalesce(w.last_verdict, '') IN ('needs-human', 'invalid') OR w.last_status = 'validation_failed')",
+                "NOT (coalesce(w.last_verdict, '') IN ('needs-human', 'invalid')
+                      OR coalesce(w.last_status, '') = 'validation_failed')",
             ),
         }
     }
@@ -113,14 +114,14 @@ impl Reader {
                  FROM (SELECT w.cookie_id AS id
                        FROM (SELECT m.cookie_id, m.service, m.last_verdict, m.last_status, m.last_success_at
                              FROM cookie_rotation_monitor m INDEXED BY {index}
-                             WHERE {holds} ORDER BY m.last_success_at LIMIT {TROUBLED_LOOKED_AT}) w
+                             WHERE {holds} ORDER BY m.last_success_at NULLS FIRST LIMIT {TROUBLED_LOOKED_AT}) w
                        WHERE (?1 IS NULL OR w.service = ?1) AND {meant}
-                       ORDER BY w.last_success_at LIMIT ?3 OFFSET ?2) found
+                       ORDER BY w.last_success_at NULLS FIRST LIMIT ?3 OFFSET ?2) found
                  CROSS JOIN cookie_rotation_monitor m ON m.cookie_id = found.id
                  CROSS JOIN credentials c ON c.credential_id = m.cookie_id
                  LEFT JOIN journal j ON j.credential = c.id
                  LEFT JOIN cookie_rotation_providers p ON p.service = c.service
-                 ORDER BY m.last_success_at, m.cookie_id"
+                 ORDER BY m.last_success_at NULLS FIRST, m.cookie_id"
             ),
             params![service, skip.min(SKIPPED_AT_MOST), limit],
             credential_from,
@@ -133,7 +134,7 @@ impl Reader {
         let count = |index: &str, holds: &str, most: u32| -> Found<u32> {
             let sql = format!(
                 "SELECT count(*) FROM (SELECT 1 FROM cookie_rotation_monitor m INDEXED BY {index}
-                                       WHERE {holds} LIMIT {most})"
+                                       WHERE {holds} LIMIT {most}) some"
             );
             Ok(self.db.prepare_cached(&sql)?.query_row([], |row| row.get(0))?)
         };
@@ -146,8 +147,7 @@ impl Reader {
     /// first to end first; `rotates` are the services whose provider can rotate. It looks at so
     /// many of those that end first and no more.
     pub fn ending(&self, before: Millis, rotates: &[String]) -> Found<Vec<CredentialRow>> {
-        let rotates = serde_json::to_string(rotates).unwrap_or_default();
-        self.all(
+        let rows = self.all(
             &format!(
                 "{CREDENTIAL_COLUMNS}
                  FROM (SELECT m.cookie_id AS id
@@ -159,14 +159,20 @@ impl Reader {
                  LEFT JOIN journal j ON j.credential = c.id
                  LEFT JOIN cookie_rotation_providers p ON p.service = c.service
                  WHERE m.consecutive_failures = 0
-                   AND (c.external OR c.paused OR coalesce(p.paused, 0)
-                        OR coalesce(m.next_due_at >= m.expires_at, 1)
-                        OR m.service NOT IN (SELECT value FROM json_each(?2)))
                  ORDER BY m.expires_at"
             ),
-            params![millis(before), rotates],
+            params![millis(before)],
             credential_from,
-        )
+        )?;
+        let nothing_planned = |row: &CredentialRow| {
+            let Some(expires) = row.monitor.expires_at else { return false };
+            row.external
+                || row.paused
+                || row.service_paused
+                || row.monitor.next_due_at.is_none_or(|due| due >= expires)
+                || !rotates.contains(&row.service)
+        };
+        Ok(rows.into_iter().filter(nothing_planned).collect())
     }
 
     /// A page of a list by id.
@@ -179,9 +185,9 @@ impl Reader {
                     coalesce(c.identity, ''), coalesce(c.profile_id, '')
              FROM cookie_rotation_monitor m
              CROSS JOIN credentials c ON c.credential_id = m.cookie_id
-             WHERE m.cookie_id > ?1 ORDER BY m.cookie_id",
+             WHERE m.cookie_id > ?1 ORDER BY m.cookie_id LIMIT ?2",
         )?;
-        let mut rows = walk.query([&filter.after])?;
+        let mut rows = walk.query(params![filter.after, LOOKED_AT as i64 + 1])?;
         let (mut found, mut looked_at, mut last) = (Vec::new(), 0, String::new());
         let mut next = None;
         while let Some(row) = rows.next()? {
@@ -197,9 +203,7 @@ impl Reader {
                 Only::Paused => paused,
             };
             let of_service = filter.service.as_ref().is_none_or(|wanted| *wanted == service);
-            if kind
-                && of_service
-                && (has(&id) || has(&row.get::<_, String>(4)?) || has(&row.get::<_, String>(5)?))
+            if kind && of_service && (has(&id) || has(&row.get::<String>(4)?) || has(&row.get::<String>(5)?))
             {
                 found.push(id.clone());
             }
@@ -223,7 +227,7 @@ impl Reader {
             |row| {
                 Ok(Tally {
                     service: row.get(0)?,
-                    credentials: row.get::<_, i64>(1)?.unsigned_abs(),
+                    credentials: row.get::<i64>(1)?.unsigned_abs(),
                     failing: 0,
                     person: 0,
                 })
@@ -235,7 +239,7 @@ impl Reader {
                 &format!(
                     "SELECT service, count(*) FROM
                          (SELECT m.service FROM cookie_rotation_monitor m INDEXED BY {index}
-                          WHERE {condition} LIMIT {COUNTED_AT_MOST})
+                          WHERE {condition} LIMIT {COUNTED_AT_MOST}) some
                      GROUP BY service"
                 ),
                 [],
@@ -308,19 +312,16 @@ impl Reader {
 mod tests {
     use std::fmt::Write;
 
-    use tempfile::TempDir;
-
-    use super::super::open_for_writing;
+    use super::super::scratch::Scratch;
     use super::*;
 
     const T0: Millis = 1_700_000_000_000;
 
     /// A hundred credentials: each tenth fails, each twentieth wants a person, the others end an
     /// hour apart; every seventh is paused.
-    fn filled() -> (TempDir, Reader) {
-        let folder = TempDir::new().unwrap();
-        let path = folder.path().join("keywheel.db");
-        let db = open_for_writing(&path, None).unwrap();
+    fn filled() -> (Scratch, Reader) {
+        let scratch = Scratch::new();
+        let db = scratch.connection();
         for number in 0..100_i64 {
             let id = format!("account-{number:03}");
             let service = format!("service-{}", number % 4);
@@ -355,8 +356,8 @@ mod tests {
             .unwrap();
         }
         drop(db);
-        let reader = Reader::open(&path).unwrap();
-        (folder, reader)
+        let reader = scratch.reader();
+        (scratch, reader)
     }
 
     fn ids(rows: &[CredentialRow]) -> Vec<&str> {
@@ -433,11 +434,11 @@ mod tests {
     fn a_page_walks_indexes_and_sorts_nothing() {
         let (_folder, reader) = filled();
         let plan = |sql: &str| {
-            let mut explain = reader.db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let mut explain = reader.db.prepare_cached(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let mut rows = explain.query([]).unwrap();
             let mut text = String::new();
             while let Some(row) = rows.next().unwrap() {
-                writeln!(text, "{}", row.get_ref(3).unwrap().as_str().unwrap()).unwrap();
+                writeln!(text, "{}", row.get::<&str>(3).unwrap()).unwrap();
             }
             text
         };

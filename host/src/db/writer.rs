@@ -5,19 +5,20 @@
 //!
 //! The futures here need no particular runtime: a bounded channel and a one-shot answer.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::commands::{self, FinishRow};
+use super::server::Server;
+use super::sql::{self, Connection};
 use super::uses::Behind;
 use super::{
-    Action, AuditEntry, DbError, HomeLock, Phase, SealedGeneration, SealedKey, Signer, TrustedKey,
-    open_for_writing, set_checkpoint,
+    Action, AuditEntry, DbError, HomeLock, Phase, SealedGeneration, SealedKey, Signer, Store, TrustedKey,
+    connect_for_writing, open_for_writing, set_checkpoint,
 };
 use crate::crash;
 use crate::credential::{Millis, now};
@@ -76,7 +77,7 @@ pub enum WriteError {
     #[error("the database writer has ended")]
     Closed,
     #[error("the database refused the command: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sql(#[from] sql::Error),
 }
 
 /// Why a credential isn't rotated now unless a person insists.
@@ -410,6 +411,11 @@ pub enum GenerationChange {
 /// A batch of this many commands means that many attempts run at once.
 const BUSY_BATCH: usize = 8;
 
+/// Threads, and connections, that write to a server at once. Each command is a transaction of its
+/// own there: the server gathers commits by itself, and a command that waits for a row keeps no
+/// other from its own.
+const WRITERS: usize = 8;
+
 /// How long commands are gathered then: about as long as their commit and its fsync take. The more
 /// share one, the fewer pages are written twice.
 const GATHER: Duration = Duration::from_millis(1);
@@ -435,29 +441,35 @@ pub struct Progress {
     pub failing: Option<String>,
 }
 
-/// The writing thread itself. It ends when the last `Writer` is gone and the queue is empty.
+/// The writing threads themselves: one for a file, several for a server. They end when the last
+/// `Writer` is gone and the queue is empty.
 #[derive(Debug)]
 pub struct WriterThread {
-    handle: thread::JoinHandle<()>,
+    handles: Vec<thread::JoinHandle<()>>,
 }
 
 impl WriterThread {
     /// Waits until everything that was sent is committed and the file is closed.
     pub fn join(self) {
-        if self.handle.join().is_err() {
-            tracing::error!("the database writer panicked");
+        for handle in self.handles {
+            if handle.join().is_err() {
+                tracing::error!("the database writer panicked");
+            }
         }
     }
 }
 
 impl Writer {
-    /// Opens the database for writing, brings its schema up to date and starts the thread. The
-    /// lock goes with the thread: another host gets it only after the file is closed.
+    /// Opens the database for writing, brings its schema up to date and starts the threads. The
+    /// lock goes with them: another daemon of the home gets it only after they are done.
     ///
     /// # Errors
     /// Those of opening and migrating.
-    pub fn start(path: &Path, lock: HomeLock) -> Result<(Self, WriterThread), DbError> {
-        Self::start_with(open_for_writing(path, None)?, path, lock, FIRST_PAUSE)
+    pub fn start(store: impl Into<Store>, lock: HomeLock) -> Result<(Self, WriterThread), DbError> {
+        match store.into() {
+            Store::File(path) => Self::start_with(open_for_writing(&path, None)?, &path, lock, FIRST_PAUSE),
+            Store::Server(config) => Self::start_on(Server::named(&config)?, lock),
+        }
     }
 
     fn start_with(
@@ -473,13 +485,36 @@ impl Writer {
             .spawn(move || {
                 serve(&db, jobs, first_pause, &tell);
                 // Closing folds the WAL into the file; only then may another host come.
-                if let Err((_, error)) = db.close() {
+                if let Connection::Sqlite(db) = db
+                    && let Err((_, error)) = db.close()
+                {
                     tracing::error!(%error, "the database did not close cleanly");
                 }
                 drop(lock);
             })
             .map_err(|source| DbError::Io { path: path.to_owned(), source })?;
-        Ok((Self { queue, progress }, WriterThread { handle }))
+        Ok((Self { queue, progress }, WriterThread { handles: vec![handle] }))
+    }
+
+    fn start_on(server: Arc<Server>, lock: HomeLock) -> Result<(Self, WriterThread), DbError> {
+        drop(connect_for_writing(&server)?);
+        let (queue, jobs) = mpsc::channel(WRITER_QUEUE);
+        let (tell, progress) = watch::channel(Progress::default());
+        let (jobs, tell, lock) = (Arc::new(Mutex::new(jobs)), Arc::new(tell), Arc::new(lock));
+        let mut handles = Vec::new();
+        for number in 0..WRITERS {
+            let (server, jobs, tell, lock) =
+                (Arc::clone(&server), Arc::clone(&jobs), Arc::clone(&tell), Arc::clone(&lock));
+            let handle = thread::Builder::new()
+                .name(format!("db-writer-{number}"))
+                .spawn(move || {
+                    over_server::serve(&server, &jobs, &tell);
+                    drop(lock);
+                })
+                .map_err(|source| DbError::Io { path: PathBuf::from("db-writer"), source })?;
+            handles.push(handle);
+        }
+        Ok((Self { queue, progress }, WriterThread { handles }))
     }
 
     /// Changes with each commit, and when the database can't be written.
@@ -840,11 +875,11 @@ enum Keep {
 enum Stop {
     /// A command failed after it wrote, and there was no savepoint to go back to.
     HalfDone,
-    Failed(rusqlite::Error),
+    Failed(sql::Error),
 }
 
-impl From<rusqlite::Error> for Stop {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<sql::Error> for Stop {
+    fn from(error: sql::Error) -> Self {
         Self::Failed(error)
     }
 }
@@ -865,9 +900,9 @@ where
         if keep == Keep::Savepoints {
             db.prepare_cached("SAVEPOINT command")?.execute([])?;
         }
-        let before = db.total_changes();
+        let before = db.changes();
         let outcome = match (self.work)(db) {
-            Err(WriteError::Sqlite(error)) if is_transient(&error) => return Err(error.into()),
+            Err(WriteError::Sql(error)) if error.is_transient() => return Err(error.into()),
             outcome => outcome,
         };
         match &outcome {
@@ -875,7 +910,7 @@ where
             Err(_) if keep == Keep::Savepoints => {
                 db.prepare_cached("ROLLBACK TO command")?.execute([])?;
             }
-            Err(_) if db.total_changes() != before => return Err(Stop::HalfDone),
+            Err(_) if db.changes() != before => return Err(Stop::HalfDone),
             Err(_) => {}
         }
         if keep == Keep::Savepoints {
@@ -899,22 +934,6 @@ where
     fn points(&self) -> CrashPoints {
         self.points
     }
-}
-
-/// Failures of the machine rather than of a command: another try may succeed.
-fn is_transient(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(
-            ErrorCode::DatabaseBusy
-                | ErrorCode::DatabaseLocked
-                | ErrorCode::DiskFull
-                | ErrorCode::SystemIoFailure
-                | ErrorCode::OutOfMemory
-                | ErrorCode::CannotOpen
-                | ErrorCode::ReadOnly
-        )
-    )
 }
 
 fn serve(
@@ -977,7 +996,7 @@ fn persist(
     batch: &mut [Box<dyn Job>],
     first_pause: Duration,
     failed: &mut u64,
-) -> Result<(), rusqlite::Error> {
+) -> Result<(), sql::Error> {
     let mut pause = first_pause;
     let mut tried = 1;
     loop {
@@ -996,7 +1015,7 @@ fn persist(
     }
 }
 
-fn transact(db: &Connection, batch: &mut [Box<dyn Job>]) -> Result<(), rusqlite::Error> {
+fn transact(db: &Connection, batch: &mut [Box<dyn Job>]) -> Result<(), sql::Error> {
     match attempt(db, batch, Keep::Whole) {
         Ok(()) => Ok(()),
         Err(Stop::Failed(error)) => Err(error),
@@ -1021,11 +1040,14 @@ fn attempt(db: &Connection, batch: &mut [Box<dyn Job>], keep: Keep) -> Result<()
     };
     let done = run();
     // SQLite ends some failed transactions itself and leaves others open.
-    if done.is_err() && !db.is_autocommit() {
+    if done.is_err() && db.is_in_transaction() {
         db.execute_batch("ROLLBACK")?;
     }
     done
 }
+
+#[path = "over_server.rs"]
+mod over_server;
 
 #[cfg(test)]
 #[path = "writer_tests.rs"]

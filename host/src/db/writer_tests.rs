@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::super::external::{Announcement, ExternalReport, NewWorkerToken};
 use super::super::queries::{Counts, ReportFilter};
+use super::super::scratch::Scratch;
 use super::super::{Actor, Reader, sync_probe};
 use super::*;
 use crate::credential::{CookieAttributes, Secret};
@@ -23,35 +24,44 @@ const NO_PAUSE: Duration = Duration::from_millis(1);
 struct Home {
     writer: Writer,
     thread: WriterThread,
-    folder: TempDir,
+    scratch: Scratch,
 }
 
 impl Home {
     fn new() -> Self {
-        Self::with(TempDir::new().unwrap(), None)
+        Self::with(Scratch::new())
     }
 
-    fn with(folder: TempDir, vfs: Option<&str>) -> Self {
-        let path = folder.path().join("keywheel.db");
-        let lock = HomeLock::acquire(&folder.path().join("lock")).unwrap();
+    fn with(scratch: Scratch) -> Self {
+        if scratch.store().file().is_some() {
+            return Self::on_file(scratch, None);
+        }
+        let (writer, thread) = scratch.writer();
+        Self { writer, thread, scratch }
+    }
+
+    /// For what is about files.
+    fn on_file(scratch: Scratch, vfs: Option<&str>) -> Self {
+        let path = scratch.file();
+        let lock = HomeLock::acquire(&scratch.folder().join("lock")).unwrap();
         let db = open_for_writing(&path, vfs).unwrap();
         let (writer, thread) = Writer::start_with(db, &path, lock, NO_PAUSE).unwrap();
-        Self { writer, thread, folder }
+        Self { writer, thread, scratch }
     }
 
     fn reader(&self) -> Reader {
-        Reader::open(&self.folder.path().join("keywheel.db")).unwrap()
+        self.scratch.reader()
     }
 
     /// What a restart of the host is to the database.
     fn restart(self) -> Self {
-        Self::with(self.close(), None)
+        Self::with(self.close())
     }
 
-    fn close(self) -> TempDir {
+    fn close(self) -> Scratch {
         drop(self.writer);
         self.thread.join();
-        self.folder
+        self.scratch
     }
 
     async fn add(&self, id: &str, service: &str) {
@@ -755,7 +765,7 @@ async fn an_end_that_fails_at_its_last_write_leaves_nothing_half_done() {
     )
     .await;
     let error = home.writer.finish(end()).await;
-    assert!(matches!(error, Err(WriteError::Sqlite(_))), "{error:?}");
+    assert!(matches!(error, Err(WriteError::Sql(_))), "{error:?}");
     let row = home.reader().credential("shop-1").unwrap().unwrap();
     assert_eq!((row.current_generation, row.pending_generation), (Some(1), Some(2)));
     assert_eq!(row.open_attempt.unwrap().phase, Phase::Captured);
@@ -1055,7 +1065,7 @@ async fn reports_are_found_by_credential_service_status_time_and_place() {
 
 #[tokio::test]
 async fn a_reader_works_beside_a_writer_after_it_and_after_its_death() {
-    let home = Home::new();
+    let home = Home::on_file(Scratch::on_file(), None);
     let beside = home.reader();
     home.add("shop-1", "shop").await;
     assert_eq!(beside.credentials(None).unwrap().len(), 1);
@@ -1063,15 +1073,15 @@ async fn a_reader_works_beside_a_writer_after_it_and_after_its_death() {
     // A killed writer leaves the file and its log as they are at that instant.
     let dead = TempDir::new().unwrap();
     for name in ["keywheel.db", "keywheel.db-wal"] {
-        fs::copy(home.folder.path().join(name), dead.path().join(name)).unwrap();
+        fs::copy(home.scratch.folder().join(name), dead.path().join(name)).unwrap();
     }
     let after_death = Reader::open(&dead.path().join("keywheel.db")).unwrap();
     assert_eq!(after_death.credentials(Some("shop")).unwrap().len(), 1);
 
     drop(beside);
-    let folder = home.close();
-    assert!(!folder.path().join("keywheel.db-wal").exists(), "closing folds the log in");
-    let after = Reader::open(&folder.path().join("keywheel.db")).unwrap();
+    let scratch = home.close();
+    assert!(!scratch.folder().join("keywheel.db-wal").exists(), "closing folds the log in");
+    let after = scratch.reader();
     assert_eq!(after.credentials(Some("bank")).unwrap().len(), 0);
     assert_eq!(after.credentials(Some("shop")).unwrap().len(), 1);
 }
@@ -1079,18 +1089,18 @@ async fn a_reader_works_beside_a_writer_after_it_and_after_its_death() {
 #[tokio::test]
 async fn the_lock_is_held_until_the_file_is_closed() {
     let home = Home::new();
-    let lock = home.folder.path().join("lock");
+    let lock = home.scratch.folder().join("lock");
     let handle = home.writer.clone();
     assert!(matches!(HomeLock::acquire(&lock), Err(DbError::Locked { .. })));
     drop(handle);
-    let folder = home.close();
-    HomeLock::acquire(&folder.path().join("lock")).unwrap();
+    let scratch = home.close();
+    HomeLock::acquire(&scratch.folder().join("lock")).unwrap();
 }
 
 #[tokio::test]
 async fn an_acknowledgement_means_fsync_and_a_failed_fsync_acknowledges_nothing() {
     sync_probe::register();
-    let home = Home::with(TempDir::new().unwrap(), Some(sync_probe::NAME));
+    let home = Home::on_file(Scratch::on_file(), Some(sync_probe::NAME));
 
     let before = sync_probe::syncs();
     for number in 0..25 {
@@ -1115,14 +1125,14 @@ async fn an_acknowledgement_means_fsync_and_a_failed_fsync_acknowledges_nothing(
     assert!(matches!(error, Err(WriteError::Unavailable { tries: TRIES, .. })), "{error:?}");
     assert_eq!(home.rows("credentials").await, 226);
     home.add("refused", "shop").await;
-    let folder = home.close();
-    let reader = Reader::open(&folder.path().join("keywheel.db")).unwrap();
+    let scratch = home.close();
+    let reader = scratch.reader();
     assert_eq!(reader.credentials(None).unwrap().len(), 227);
 }
 
 #[tokio::test]
 async fn a_full_disk_stops_writes_not_reads_and_nothing_acknowledged_is_lost() {
-    let home = Home::new();
+    let home = Home::on_file(Scratch::on_file(), None);
     // As full as it is now; `max_page_count` never goes below the file's size.
     home.execute("PRAGMA max_page_count = 1").await;
     let mut kept = Vec::new();
@@ -1150,8 +1160,8 @@ async fn a_full_disk_stops_writes_not_reads_and_nothing_acknowledged_is_lost() {
 
 #[tokio::test]
 async fn another_process_that_holds_the_write_lock_is_reported_and_outlasted() {
-    let home = Home::new();
-    let other = open_for_writing(&home.folder.path().join("keywheel.db"), None).unwrap();
+    let home = Home::on_file(Scratch::on_file(), None);
+    let other = open_for_writing(&home.scratch.folder().join("keywheel.db"), None).unwrap();
     home.execute("PRAGMA busy_timeout = 0").await;
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let error = home.writer.add_credential(credential("shop-1", "shop")).await;
@@ -1162,7 +1172,7 @@ async fn another_process_that_holds_the_write_lock_is_reported_and_outlasted() {
 
 #[tokio::test]
 async fn no_secret_is_in_any_file_of_the_home() {
-    let home = Home::new();
+    let home = Home::on_file(Scratch::on_file(), None);
     let vault = Vault::from_bytes(&[7; 32]).unwrap();
     let marker = home.writer.remember("vault_check", vault.marker().unwrap()).await.unwrap();
     let needle = b"plain-value-that-must-not-be-on-disk";
@@ -1181,16 +1191,16 @@ async fn no_secret_is_in_any_file_of_the_home() {
     let end = Finish { generations: GenerationChange::Promote(2), ..end_of(&claim) };
     home.writer.finish(end).await.unwrap();
 
-    let search = |folder: &TempDir| {
+    let search = |folder: &std::path::Path| {
         let mut files = 0;
-        for entry in fs::read_dir(folder.path()).unwrap() {
+        for entry in fs::read_dir(folder).unwrap() {
             let bytes = fs::read(entry.unwrap().path()).unwrap();
             assert!(!bytes.windows(needle.len()).any(|window| window == needle));
             files += 1;
         }
         files
     };
-    assert!(search(&home.folder) >= 4, "database, log, index and lock were searched");
+    assert!(search(home.scratch.folder()) >= 4, "database, log, index and lock were searched");
 
     // The first marker stands, and tells a wrong master key before anything is opened.
     let other = Vault::from_bytes(&[8; 32]).unwrap();
@@ -1202,7 +1212,7 @@ async fn no_secret_is_in_any_file_of_the_home() {
     let place = Place { credential: "shop-1", generation: 2, key: "session" };
     assert_eq!(vault.open_sealed(place, &stored.keys[0].sealed).unwrap(), secret);
     assert!(other.open_sealed(place, &stored.keys[0].sealed).is_err());
-    search(&home.close());
+    search(home.close().folder());
 }
 
 async fn due_of(home: &Home, id: &str) -> (Option<Millis>, Option<String>) {

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use crate::crash;
 use crate::credential::Millis;
-use crate::db::DbError;
 use crate::db::queries::{OldReport, ReadError, Reader, ReportRow};
 use crate::db::writer::{WriteError, Writer};
+use crate::db::{DbError, Store};
 use archive::Archive;
 
 /// Rows of one command. Each is deleted from three B-trees, two of them at a place of its own,
@@ -225,14 +225,14 @@ pub struct Pruned {
 /// Deletes what ends. One call at a time: two would name the same reports.
 #[derive(Debug)]
 pub struct Retention {
-    database: PathBuf,
+    database: Store,
     writer: Writer,
     archive: Mutex<Option<Archive>>,
 }
 
 impl Retention {
-    pub fn new(database: PathBuf, writer: Writer) -> Self {
-        Self { database, writer, archive: Mutex::new(None) }
+    pub fn new(database: impl Into<Store>, writer: Writer) -> Self {
+        Self { database: database.into(), writer, archive: Mutex::new(None) }
     }
 
     /// Deletes from a position on until the end, or until the effort is spent.

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use rusqlite::params;
 
 use super::*;
-use crate::db::HomeLock;
+use crate::db::scratch::{Scratch, add_rows};
+use crate::db::sql::{self, params};
 use crate::report::iso8601;
 
 const DAY: Millis = 86_400_000;
@@ -15,9 +15,9 @@ const T0: Millis = 1_700_000_000_000;
 
 /// A database with the credentials 0 to 2, and reports of those and of 3, which was removed.
 struct Home {
-    folder: tempfile::TempDir,
+    scratch: Scratch,
     writer: Writer,
-    db: rusqlite::Connection,
+    db: sql::Connection,
 }
 
 #[derive(Debug, Clone)]
@@ -29,60 +29,44 @@ struct Row {
 
 impl Home {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let lock = HomeLock::acquire(&folder.path().join("lock")).unwrap();
-        let (writer, _thread) = Writer::start(&folder.path().join("keywheel.db"), lock).unwrap();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the test writes rows of any time, which no command does"
-        )]
-        let db = rusqlite::Connection::open(folder.path().join("keywheel.db")).unwrap();
-        db.execute_batch("PRAGMA synchronous = OFF; PRAGMA busy_timeout = 20000").unwrap();
-        for credential in 0..3 {
-            let id = name(credential);
-            db.execute(
-                "INSERT INTO credentials (credential_id, service, settings_json, private_hosts_json,
-                     last_generation, rotated_at, created_at) VALUES (?1, 'shop', '[]', '[]', 1, 0, 0)",
-                [&id],
-            )
-            .unwrap();
-            db.execute(
-                "INSERT INTO cookie_rotation_monitor (cookie_id, service, next_action)
-                 VALUES (?1, 'shop', 'validate')",
-                [&id],
-            )
-            .unwrap();
+        let scratch = Scratch::new();
+        let (writer, _thread) = scratch.writer();
+        let db = scratch.connection();
+        if scratch.store().file().is_some() {
+            db.execute_batch("PRAGMA synchronous = OFF; PRAGMA busy_timeout = 20000").unwrap();
         }
-        Self { folder, writer, db }
+        for credential in 0..3 {
+            add_rows(&db, &name(credential), "shop", "");
+        }
+        Self { scratch, writer, db }
     }
 
     fn fill(&self, rows: &[Row]) -> Vec<i64> {
-        let all = self.db.unchecked_transaction().unwrap();
+        let all = &self.db;
+        all.execute_batch("BEGIN").unwrap();
         all.execute_batch("DELETE FROM cookie_rotation_reports").unwrap();
         let mut ids = Vec::new();
         for (number, row) in rows.iter().enumerate() {
-            all.prepare_cached(
+            let id = all.insert(
                 "INSERT INTO cookie_rotation_reports (cookie_id, service, validate_url,
                      cookie_keys_json, status, attempt_number, started_at, finished_at, created_at,
                      idempotency_key, meta_json)
                  VALUES (?1, 'shop', '', '{}', ?2, ?3, ?4, ?4, ?4, '', '{}')",
-            )
-            .unwrap()
-            .execute(params![
-                name(row.credential),
-                if row.success { "success" } else { "unreachable" },
-                i64::try_from(number).unwrap(),
-                iso8601(row.stored)
-            ])
-            .unwrap();
-            ids.push(all.last_insert_rowid());
+                params![
+                    name(row.credential),
+                    if row.success { "success" } else { "unreachable" },
+                    i64::try_from(number).unwrap(),
+                    iso8601(row.stored)
+                ],
+            );
+            ids.push(id.unwrap().unwrap());
         }
         all.execute_batch(
             "UPDATE cookie_rotation_monitor SET last_report_id =
                  (SELECT max(id) FROM cookie_rotation_reports r WHERE r.cookie_id = cookie_rotation_monitor.cookie_id)",
         )
         .unwrap();
-        all.commit().unwrap();
+        all.execute_batch("COMMIT").unwrap();
         ids
     }
 
@@ -92,11 +76,11 @@ impl Home {
     }
 
     fn reader(&self) -> Reader {
-        Reader::open(&self.folder.path().join("keywheel.db")).unwrap()
+        Reader::open(self.scratch.store()).unwrap()
     }
 
     fn retention(&self) -> Retention {
-        Retention::new(self.folder.path().join("keywheel.db"), self.writer.clone())
+        Retention::new(self.scratch.store(), self.writer.clone())
     }
 }
 
@@ -241,7 +225,7 @@ fn nothing_is_deleted_while_the_archive_cannot_be_written_and_all_of_it_once_it_
     let rows: Vec<Row> =
         (0..300).map(|n| Row { credential: 3, success: true, stored: T0 + n * DAY / 10 }).collect();
     let ids = home.fill(&rows);
-    let (parent, rules) = (home.folder.path().join("disk"), Rules { keep: Some(1), ..Rules::default() });
+    let (parent, rules) = (home.scratch.folder().join("disk"), Rules { keep: Some(1), ..Rules::default() });
     let (retention, folder) = (home.retention(), parent.join("archive"));
     let prune = || runtime.block_on(retention.prune(&rules, Some(folder.clone()), Position::START, ALL));
     let error = prune().unwrap_err();

@@ -27,10 +27,10 @@ use crate::config::Live;
 use crate::config::sinks::Sink;
 use crate::crash;
 use crate::credential::{Millis, Secret, now};
-use crate::db::DbError;
 use crate::db::queries::{ReadError, Reader};
 use crate::db::uses::{Delivered, InForce, SinkConsumer};
 use crate::db::writer::{WriteError, Writer};
+use crate::db::{DbError, Store};
 use crate::egress::EgressError;
 use crate::egress::delivery::{Delivery, DeliveryError, Message};
 use crate::formats::export::{ExportError, to_form};
@@ -100,7 +100,7 @@ impl SinkError {
 
 /// Every sink of an installation. The same for the daemon and for a command that works without one.
 pub struct Sinks {
-    database: PathBuf,
+    database: Store,
     vault: Arc<Vault>,
     writer: Writer,
     config: Live,
@@ -155,7 +155,7 @@ struct Served {
 impl Sinks {
     /// `released` is called when a rotation that had waited is due.
     pub fn new(
-        database: PathBuf,
+        database: Store,
         vault: Arc<Vault>,
         writer: Writer,
         config: Live,
@@ -555,7 +555,7 @@ type Written = (InForce, bool, Option<(u64, Stamp)>);
 
 /// Returns what is in force, whether the file had to be written, and how it looks now.
 fn written(
-    database: &Path,
+    database: &Store,
     vault: &Vault,
     sink: &Sink,
     known: Option<(u64, Stamp)>,

@@ -1,0 +1,78 @@
+//! `[store]`: where everything is kept, if not in a file of the home. A leaf.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// A PostgreSQL server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// `postgres://USER@HOST:PORT/DATABASE`, without a password.
+    pub url: String,
+    pub password_file: Option<PathBuf>,
+    /// Whom its certificate must come from, in PEM; None: who the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// None: required, unless the server is on this machine.
+    pub tls: Option<Tls>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tls {
+    Require,
+    Disable,
+}
+
+/// Where everything is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Store {
+    /// A SQLite file in the home.
+    File(PathBuf),
+    Server(StoreConfig),
+}
+
+impl Store {
+    /// What a home's configuration says, with the file where it says nothing or can't be read: who
+    /// loads it whole says what is wrong with it.
+    pub(super) fn of(config: &Path, file: PathBuf) -> Self {
+        #[derive(Deserialize)]
+        struct Section {
+            store: Option<StoreConfig>,
+        }
+        let text = std::fs::read_to_string(config).unwrap_or_default();
+        let named = toml::from_str::<Section>(&text).ok().and_then(|section| section.store);
+        named.map_or(Self::File(file), Self::Server)
+    }
+
+    /// The file, where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Server(_) => None,
+        }
+    }
+
+    /// As far as can be told without asking a server.
+    pub fn exists(&self) -> bool {
+        self.file().is_none_or(Path::exists)
+    }
+}
+
+impl From<&Path> for Store {
+    fn from(path: &Path) -> Self {
+        Self::File(path.to_owned())
+    }
+}
+
+impl From<&PathBuf> for Store {
+    fn from(path: &PathBuf) -> Self {
+        Self::File(path.clone())
+    }
+}
+
+impl From<&Self> for Store {
+    fn from(store: &Self) -> Self {
+        store.clone()
+    }
+}

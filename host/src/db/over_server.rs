@@ -1,0 +1,209 @@
+//! The writing threads of a PostgreSQL server. Each takes the next command, runs it in a transaction
+//! of its own and answers after the commit. A connection that is lost on the way is no answer: the
+//! server is asked afterwards whether that very transaction was committed, so that no command is
+//! done twice and none is called done that isn't.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+
+use super::super::sql::postgres::Session;
+use super::{FIRST_PAUSE, Job, Keep, Progress, Server, Stop, TRIES, come_by};
+use crate::db::sql::{self, Connection};
+
+pub(super) fn serve(
+    server: &Arc<Server>,
+    jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>,
+    progress: &watch::Sender<Progress>,
+) {
+    let mut connection = None;
+    loop {
+        // Whoever waits here is the next to be given one; the others wait for the lock.
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Some(job) = next else { return };
+        let mut batch = [job];
+        let (began, mut failed_tries) = (Instant::now(), 0);
+        let persisted = persist(server, &mut connection, &mut batch, &mut failed_tries);
+        let [job] = batch;
+        let was_failing = progress.borrow().failing.is_some();
+        progress.send_modify(|so_far| {
+            so_far.commits += u64::from(persisted.is_ok());
+            so_far.commands += u64::from(persisted.is_ok());
+            so_far.failed_tries += failed_tries;
+            so_far.busy += began.elapsed();
+            so_far.failing = persisted.as_ref().err().cloned();
+        });
+        match persisted {
+            Ok(()) => {
+                if was_failing {
+                    tracing::info!("the database can be written again");
+                }
+                job.committed();
+            }
+            Err(reason) => {
+                tracing::error!(
+                    severity = "critical",
+                    tries = TRIES,
+                    %reason,
+                    "the database can't be written: no rotation starts until it can"
+                );
+                job.unavailable(&reason);
+            }
+        }
+    }
+}
+
+/// What became of a transaction.
+enum Outcome {
+    Committed,
+    /// Nothing of it stands.
+    TakenBack(String),
+    /// It was to be committed, and the answer was lost. Its number.
+    InDoubt(String, String),
+}
+
+/// Commits one command, with a bounded number of tries.
+fn persist(
+    server: &Arc<Server>,
+    connection: &mut Option<Connection>,
+    batch: &mut [Box<dyn Job>],
+    failed: &mut u64,
+) -> Result<(), String> {
+    let mut pause = FIRST_PAUSE;
+    let mut doubt: Option<String> = None;
+    for tried in 1..=TRIES {
+        let outcome = match (connected(server, connection), &doubt) {
+            (Err(error), _) => Err(error),
+            (Ok(db), None) => transact(db, batch),
+            (Ok(db), Some(number)) => Ok(ask_after(db, number)),
+        };
+        let reason = match outcome {
+            Ok(Outcome::Committed) => return Ok(()),
+            Ok(Outcome::TakenBack(reason)) => {
+                doubt = None;
+                reason
+            }
+            Ok(Outcome::InDoubt(number, reason)) => {
+                doubt = Some(number);
+                reason
+            }
+            Err(reason) => reason,
+        };
+        *failed += 1;
+        if connection.as_ref().is_some_and(|db| !is_usable(db)) {
+            *connection = None;
+        }
+        if tried == TRIES {
+            return Err(reason);
+        }
+        tracing::warn!(%reason, tried, "a database transaction failed, trying again");
+        thread::sleep(pause);
+        pause *= 3;
+    }
+    Err(String::from("no try was made"))
+}
+
+fn connected<'c>(
+    server: &Arc<Server>,
+    connection: &'c mut Option<Connection>,
+) -> Result<&'c Connection, String> {
+    match connection {
+        Some(db) => Ok(db),
+        None => {
+            let session = server.session().map_err(|error| chain(&error))?;
+            Ok(connection.insert(Connection::Postgres(session)))
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", chain(cause)),
+        None => error.to_string(),
+    }
+}
+
+fn session(db: &Connection) -> Option<&Session> {
+    match db {
+        Connection::Postgres(session) => Some(session),
+        Connection::Sqlite(_) => None,
+    }
+}
+
+fn is_usable(db: &Connection) -> bool {
+    session(db).is_some_and(|session| session.is_open() && !session.is_in_transaction())
+}
+
+/// Runs a command in a transaction. An error says that nothing of it stands.
+fn transact(db: &Connection, batch: &mut [Box<dyn Job>]) -> Result<Outcome, String> {
+    come_by(batch, 0);
+    match run(db, batch, Keep::Whole) {
+        Err(Stop::HalfDone) => {
+            // Its own error is its answer, and what it wrote before goes.
+            roll_back(db)?;
+            match run(db, batch, Keep::Savepoints) {
+                Ok(number) => Ok(commit(db, batch, number)),
+                Err(Stop::HalfDone) => Err(String::from("a savepoint did not take a command back")),
+                Err(Stop::Failed(error)) => {
+                    roll_back(db)?;
+                    Err(error.to_string())
+                }
+            }
+        }
+        Err(Stop::Failed(error)) => {
+            roll_back(db)?;
+            Err(error.to_string())
+        }
+        Ok(number) => Ok(commit(db, batch, number)),
+    }
+}
+
+/// Begins, and returns the transaction's number, by which it can be asked after.
+fn run(db: &Connection, batch: &mut [Box<dyn Job>], keep: Keep) -> Result<String, Stop> {
+    let begun = session(db)
+        .ok_or(sql::Error::NoRow)
+        .and_then(|session| Ok(session.ask("BEGIN; SELECT pg_current_xact_id()")?))?;
+    let number = begun.into_iter().next().unwrap_or_default();
+    for job in batch.iter_mut() {
+        job.run(db, keep)?;
+    }
+    Ok(number)
+}
+
+fn commit(db: &Connection, batch: &[Box<dyn Job>], number: String) -> Outcome {
+    come_by(batch, 1);
+    match db.execute_batch("COMMIT") {
+        Ok(()) => {
+            come_by(batch, 2);
+            Outcome::Committed
+        }
+        Err(error) => Outcome::InDoubt(number, error.to_string()),
+    }
+}
+
+fn roll_back(db: &Connection) -> Result<(), String> {
+    if db.is_in_transaction() {
+        db.execute_batch("ROLLBACK").map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// What became of a transaction whose commit wasn't answered.
+fn ask_after(db: &Connection, number: &str) -> Outcome {
+    // The number is the server's own, digits alone.
+    let asked = session(db).map(|session| session.ask(&format!("SELECT pg_xact_status('{number}')")));
+    let doubt = |why: String| Outcome::InDoubt(number.to_owned(), why);
+    match asked {
+        Some(Ok(answer)) => match answer.first().map(String::as_str) {
+            Some("committed") => Outcome::Committed,
+            Some("aborted") => Outcome::TakenBack(String::from("its connection was lost before the commit")),
+            // The server hasn't noticed yet that its client is gone, or is still at it.
+            Some("in progress") => doubt(String::from("its commit is still under way")),
+            _ => doubt(String::from("the server can't tell what became of a commit")),
+        },
+        Some(Err(error)) => doubt(error.to_string()),
+        None => doubt(String::from("no server")),
+    }
+}

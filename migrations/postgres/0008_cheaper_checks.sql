@@ -1,0 +1,2 @@
+-- SQLite alone needed this: PostgreSQL compares a word with a list in place.
+SELECT 1;
