@@ -33,6 +33,9 @@ pub const ALL: &[Migration] = &[
     step!("0006_rotation"),
     step!("0007_beyond_the_host"),
     step!("0008_cheaper_checks"),
+    step!("0009_fleet"),
+    step!("0010_plugins_in_the_store"),
+    step!("0011_host_keys"),
 ];
 
 /// The schema this binary reads and writes.
