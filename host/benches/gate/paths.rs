@@ -127,13 +127,12 @@ async fn in_one_commit(writer: &Writer, now: Millis, claims: Vec<Claim>) {
 
 fn due(service: &str, now: Millis, gate: Gate) -> ClaimDue {
     ClaimDue {
-        owner: "allowed: std::collections::BTreeMap::new(),
-        owner: "allowed: std::collections::BTreeMap::new(),
         owner: "gate".into(),
         now,
         lease_until: now + 600_000,
         quotas: vec![(service.to_owned(), u32::MAX)],
         at_most: u32::MAX,
+        allowed: std::collections::BTreeMap::new(),
         gate,
     }
 }

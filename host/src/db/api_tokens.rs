@@ -339,7 +339,7 @@ impl Reader {
                                 FROM api_reads {filter} ORDER BY id DESC LIMIT {limit}) reads
                  UNION ALL
                  SELECT * FROM (SELECT reason, 1, times, first_at, last_at, token_id, peer,
-                                       credential_id, NULL, NULL, id
+                                       credential_id, CAST(NULL AS BIGINT), CAST(NULL AS TEXT), id
                                 FROM api_refusals {filter} ORDER BY id DESC LIMIT {limit}) refusals) history
              ORDER BY 5 DESC, 11 DESC LIMIT {limit}"
         );
