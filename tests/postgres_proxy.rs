@@ -29,8 +29,8 @@ pub enum Cut {
 pub enum Which {
     /// The n-th of all, the first is 1.
     Statement(u64),
-    /// Each n-th of all.
-    Each(u64),
+    /// The n-th of all, and whatever comes after it is cut before it.
+    From(u64),
     /// The n-th COMMIT.
     Commit(u64),
 }
@@ -139,8 +139,7 @@ impl PostgresProxy {
         let mut state = hold(&self.shared.state);
         while state.struck.len() < times {
             let left = end.checked_duration_since(Instant::now()).expect("a statement is struck in time");
-            state =
-                self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -220,13 +219,17 @@ impl Shared {
         state.commits += u64::from(words == "COMMIT");
         let struck = match which {
             Which::Statement(number) => state.statements == number,
-            Which::Each(number) => state.statements.is_multiple_of(number),
+            Which::From(number) => state.statements >= number,
             Which::Commit(number) => words == "COMMIT" && state.commits == number,
         };
         if !struck {
             return None;
         }
+        let again = !state.struck.is_empty();
         state.struck.push(words.to_owned());
+        if again && matches!(which, Which::From(_)) {
+            return Some(Cut::Before);
+        }
         state.holds |= cut == Cut::Held;
         self.changed.notify_all();
         Some(cut)
@@ -315,8 +318,7 @@ fn wait_until_answered(connection: &Connection) {
     let mut counts = hold(&connection.counts);
     while counts.ready < counts.asked && !counts.over {
         let Some(left) = end.checked_duration_since(Instant::now()) else { return };
-        counts =
-            connection.answered.wait_timeout(counts, left).unwrap_or_else(PoisonError::into_inner).0;
+        counts = connection.answered.wait_timeout(counts, left).unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 

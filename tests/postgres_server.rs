@@ -213,9 +213,7 @@ impl Postgres {
             self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'");
             self.sql("SELECT pg_reload_conf()");
             let waited_for = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
-            wait_until(SOON, "commits wait for the standby", || {
-                (self.sql(waited_for) != "0").then_some(())
-            });
+            wait_until(SOON, "commits wait for the standby", || (self.sql(waited_for) != "0").then_some(()));
         }
         standby
     }

@@ -10,15 +10,12 @@ use std::sync::Arc;
 use keywheel::config::store::StoreConfig;
 use keywheel::credential::Millis;
 use keywheel::db::queries::ReportFilter;
-use keywheel::db::writer::{
-    Claim, ClaimDue, Finish, Gate, GenerationChange, MonitorUpdate, NewCredential,
-};
-use keywheel::db::{
-    Action, HomeLock, Reader, SealedKey, Store, WriteError, Writer, WriterThread,
-};
+use keywheel::db::writer::{Claim, ClaimDue, Finish, Gate, GenerationChange, MonitorUpdate, NewCredential};
+use keywheel::db::{Action, HomeLock, Reader, SealedKey, Store, WriteError, Writer, WriterThread};
 use keywheel::provider::CommitClass;
 use keywheel::report::{Report, Status, iso8601};
 
+use crate::harness::{SOON, wait_until};
 use crate::postgres_proxy::{Cut, PostgresProxy, Which};
 use crate::postgres_server::Postgres;
 
@@ -30,36 +27,51 @@ struct Host {
     writer: Writer,
     thread: WriterThread,
     store: Store,
-    /// Callers whose commands said that the store is away, and tried again.
+    proxy: Arc<PostgresProxy>,
+    /// Callers whose commands said that the store is away, and who asked again.
     repeated: u32,
+    /// The statements that were struck for them.
+    struck: Vec<String>,
 }
 
 impl Host {
     /// `name` makes its address another than the others'.
-    fn at(url: &str, name: &str, folder: &Path) -> Self {
+    fn behind(proxy: &Arc<PostgresProxy>, name: &str, folder: &Path) -> Self {
         let store = Store::Server(StoreConfig {
-            url: format!("{url}?application_name={name}"),
+            url: format!("{}?application_name={name}", proxy.url()),
             password_file: None,
             ca_file: None,
             tls: None,
         });
         let lock = HomeLock::acquire(&folder.join(name)).expect("nobody has it");
         let (writer, thread) = Writer::start(&store, lock).expect("it starts");
-        Self { writer, thread, store, repeated: 0 }
+        Self { writer, thread, store, proxy: Arc::clone(proxy), repeated: 0, struck: Vec::new() }
     }
 
-    fn end(self) -> u32 {
+    /// Says how often a caller was told that the store is away, and what was struck.
+    fn end(mut self) -> (u32, Vec<String>) {
         drop(self.writer);
         self.thread.join();
-        self.repeated
+        self.struck.extend(self.proxy.disarm());
+        (self.repeated, self.struck)
+    }
+
+    /// Somebody was told that the store is away: now it comes back.
+    fn repeat(&mut self) {
+        self.repeated += 1;
+        self.struck.extend(self.proxy.disarm());
     }
 
     /// As callers do: what the store couldn't be told is told it again.
-    async fn insist<T>(&mut self, what: &str, mut ask: impl AsyncFnMut(&Writer) -> Result<T, WriteError>) -> T {
+    async fn insist<T>(
+        &mut self,
+        what: &str,
+        mut ask: impl AsyncFnMut(&Writer) -> Result<T, WriteError>,
+    ) -> T {
         for _ in 0..50 {
             match ask(&self.writer).await {
                 Ok(done) => return done,
-                Err(WriteError::Unavailable { .. }) => self.repeated += 1,
+                Err(WriteError::Unavailable { .. }) => self.repeat(),
                 Err(error) => panic!("{what}: {error}"),
             }
         }
@@ -71,7 +83,7 @@ impl Host {
         for _ in 0..50 {
             match self.writer.add_credential(credential(id)).await {
                 Ok(()) => return,
-                Err(WriteError::Unavailable { .. }) => self.repeated += 1,
+                Err(WriteError::Unavailable { .. }) => self.repeat(),
                 // It was added by a command that said the store is away.
                 Err(WriteError::Duplicate { .. }) if self.repeated > before => return,
                 Err(error) => panic!("{id} can't be added: {error}"),
@@ -167,7 +179,7 @@ impl Host {
             let asked = self.writer.claim_one(id, Action::Validate, "host-a", T0 + 9, T0 + LEASE, true).await;
             match asked {
                 Ok(claim) => return claim,
-                Err(WriteError::Unavailable { .. }) => self.repeated += 1,
+                Err(WriteError::Unavailable { .. }) => self.repeat(),
                 Err(WriteError::Busy { attempt: 2, .. }) if self.repeated > before => {
                     return self.resume(id).await;
                 }
@@ -178,10 +190,14 @@ impl Host {
     }
 
     /// Reads until the store answers.
-    fn read<T>(&self, ask: impl Fn(&Reader) -> Option<T>) -> T {
-        (0..50)
-            .find_map(|_| Reader::open(&self.store).ok().and_then(|reader| ask(&reader)))
-            .expect("the store can be read")
+    fn read<T>(&mut self, ask: impl Fn(&Reader) -> Option<T>) -> T {
+        let store = self.store.clone();
+        let ask = || Reader::open(&store).ok().and_then(|reader| ask(&reader));
+        ask().unwrap_or_else(|| {
+            self.struck.extend(self.proxy.disarm());
+            // The connection that was cut may be told apart only by asking over it.
+            (1..50).find_map(|_| ask()).expect("the store can be read")
+        })
     }
 }
 
@@ -274,38 +290,19 @@ fn traces(server: &Postgres, id: &str) -> String {
 
 struct Stage {
     server: Postgres,
-    proxy: PostgresProxy,
+    proxy: Arc<PostgresProxy>,
     folder: tempfile::TempDir,
-    /// What an undisturbed life leaves.
-    expected: String,
 }
 
 impl Stage {
     fn set(settings: &[&str]) -> Self {
         let server = Postgres::start_with(settings);
-        let proxy = PostgresProxy::before(&server.socket());
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut stage = Self { server, proxy, folder, expected: String::new() };
-        stage.expected = stage.life("undisturbed").0;
-        assert!(stage.expected.contains("generation|2|current|1|session|issued-2"), "{}", stage.expected);
-        assert!(stage.expected.contains("report|1|success\nreport|2|success"), "{}", stage.expected);
-        assert!(!stage.expected.contains("journal"), "{}", stage.expected);
-        stage
+        let proxy = Arc::new(PostgresProxy::before(&server.socket()));
+        Self { server, proxy, folder: tempfile::tempdir().expect("a folder") }
     }
 
     fn host(&self, name: &str) -> Host {
-        Host::at(&self.proxy.url(), name, self.folder.path())
-    }
-
-    /// A credential's life on a host of its own: what it left, and how often a command had to be
-    /// repeated for it.
-    fn life(&self, id: &str) -> (String, u32) {
-        let mut host = self.host(id);
-        wait(host.live(id));
-        let repeated = host.end();
-        self.proxy.disarm();
-        self.proxy.cut_all();
-        (traces(&self.server, id), repeated)
+        Host::behind(&self.proxy, name, self.folder.path())
     }
 }
 
@@ -313,33 +310,188 @@ fn wait<T>(what: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(what)
 }
 
-/// Cuts at each statement in turn until a life has ended without one.
-fn is_outlived_wherever_it_strikes(cut: Cut) {
-    let stage = Stage::set(&[]);
-    for number in 1.. {
-        let id = format!("cut-{number}");
-        let mut host = stage.host(&id);
-        stage.proxy.arm(Which::Statement(number), cut);
-        wait(host.live(&id));
-        let repeated = host.end();
-        let struck = stage.proxy.disarm();
-        stage.proxy.cut_all();
-        let at = format!("cut at statement {number}, {struck:?}");
-        assert_eq!(traces(&stage.server, &id), stage.expected, "{at}");
-        assert_eq!(repeated, 0, "one lost connection is made good before anybody is told: {at}");
-        if struck.is_empty() {
-            assert!(number > 60, "a life has more statements than {number}");
-            return;
-        }
+/// A credential's life on a host of its own: what it left, how often a caller was told that the
+/// store is away, and what was struck.
+fn life(
+    server: &Postgres,
+    proxy: &Arc<PostgresProxy>,
+    folder: &Path,
+    id: &str,
+    strike: Option<(Which, Cut)>,
+) -> (String, u32, Vec<String>) {
+    let mut host = Host::behind(proxy, id, folder);
+    if let Some((which, cut)) = strike {
+        proxy.arm(which, cut);
     }
+    wait(host.live(id));
+    let (repeated, struck) = host.end();
+    proxy.cut_all();
+    (traces(server, id), repeated, struck)
+}
+
+/// Lives that go on at once, each behind a proxy of its own.
+const LANES: usize = 8;
+
+/// Strikes at each statement in turn until a life ended before its turn came. `told` says how often
+/// a caller may be told that the store is away.
+fn is_outlived_wherever_it_strikes(which: fn(u64) -> Which, cut: Cut, told: u32) {
+    let stage = Stage::set(&[]);
+    let (server, folder) = (&stage.server, stage.folder.path());
+    let (expected, ..) = life(server, &stage.proxy, folder, "undisturbed", None);
+    assert!(expected.contains("generation|2|current|1|session|issued-2"), "{expected}");
+    assert!(expected.contains("report|1|success\nreport|2|success"), "{expected}");
+    assert!(!expected.contains("journal"), "{expected}");
+    let expected = &expected;
+    let lane = |first: usize| {
+        let proxy = Arc::new(PostgresProxy::before(&server.socket()));
+        for number in (first as u64..).step_by(LANES) {
+            let id = format!("strike-{number}");
+            let (left, repeated, struck) = life(server, &proxy, folder, &id, Some((which(number), cut)));
+            let at = format!("{:?} {cut:?}: {struck:?}", which(number));
+            assert_eq!(left, *expected, "{at}");
+            assert!(repeated <= told, "{repeated} were told that the store is away: {at}");
+            if struck.is_empty() {
+                assert!(number > 60, "a life has more statements than {number}");
+                return;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for first in 1..=LANES {
+            scope.spawn(move || lane(first));
+        }
+    });
 }
 
 #[test]
-fn a_connection_cut_before_any_statement_of_a_life_costs_nothing_and_does_nothing_twice() {
-    is_outlived_wherever_it_strikes(Cut::Before);
+fn a_connection_cut_before_any_statement_of_a_life_costs_nothing_and_nobody_hears_of_it() {
+    is_outlived_wherever_it_strikes(Which::Statement, Cut::Before, 0);
 }
 
 #[test]
-fn a_connection_cut_before_any_answer_of_a_life_costs_nothing_and_does_nothing_twice() {
-    is_outlived_wherever_it_strikes(Cut::Unanswered);
+fn a_connection_cut_before_any_answer_of_a_life_costs_nothing_and_nobody_hears_of_it() {
+    is_outlived_wherever_it_strikes(Which::Statement, Cut::Unanswered, 0);
+}
+
+/// The callers are told, ask again, and nothing is done twice for that.
+#[test]
+fn a_store_that_is_away_from_any_statement_on_until_a_command_gives_up_loses_and_doubles_nothing() {
+    is_outlived_wherever_it_strikes(Which::From, Cut::Before, 1);
+}
+
+#[test]
+fn a_store_that_is_away_from_any_answer_on_until_a_command_gives_up_loses_and_doubles_nothing() {
+    is_outlived_wherever_it_strikes(Which::From, Cut::Unanswered, 1);
+}
+
+#[test]
+fn a_commit_that_never_arrives_is_given_up_by_the_server_and_made_again_by_the_host() {
+    let stage = Stage::set(&[]);
+    let mut host = stage.host("held");
+    stage.proxy.arm(Which::Commit(1), Cut::Held);
+    // The connection stays open, and nothing comes of what was sent over it.
+    wait(host.add("held"));
+    assert_eq!(stage.proxy.disarm(), ["COMMIT"]);
+    assert_eq!(stage.server.sql("SELECT count(*) FROM credentials WHERE credential_id = 'held'"), "1");
+    // It arrives at last, where nobody waits for it any more.
+    stage.proxy.heal();
+    wait(host.claim("held"));
+    host.end();
+}
+
+#[test]
+fn a_store_that_is_cut_off_and_comes_back_has_lost_and_doubled_nothing() {
+    let stage = Stage::set(&[]);
+    let mut host = stage.host("island");
+    wait(host.add("island"));
+    stage.proxy.partition();
+    let answer = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| wait(host.writer.claim_due(Host::due("island", T0))));
+        let late = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'keywheel'";
+        // The server ends what is idle in a transaction; whatever is left of it waits for nothing.
+        assert_ne!(stage.server.sql(late), "0");
+        asked.join().expect("it ends")
+    });
+    assert!(matches!(answer, Err(WriteError::Unavailable { .. })), "{answer:?}");
+    stage.proxy.heal();
+    wait(host.claim("island"));
+    let attempts = "SELECT attempt_number FROM credentials WHERE credential_id = 'island'";
+    assert_eq!(stage.server.sql(attempts), "1");
+    host.end();
+}
+
+/// Takes numbers for transactions until one is past `number`, each in a transaction that is
+/// committed: so whoever had that number before isn't who has it now.
+fn pass_out_numbers_up_to(server: &Postgres, number: u64) {
+    wait_until(SOON, "the server has given that number out anew", || {
+        let given: u64 = server.sql("SELECT pg_current_xact_id()").parse().expect("a number");
+        (given >= number).then_some(())
+    });
+    assert_eq!(server.sql(&format!("SELECT pg_xact_status('{number}')")), "committed");
+}
+
+/// A commit is on its way; the server loses its memory, and with it all that it had not written
+/// down of the transaction, its number too, which another transaction has then.
+#[test]
+fn a_commit_that_a_crash_forgot_is_not_taken_for_another_of_the_same_number() {
+    // Nothing else writes the log down meanwhile.
+    let stage = Stage::set(&["wal_writer_delay=10s", "bgwriter_delay=10s", "autovacuum=off"]);
+    let mut host = stage.host("forgotten");
+    wait(host.add("forgotten"));
+    stage.proxy.arm(Which::Commit(1), Cut::Held);
+    let claim = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| wait(host.claim("forgotten")));
+        stage.proxy.wait_until_struck(1);
+        let number = stage.server.sql("SELECT min(backend_xid::text::bigint) FROM pg_stat_activity");
+        let number: u64 = number.parse().expect("a transaction is open");
+        // Nobody comes to the server again before the number is another's.
+        stage.proxy.partition();
+        stage.server.crash();
+        wait_until(SOON, "the server is open again", || stage.server.try_sql("SELECT 1").ok());
+        pass_out_numbers_up_to(&stage.server, number);
+        stage.proxy.disarm();
+        stage.proxy.heal();
+        asked.join().expect("a claim")
+    });
+    assert_eq!(claim.attempt_number, 1);
+    let open = "SELECT j.attempt_number FROM journal j JOIN credentials c ON c.id = j.credential
+                WHERE c.credential_id = 'forgotten'";
+    assert_eq!(stage.server.sql(open), "1", "what was said to be done is done");
+    host.end();
+}
+
+/// As above, with a standby that the transaction never reached.
+#[test]
+fn a_commit_that_a_standby_never_had_is_not_taken_for_another_of_the_same_number() {
+    let mut stage = Stage::set(&[]);
+    let standby = stage.server.standby(false);
+    let mut host = stage.host("left-behind");
+    wait(host.add("left-behind"));
+    let caught_up = "SELECT count(*) FROM credentials WHERE credential_id = 'left-behind'";
+    wait_until(SOON, "the standby has the credential", || (standby.sql(caught_up) == "1").then_some(()));
+    standby.sql("ALTER SYSTEM SET primary_conninfo = ''");
+    standby.sql("SELECT pg_reload_conf()");
+    let streams = "SELECT count(*) FROM pg_stat_wal_receiver";
+    wait_until(SOON, "the standby is alone", || (standby.sql(streams) == "0").then_some(()));
+    stage.proxy.arm(Which::Commit(1), Cut::Held);
+    let (server, proxy) = (&mut stage.server, &stage.proxy);
+    let claim = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| wait(host.claim("left-behind")));
+        proxy.wait_until_struck(1);
+        let number = server.sql("SELECT min(backend_xid::text::bigint) FROM pg_stat_activity");
+        let number: u64 = number.parse().expect("a transaction is open");
+        proxy.partition();
+        server.stop_at_once();
+        standby.promote();
+        pass_out_numbers_up_to(&standby, number);
+        proxy.lead_to(&standby.socket());
+        proxy.disarm();
+        proxy.heal();
+        asked.join().expect("a claim")
+    });
+    assert_eq!(claim.attempt_number, 1);
+    let open = "SELECT j.attempt_number FROM journal j JOIN credentials c ON c.id = j.credential
+                WHERE c.credential_id = 'left-behind'";
+    assert_eq!(standby.sql(open), "1", "what was said to be done is done");
+    host.end();
 }

@@ -136,6 +136,10 @@ pub struct Greeting {
     pub read_only: bool,
     /// A commit means that the disk has it.
     pub syncs: bool,
+    /// Which server this is, and since when it remembers: another after a crash, which forgets the
+    /// transactions that weren't written down, and another of a standby that was promoted. None:
+    /// it can't be told now.
+    pub memory: Option<String>,
 }
 
 /// How to connect, and the connections that wait for their next use.
@@ -148,6 +152,7 @@ pub struct Pool {
 struct Idle {
     client: Arc<Client>,
     statements: HashMap<String, Statement>,
+    memory: Option<String>,
 }
 
 impl Pool {
@@ -174,12 +179,14 @@ impl Pool {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             match idle {
                 Some(idle) if idle.client.is_closed() => {}
-                Some(Idle { client, statements }) => {
-                    return Ok((Session::over(client, statements, Arc::clone(self)), None));
+                Some(Idle { client, statements, memory }) => {
+                    return Ok((Session::over(client, statements, memory, Arc::clone(self)), None));
                 }
                 None => {
-                    let session = Session::over(Arc::new(self.connect()?), HashMap::new(), Arc::clone(self));
+                    let client = Arc::new(self.connect()?);
+                    let mut session = Session::over(client, HashMap::new(), None, Arc::clone(self));
                     let greeting = session.greet()?;
+                    session.memory.clone_from(&greeting.memory);
                     return Ok((session, Some(greeting)));
                 }
             }
@@ -208,6 +215,7 @@ impl Pool {
 pub struct Session {
     client: Arc<Client>,
     statements: RefCell<HashMap<String, Statement>>,
+    memory: Option<String>,
     pool: Arc<Pool>,
     changes: Cell<u64>,
     in_transaction: Cell<bool>,
@@ -219,7 +227,11 @@ impl Drop for Session {
         if !self.is_open() || self.in_transaction.get() {
             return;
         }
-        let idle = Idle { client: Arc::clone(&self.client), statements: self.statements.take() };
+        let idle = Idle {
+            client: Arc::clone(&self.client),
+            statements: self.statements.take(),
+            memory: self.memory.take(),
+        };
         let mut kept = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < KEPT {
             kept.push(idle);
@@ -228,10 +240,16 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn over(client: Arc<Client>, statements: HashMap<String, Statement>, pool: Arc<Pool>) -> Self {
+    fn over(
+        client: Arc<Client>,
+        statements: HashMap<String, Statement>,
+        memory: Option<String>,
+        pool: Arc<Pool>,
+    ) -> Self {
         Self {
             client,
             statements: RefCell::new(statements),
+            memory,
             pool,
             changes: Cell::new(0),
             in_transaction: Cell::new(false),
@@ -244,13 +262,22 @@ impl Session {
         let said = self.ask(
             "SELECT current_setting('server_version_num'),
                     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
-                    current_setting('fsync')",
+                    current_setting('fsync'),
+                    -- A crash ends all its processes but the first, which starts others.
+                    pg_postmaster_start_time()::text || ' ' ||
+                        (SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer')",
         )?;
         Ok(Greeting {
             version: said.first().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0) / 10_000,
             read_only: said.get(1).is_some_and(|word| word == "t"),
             syncs: said.get(2).is_some_and(|word| word == "on"),
+            memory: said.get(3).filter(|text| !text.is_empty()).cloned(),
         })
+    }
+
+    /// What its greeting said of it.
+    pub fn memory(&self) -> Option<&str> {
+        self.memory.as_deref()
     }
 
     fn finish<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
@@ -311,8 +338,9 @@ impl Session {
     /// # Errors
     /// The server's, or silence.
     pub fn batch(&self, sql: &str) -> Result<(), Error> {
+        self.note_begin(sql);
         self.finish(wait(ANSWER_WITHIN, self.client.batch_execute(sql)))?;
-        self.note_transaction(sql);
+        self.note_end(sql);
         Ok(())
     }
 
@@ -321,8 +349,9 @@ impl Session {
     /// # Errors
     /// The server's, or silence.
     pub fn ask(&self, sql: &str) -> Result<Vec<String>, Error> {
+        self.note_begin(sql);
         let messages = self.finish(wait(ANSWER_WITHIN, self.client.simple_query(sql)))?;
-        self.note_transaction(sql);
+        self.note_end(sql);
         let row = messages.iter().rev().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -332,12 +361,21 @@ impl Session {
         }))
     }
 
-    fn note_transaction(&self, sql: &str) {
-        match sql.trim_start().split([' ', ';']).next() {
-            Some("BEGIN") => self.in_transaction.set(true),
-            Some("COMMIT") => self.in_transaction.set(false),
-            Some("ROLLBACK") if !sql.contains(" TO ") => self.in_transaction.set(false),
-            _ => {}
+    /// Before it is asked: of several statements a later one may fail, and the first stands.
+    fn note_begin(&self, sql: &str) {
+        if first_word(sql) == "BEGIN" {
+            self.in_transaction.set(true);
+        }
+    }
+
+    fn note_end(&self, sql: &str) {
+        let ends = match first_word(sql) {
+            "COMMIT" => true,
+            "ROLLBACK" => !sql.contains(" TO "),
+            _ => false,
+        };
+        if ends {
+            self.in_transaction.set(false);
         }
     }
 
@@ -348,6 +386,10 @@ impl Session {
     pub fn is_in_transaction(&self) -> bool {
         self.in_transaction.get()
     }
+}
+
+fn first_word(sql: &str) -> &str {
+    sql.trim_start().split([' ', ';']).next().unwrap_or_default()
 }
 
 /// Drives a connection until either side ends it.
