@@ -1,0 +1,401 @@
+//! Three hosts on one PostgreSQL, each in a network of its own, with one service between them that
+//! burns a secret when it is spent. Hosts are killed, stopped past their lease, cut off from the
+//! store, from the services or from both, their wall clocks are a minute apart, and the store itself
+//! crashes. At the end the services' books and the reports must agree, as in `soak`: nothing was
+//! spent twice, nothing issued is lost, whatever was due was done.
+//!
+//! It makes network namespaces and so needs root; else it says so and ends.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+use crate::postgres_server::Postgres;
+use crate::power_cut::{add, exported, lines};
+use crate::services::{Class, Services, Terms};
+use crate::soak::{Dice, from_environment};
+
+const HOSTS: usize = 3;
+
+/// In a test run; `FLEET_SECONDS` says otherwise.
+const SHORT: u64 = 45;
+
+const CREDENTIALS: usize = 60;
+
+/// Where the services and the store are, for every host by its own wires.
+const SERVICES_AT: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
+const STORE_AT: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 2);
+
+/// A lease, for which a test needn't wait a minute.
+const LEASE: Duration = Duration::from_secs(6);
+
+const SLOWEST_ANSWER: Duration = Duration::from_millis(60);
+
+const SETTLED: Duration = Duration::from_secs(180);
+
+#[track_caller]
+fn ip(arguments: &str) {
+    let done = command("ip").args(arguments.split(' ')).output().expect("ip starts");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "ip {arguments}: {said}");
+}
+
+/// The two addresses, and a pair of wires to each host: one leads to the services, the other to the
+/// store.
+struct Network {
+    /// Part of every name, so that two test runs don't meet.
+    tag: String,
+}
+
+impl Network {
+    fn make() -> Self {
+        let network = Self { tag: format!("kw{}", std::process::id() % 10_000) };
+        let tag = &network.tag;
+        ip(&format!("addr replace {SERVICES_AT}/32 dev lo"));
+        ip(&format!("addr replace {STORE_AT}/32 dev lo"));
+        for host in 0..HOSTS {
+            let space = network.space(host);
+            ip(&format!("netns add {space}"));
+            ip(&format!("-n {space} link set lo up"));
+            for (wire, net, to) in [("s", 77, SERVICES_AT), ("d", 78, STORE_AT)] {
+                let (near, far) = (format!("{tag}{wire}{host}"), format!("{wire}{host}"));
+                ip(&format!("link add {near} type veth peer name {far} netns {space}"));
+                ip(&format!("addr add 10.{net}.{host}.1/30 dev {near}"));
+                ip(&format!("link set {near} up"));
+                ip(&format!("-n {space} addr add 10.{net}.{host}.2/30 dev {far}"));
+                ip(&format!("-n {space} link set {far} up"));
+                ip(&format!("-n {space} route add {to}/32 via 10.{net}.{host}.1"));
+            }
+        }
+        network
+    }
+
+    fn space(&self, host: usize) -> String {
+        format!("{}-{host}", self.tag)
+    }
+
+    /// A wire that is down swallows what is sent: nobody is told.
+    fn set(&self, host: usize, wire: &str, up: bool) {
+        let state = if up { "up" } else { "down" };
+        ip(&format!("link set {}{wire}{host} {state}", self.tag));
+    }
+
+    fn heal(&self, host: usize) {
+        self.set(host, "s", true);
+        self.set(host, "d", true);
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for host in 0..HOSTS {
+            let _ = command("ip").args(["netns", "del", &self.space(host)]).status();
+        }
+        for address in [SERVICES_AT, STORE_AT] {
+            let _ = command("ip").args(["addr", "del", &format!("{address}/32"), "dev", "lo"]).status();
+        }
+    }
+}
+
+/// What is done to a host, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Killed,
+    Stopped,
+    CutFromStore,
+    CutFromServices,
+    CutFromBoth,
+}
+
+const TROUBLES: [Trouble; 5] = [
+    Trouble::Killed,
+    Trouble::Stopped,
+    Trouble::CutFromStore,
+    Trouble::CutFromServices,
+    Trouble::CutFromBoth,
+];
+
+struct Fleet {
+    homes: Vec<TestHome>,
+    daemons: Vec<Option<Daemon>>,
+    network: Network,
+    services: Services,
+    store: Postgres,
+    credentials: Vec<(String, Class)>,
+    called: BTreeMap<String, u32>,
+    lost: Vec<String>,
+}
+
+impl Fleet {
+    fn start() -> Self {
+        let network = Network::make();
+        let listens = format!("listen_addresses={STORE_AT}");
+        let store = Postgres::start_with(&[&listens]);
+        store.let_in("10.78.0.0/16");
+        let services = Services::start_at(SERVICES_AT, Terms::default());
+        services.answer_within(SLOWEST_ANSWER);
+        let url = format!("postgres://keywheel@{STORE_AT}:5432/keywheel");
+        let homes: Vec<TestHome> = (0..HOSTS)
+            .map(|host| {
+                let home = TestHome::without_init().in_network(&network.space(host));
+                std::fs::create_dir_all(home.path()).expect("a folder");
+                // Nothing that is secret travels here but between test processes.
+                let text =
+                    format!("[store]\nurl = \"{url}\"\ntls = \"disable\"\n[host]\nname = \"host-{host}\"\n");
+                std::fs::write(home.path().join("config.toml"), text).expect("a configuration");
+                home
+            })
+            .collect();
+        homes[0].run(&["init"]).ok();
+        for other in &homes[1..] {
+            std::fs::create_dir_all(other.path().join("plugins")).expect("a folder");
+            std::fs::copy(homes[0].path().join("master.key"), other.path().join("master.key"))
+                .expect("the key is shared");
+        }
+        // One class that forgives nothing, and one that forgives a while.
+        let classes = [Class::Burn, Class::BurnPair, Class::Burn, Class::Grace];
+        let credentials = classes.iter().cycle().take(CREDENTIALS);
+        let credentials =
+            credentials.enumerate().map(|(number, class)| (format!("{}-{number}", class.name()), *class));
+        let credentials = credentials.collect();
+        let daemons = homes.iter().map(|_| None).collect();
+        Self {
+            homes,
+            daemons,
+            network,
+            services,
+            store,
+            credentials,
+            called: BTreeMap::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    fn start_host(&mut self, host: usize) {
+        let lease = LEASE.as_millis().to_string();
+        self.daemons[host] = Some(self.homes[host].start_daemon_with(&[("KEYWHEEL_LEASE_MS", &lease)]));
+    }
+
+    fn wait_for_host(&self, host: usize) {
+        wait_until(3 * SOON, "the daemon answers", || {
+            let status = self.homes[host].run(&["status", "--json"]);
+            (status.code() <= 1 && status.json()["daemon"] == true).then_some(())
+        });
+    }
+
+    fn trouble(&mut self, host: usize, trouble: Trouble) {
+        match trouble {
+            Trouble::Killed => {
+                if let Some(daemon) = self.daemons[host].take() {
+                    daemon.kill_9();
+                }
+            }
+            Trouble::Stopped => {
+                signal(self.daemons[host].as_ref().expect("it runs"), rustix::process::Signal::STOP)
+            }
+            Trouble::CutFromStore => self.network.set(host, "d", false),
+            Trouble::CutFromServices => self.network.set(host, "s", false),
+            Trouble::CutFromBoth => {
+                self.network.set(host, "d", false);
+                self.network.set(host, "s", false);
+            }
+        }
+    }
+
+    fn end_trouble(&mut self, host: usize, trouble: Trouble) {
+        match trouble {
+            Trouble::Killed => self.start_host(host),
+            Trouble::Stopped => {
+                signal(self.daemons[host].as_ref().expect("it runs"), rustix::process::Signal::CONT)
+            }
+            _ => self.network.heal(host),
+        }
+    }
+
+    /// As a person sees them, by way of any host whose store can be asked.
+    fn rows(&self, by: usize) -> Vec<Value> {
+        self.homes[by].json(&["credential", "list"]).as_array().expect("an array").clone()
+    }
+
+    /// Signs in again for whom a person is called, by way of a host that is well.
+    fn be_the_human(&mut self, by: usize, after_all: bool) {
+        for row in self.rows(by) {
+            let verdict = row["monitor"]["lastVerdict"].as_str();
+            if !row["openAttempt"].is_null() || !matches!(verdict, Some("needs-human" | "invalid")) {
+                continue;
+            }
+            let id = row["credentialId"].as_str().expect("an id").to_owned();
+            let class = self.credentials.iter().find(|(known, _)| *known == id).expect("ours").1;
+            let standing = self.services.standing(&id);
+            let held = exported(&self.homes[by], &id);
+            let burns = matches!(class, Class::Burn | Class::BurnPair);
+            let why = if held == standing.last_issued && class == Class::BurnPair {
+                "its answer may have been cut off"
+            } else if burns && held != standing.last_issued && !standing.newest_was_used {
+                // It may still lie with a host that is away: nobody signs in before all are back.
+                if !after_all {
+                    continue;
+                }
+                "its answer was cut off"
+            } else {
+                if !after_all {
+                    continue;
+                }
+                let message = row["monitor"]["lastMessage"].as_str().unwrap_or_default();
+                self.lost.push(format!("{id} called a human: {message}; {standing:?}; {row}"));
+                "lost"
+            };
+            let keys = self.services.sign_in(&id);
+            let import = self.homes[by].run_with_input(&["credential", "import", &id, "-"], &lines(&keys));
+            if import.code() == 0 {
+                *self.called.entry(format!("{}: {why}", class.name())).or_default() += 1;
+            }
+        }
+    }
+}
+
+fn signal(daemon: &Daemon, signal: rustix::process::Signal) {
+    let pid = i32::try_from(daemon.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+    rustix::process::kill_process(pid, signal).expect("it is there");
+}
+
+#[test]
+fn three_hosts_spend_nothing_twice_and_lose_nothing_whatever_happens_to_two_of_them() {
+    if !rustix::process::geteuid().is_root() || Command::new("ip").arg("netns").output().is_err() {
+        eprintln!("left out: network namespaces need root and iproute2");
+        return;
+    }
+    let seconds = from_environment("FLEET_SECONDS").unwrap_or(SHORT);
+    let seed = from_environment("FLEET_SEED")
+        .unwrap_or_else(|| u64::from_str_radix(&random_secret()[..12], 16).expect("hexadecimal"));
+    eprintln!("three hosts for {seconds} s with FLEET_SEED={seed}");
+    let mut dice = Dice(seed);
+    let mut fleet = Fleet::start();
+    for file in [plugin("oauth2-refresh"), plugin("http-session"), guest("commit_classes")] {
+        for home in &fleet.homes {
+            home.drop_plugin(&file);
+        }
+    }
+    for host in 0..HOSTS {
+        fleet.start_host(host);
+    }
+    for host in 0..HOSTS {
+        fleet.wait_for_host(host);
+    }
+    for (id, class) in &fleet.credentials {
+        let keys = fleet.services.open(id, *class);
+        let often = ["--every", "1s", "--rotate-every", "2s", "--allow-private", "10.79.0.1"];
+        add(&fleet.homes[0], &fleet.services, id, *class, &keys, &often);
+    }
+    let begun = Instant::now();
+    let mut troubles: BTreeMap<String, u32> = BTreeMap::new();
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        // Two of three may be in trouble at once, and one is well.
+        let first = dice.roll(HOSTS as u64) as usize;
+        let second = (first + 1 + dice.roll(HOSTS as u64 - 1) as usize) % HOSTS;
+        let well = (0..HOSTS).find(|host| *host != first && *host != second).expect("one of three");
+        let count = 1 + dice.roll(2) as usize;
+        let chosen: Vec<(usize, Trouble)> = [first, second][..count]
+            .iter()
+            .map(|host| (*host, TROUBLES[dice.roll(TROUBLES.len() as u64) as usize]))
+            .collect();
+        for (host, trouble) in &chosen {
+            fleet.trouble(*host, *trouble);
+            *troubles.entry(format!("{trouble:?}")).or_default() += 1;
+        }
+        // Half of them for longer than a lease.
+        let lasts = Duration::from_millis(500 + dice.roll(2 * LEASE.as_millis() as u64));
+        let end = Instant::now() + lasts;
+        if dice.roll(6) == 0 {
+            fleet.store.crash();
+            *troubles.entry(String::from("StoreCrashed")).or_default() += 1;
+        } else {
+            fleet.be_the_human(well, false);
+        }
+        std::thread::sleep(end.saturating_duration_since(Instant::now()));
+        for (host, trouble) in chosen {
+            fleet.end_trouble(host, trouble);
+        }
+        std::thread::sleep(Duration::from_millis(dice.roll(2_000)));
+    }
+    settle(&mut fleet);
+    report(fleet, seed, begun.elapsed(), &troubles);
+}
+
+/// Waits until everybody is well without further trouble, then stops them all.
+fn settle(fleet: &mut Fleet) {
+    for host in 0..HOSTS {
+        fleet.wait_for_host(host);
+    }
+    let from = keywheel::report::iso8601(keywheel::credential::now());
+    let end = Instant::now() + SETTLED;
+    // What a host brings back late is tested first.
+    let patience = Instant::now() + 3 * LEASE + Duration::from_secs(20);
+    loop {
+        fleet.be_the_human(0, Instant::now() > patience);
+        let unwell: Vec<_> = fleet
+            .rows(0)
+            .into_iter()
+            .filter(|row| {
+                let monitor = &row["monitor"];
+                let since = monitor["lastSuccessAt"].as_str().unwrap_or_default();
+                monitor["lastStatus"] != "success" || since <= from.as_str()
+            })
+            .collect();
+        if unwell.is_empty() {
+            break;
+        }
+        if Instant::now() > end {
+            fleet.lost.extend(unwell.iter().map(|row| format!("unwell: {row}")));
+            break;
+        }
+    }
+    for (id, _) in &fleet.credentials {
+        fleet.homes[0].run(&["credential", "pause", id]).ok();
+    }
+    wait_until(2 * SOON, "no attempt is open", || {
+        fleet.rows(0).iter().all(|row| row["openAttempt"].is_null()).then_some(())
+    });
+}
+
+fn report(mut fleet: Fleet, seed: u64, took: Duration, troubles: &BTreeMap<String, u32>) {
+    let (mut attempts, mut rotations, mut double_spent, mut revoked) = (0, 0, 0, 0);
+    let (mut duplicates, mut missing) = (0, 0);
+    for row in fleet.rows(1) {
+        let id = row["credentialId"].as_str().expect("an id").to_owned();
+        let standing = fleet.services.standing(&id);
+        let held = exported(&fleet.homes[2], &id);
+        if held != standing.last_issued || !fleet.services.accepts(&id, held.values()) {
+            fleet.lost.push(format!("{id} holds another secret than its service: {standing:?}, {row}"));
+        }
+        rotations += standing.rotations;
+        double_spent += standing.double_spends;
+        revoked += standing.revocations;
+        let number = row["attemptNumber"].as_u64().expect("a number");
+        attempts += number;
+        let list = fleet.homes[0].json(&["reports", "list", "--credential", &id, "--limit", "10000"]);
+        let numbers =
+            list.as_array().expect("an array").iter().map(|report| report["attemptNumber"].as_u64());
+        let numbers: Vec<_> = numbers.map(|number| number.expect("a number")).collect();
+        let different: HashSet<_> = numbers.iter().copied().collect();
+        duplicates += numbers.len() - different.len();
+        missing += (1..=number).filter(|number| !different.contains(number)).count();
+    }
+    for daemon in fleet.daemons.iter_mut().filter_map(Option::take) {
+        assert_eq!(daemon.stop().code(), Some(0));
+    }
+    let summary = json!({
+        "seed": seed, "seconds": took.as_secs(), "hosts": HOSTS, "credentials": fleet.credentials.len(),
+        "attempts": attempts, "rotations": rotations, "troubles": troubles,
+        "lost": fleet.lost.len(), "double_spent": double_spent, "revoked": revoked,
+        "duplicate_reports": duplicates, "missing_reports": missing, "needs_human": fleet.called,
+    });
+    eprintln!("{summary}");
+    assert_eq!(fleet.lost, Vec::<String>::new());
+    assert_eq!((double_spent, revoked, duplicates, missing), (0, 0, 0, 0), "{summary}");
+    assert!(rotations > fleet.credentials.len() as u32, "hardly anything happened: {summary}");
+}
