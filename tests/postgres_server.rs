@@ -59,11 +59,14 @@ impl Postgres {
         let mut server = Self::in_new_folder(settings);
         run(server_program("initdb", server.folder.path()).arg("-D").arg(server.files()).args([
             "-U",
-            "keywheel",
+            "postgres",
             "--auth=trust",
             "--no-instructions",
         ]));
         server.start_again();
+        // What a store is given: a database of its own, and a user who owns that and nothing else.
+        server.run_sql("postgres", "CREATE ROLE keywheel LOGIN").expect("a user");
+        server.run_sql("postgres", "CREATE DATABASE keywheel OWNER keywheel").expect("a database");
         server
     }
 
@@ -142,7 +145,7 @@ impl Postgres {
             if let Some(status) = child.try_wait().expect("a child of ours") {
                 panic!("the server ended with {status}:\n{}", self.log());
             }
-            self.try_sql("SELECT 1").ok()
+            self.run_sql("postgres", "SELECT 1").ok()
         });
     }
 
@@ -170,7 +173,8 @@ impl Postgres {
         kill_9(victim.parse().expect("a pid"));
     }
 
-    /// What psql answers: a line for each row, columns with `|` in between.
+    /// What psql answers in the store's database, as the server's own user: a line for each row,
+    /// columns with `|` in between.
     #[track_caller]
     pub fn sql(&self, statement: &str) -> String {
         self.try_sql(statement).unwrap_or_else(|said| panic!("{statement}: {said}"))
@@ -179,10 +183,14 @@ impl Postgres {
     /// # Errors
     /// What psql says.
     pub fn try_sql(&self, statement: &str) -> Result<String, String> {
+        self.run_sql("keywheel", statement)
+    }
+
+    fn run_sql(&self, database: &str, statement: &str) -> Result<String, String> {
         let output = command(programs().join("psql"))
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
-            .args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "keywheel", "-d", "postgres", "-c", statement])
+            .args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", statement])
             .arg("-h")
             .arg(self.folder.path())
             .stdin(Stdio::null())
@@ -201,7 +209,7 @@ impl Postgres {
         let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
         let mut standby = Self::in_new_folder(&settings);
         run(server_program("pg_basebackup", standby.folder.path())
-            .args(["-U", "keywheel", "-R", "-X", "stream", "-c", "fast"])
+            .args(["-U", "postgres", "-R", "-X", "stream", "-c", "fast"])
             .arg("-h")
             .arg(self.folder.path())
             .arg("-D")
@@ -236,7 +244,7 @@ impl Drop for Postgres {
 /// The address of a server, or of a proxy, by the folder of its socket.
 pub fn url_of(folder: &Path) -> String {
     let folder = folder.to_str().expect("UTF-8").replace('/', "%2F");
-    format!("postgres://keywheel@{folder}/postgres")
+    format!("postgres://keywheel@{folder}/keywheel")
 }
 
 #[test]

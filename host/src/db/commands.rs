@@ -767,8 +767,8 @@ static DUE: LazyLock<String> = LazyLock::new(|| {
          FROM cookie_rotation_monitor m
          JOIN credentials c ON c.credential_id = m.cookie_id
          LEFT JOIN journal j ON j.credential = c.id
-         WHERE m.service = ?1 AND m.next_due_at <= ?2
-           AND NOT EXISTS (SELECT 1 FROM journal held WHERE held.credential = c.id AND held.lease_until > ?2)
+         LEFT JOIN journal held ON held.credential = c.id AND held.lease_until > ?2
+         WHERE m.service = ?1 AND m.next_due_at <= ?2 AND held.credential IS NULL
          ORDER BY m.next_due_at LIMIT ?3"
     )
 });

@@ -263,9 +263,10 @@ impl Session {
             "SELECT current_setting('server_version_num'),
                     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
                     current_setting('fsync'),
-                    -- A crash ends all its processes but the first, which starts others.
+                    -- A crash ends all its processes but the first, which starts others. An ordinary
+                    -- user isn't told what each is, but that these serve nobody.
                     pg_postmaster_start_time()::text || ' ' ||
-                        (SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer')",
+                        (SELECT min(pid) FROM pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL)",
         )?;
         Ok(Greeting {
             version: said.first().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0) / 10_000,
