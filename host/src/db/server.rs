@@ -107,6 +107,7 @@ impl Server {
                 "its fsync is off, so that a power cut takes back what it has acknowledged; hint: fsync = on in its postgresql.conf",
             )));
         }
+        greeting.clock.follow();
         Ok(session)
     }
 }

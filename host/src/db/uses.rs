@@ -144,6 +144,7 @@ impl Writer {
 
 fn sink_delivered(db: &Connection, delivered: &Delivered, at: Millis) -> Written<bool> {
     let Delivered { sink, credential, generation, acknowledges } = delivered;
+    db.hold_credential(*credential)?;
     db.prepare_cached(
         "INSERT INTO sink_states (sink, credential, generation, delivered_at) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (sink) DO UPDATE SET
@@ -222,6 +223,7 @@ const SINK_CONSUMERS: &str = "
     FROM consumers k JOIN credentials c ON c.id = k.credential WHERE k.sink = 1";
 
 fn row_of(db: &Connection, credential_id: &str) -> Written<(i64, Option<u32>)> {
+    db.hold_credential_named(credential_id)?;
     let found: Option<(i64, Option<u32>, bool)> = db
         .prepare_cached("SELECT id, current_generation, external FROM credentials WHERE credential_id = ?1")?
         .query_row([credential_id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))

@@ -471,6 +471,19 @@ impl Connection {
         }
     }
 
+    /// As `hold_credential`, by its name. It may not be there.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn hold_credential_named(&self, id: &str) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(_) => self
+                .execute("SELECT 1 FROM credentials WHERE credential_id = ?1 FOR UPDATE", params![id])
+                .map(drop),
+        }
+    }
+
     /// As `hold_credential`, for what has no row of its own to lock, or none yet.
     ///
     /// # Errors
@@ -484,6 +497,17 @@ impl Connection {
                 |_| Ok(()),
             ),
         }
+    }
+
+    /// Goes by the store's clock from now on, where that isn't this machine's.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn follow_clock(&self) -> Result<()> {
+        if let Self::Postgres(session) = self {
+            session.clock()?.follow();
+        }
+        Ok(())
     }
 
     /// Until what it returns is dropped every question is answered from one moment.

@@ -20,6 +20,7 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{Param, Value};
+use crate::clock::{self, Millis};
 
 /// The oldest server that is spoken to: the oldest that its makers still mend.
 pub const OLDEST: u32 = 14;
@@ -132,6 +133,8 @@ fn wait<T>(
 pub struct Greeting {
     /// Such as 15.
     pub version: u32,
+    /// Its clock, and ours before and after it was asked.
+    pub clock: Clock,
     /// Reads only: a standby, or a server that was told to.
     pub read_only: bool,
     /// A commit means that the disk has it.
@@ -140,6 +143,21 @@ pub struct Greeting {
     /// transactions that weren't written down, and another of a standby that was promoted. None:
     /// it can't be told now.
     pub memory: Option<String>,
+}
+
+/// What a server's clock said, and what the steady one did before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    pub store: Millis,
+    pub asked: Millis,
+    pub answered: Millis,
+}
+
+impl Clock {
+    /// Goes by it from now on.
+    pub fn follow(self) {
+        clock::follow(self.store, self.asked, self.answered);
+    }
 }
 
 /// How to connect, and the connections that wait for their next use.
@@ -259,6 +277,7 @@ impl Session {
 
     fn greet(&self) -> Result<Greeting, Error> {
         self.batch(SETTINGS)?;
+        let clock = self.clock()?;
         let said = self.ask(
             "SELECT current_setting('server_version_num'),
                     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
@@ -269,6 +288,7 @@ impl Session {
                         (SELECT min(pid) FROM pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL)",
         )?;
         Ok(Greeting {
+            clock,
             version: said.first().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0) / 10_000,
             read_only: said.get(1).is_some_and(|word| word == "t"),
             syncs: said.get(2).is_some_and(|word| word == "on"),
@@ -279,6 +299,15 @@ impl Session {
     /// What its greeting said of it.
     pub fn memory(&self) -> Option<&str> {
         self.memory.as_deref()
+    }
+
+    /// # Errors
+    /// The server's, or silence.
+    pub fn clock(&self) -> Result<Clock, Error> {
+        let asked = clock::steady();
+        let said = self.ask("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")?;
+        let store = said.first().and_then(|millis| millis.parse().ok()).unwrap_or(0);
+        Ok(Clock { store, asked, answered: clock::steady() })
     }
 
     fn finish<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
