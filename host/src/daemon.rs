@@ -267,6 +267,7 @@ impl Host {
         let waiting = Arc::clone(&rotation);
         let sinks = Sinks::new(
             home.database(),
+            fleet.sink_suffix(),
             Arc::clone(&vault),
             writer.clone(),
             config.clone(),
@@ -992,7 +993,11 @@ pub async fn serve(
         async move { prune(&host, stop).await }
     });
     let alerts = tokio::spawn(Arc::clone(&host.alerts).serve(stop.clone()));
-    let fleet = tokio::spawn(Arc::clone(&host.fleet).serve(Arc::clone(&host.rotation), stop.clone()));
+    let fleet = tokio::spawn(Arc::clone(&host.fleet).serve(
+        Arc::clone(&host.rotation),
+        Arc::clone(&host.registry),
+        stop.clone(),
+    ));
     let reloader = tokio::spawn({
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move { reload_on_hangup(&host, stop).await }

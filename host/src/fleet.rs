@@ -10,15 +10,16 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::clock;
 use crate::config::{Live, write_atomically};
 use crate::credential::{Millis, now};
 use crate::db::hosts::Beat;
 use crate::db::queries::ReadError;
-use crate::db::{DbError, Reader, Store, Writer};
+use crate::db::{self, DbError, News, Reader, Store, Writer};
 use crate::limits;
+use crate::registry::Registry;
 use crate::rotation::Rotation;
 
 /// Telling of alerts, and deleting old reports.
@@ -35,6 +36,9 @@ const HOLD: Millis = 20_000;
 /// A host ends a duty by itself this long before another may have it: its clock and the store's
 /// never agree better than an answer takes.
 const MARGIN: Millis = 2_000;
+
+/// News that wait to be looked at. Of each kind one is enough.
+const NEWS: usize = 16;
 
 /// The name of the file with a host's own number.
 const ID_FILE: &str = "host-id";
@@ -69,6 +73,14 @@ pub fn host_id(home: &Path) -> io::Result<String> {
     Ok(id)
 }
 
+/// What follows the names of a host's sinks in a store that it shares.
+pub fn sink_suffix(store: &Store, host_id: &str) -> String {
+    match store {
+        Store::File(_) => String::new(),
+        Store::Server(_) => format!("@{host_id}"),
+    }
+}
+
 fn is_id(text: &str) -> bool {
     text.len() == 16 && text.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase())
 }
@@ -82,6 +94,11 @@ impl Fleet {
         &self.host_id
     }
 
+    /// What follows the names of this host's sinks in the store.
+    pub fn sink_suffix(&self) -> String {
+        sink_suffix(&self.store, &self.host_id)
+    }
+
     /// Whether a duty is this host's, now.
     pub fn holds(&self, duty: &str) -> bool {
         if !self.writer.is_shared() {
@@ -92,27 +109,41 @@ impl Fleet {
     }
 
     /// Lives until `stop`, and then says that it ends.
-    pub async fn serve(self: Arc<Self>, rotation: Arc<Rotation>, mut stop: watch::Receiver<bool>) {
+    pub async fn serve(
+        self: Arc<Self>,
+        rotation: Arc<Rotation>,
+        registry: Arc<Registry>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let (tell, mut told) = mpsc::channel(NEWS);
+        let listening = tokio::spawn(listen(self.store.clone(), tell));
         let mut every = tokio::time::interval(BEAT);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !*stop.borrow() {
             tokio::select! {
-                _ = every.tick() => {}
-                _ = stop.changed() => continue,
-            }
-            if let Err(error) = self.beat(rotation.in_flight()).await {
-                tracing::warn!(%error, "the store was not told that this host lives");
-            }
-            if self.writer.is_shared() {
-                let fleet = Arc::clone(&self);
-                let followed = tokio::task::spawn_blocking(move || fleet.services()).await;
-                match followed {
-                    Ok(Ok(services)) => rotation.follow(&services),
-                    Ok(Err(error)) => tracing::warn!(%error, "what other hosts changed is not known"),
-                    Err(error) => tracing::error!(%error, "looking at what other hosts changed ended badly"),
+                _ = every.tick() => {
+                    if let Err(error) = self.beat(rotation.in_flight()).await {
+                        tracing::warn!(%error, "the store was not told that this host lives");
+                    }
+                    // Who told nothing, or was not heard, is noticed so.
+                    self.follow(&rotation).await;
                 }
+                Some(news) = told.recv() => match news {
+                    News::Due => rotation.wake(),
+                    News::Plugins => {
+                        self.follow(&rotation).await;
+                        let registry = Arc::clone(&registry);
+                        tokio::spawn(async move {
+                            if let Err(error) = registry.rescan().await {
+                                tracing::warn!(%error, "another host's plugins can't be looked at");
+                            }
+                        });
+                    }
+                },
+                _ = stop.changed() => {}
             }
         }
+        listening.abort();
         if let Err(error) = self.writer.stop_host(&self.host_id).await {
             tracing::debug!(%error, "the store was not told that this host ends");
         }
@@ -156,8 +187,38 @@ impl Fleet {
         Ok(())
     }
 
+    /// Takes over what was chosen for services by way of another host.
+    async fn follow(self: &Arc<Self>, rotation: &Rotation) {
+        if !self.writer.is_shared() {
+            return;
+        }
+        let fleet = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || fleet.services()).await {
+            Ok(Ok(services)) => rotation.follow(&services),
+            Ok(Err(error)) => tracing::warn!(%error, "what other hosts changed is not known"),
+            Err(error) => tracing::error!(%error, "looking at what other hosts changed ended badly"),
+        }
+    }
+
     fn services(&self) -> Result<Vec<crate::db::queries::ServiceChoice>, FollowError> {
         Ok(Reader::open(&self.store)?.service_choices()?)
+    }
+}
+
+/// Hears what other hosts tell, for as long as anybody listens.
+async fn listen(store: Store, tell: mpsc::Sender<News>) {
+    loop {
+        let to = tell.clone();
+        // What doesn't fit is said already, and looked at.
+        let Some(ended) = db::listen(&store, move |news| {
+            let _ = to.try_send(news);
+        })
+        .await
+        else {
+            return;
+        };
+        tracing::debug!(error = %ended, "what other hosts tell is not heard, it is looked for instead");
+        tokio::time::sleep(BEAT).await;
     }
 }
 

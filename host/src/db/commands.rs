@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use super::sql::{self, Connection, Optional as _, Row, params};
+use super::sql::{self, Connection, News, Optional as _, Row, params};
 
 use super::column::{
     millis, read_generation, read_millis, read_optional_json, read_optional_millis, read_optional_word,
@@ -53,6 +53,7 @@ pub(super) fn put_provider(
     note: Option<&AuditEntry>,
     at: Millis,
 ) -> Written<()> {
+    db.tell(News::Plugins)?;
     if row.only_without_credentials && has_credentials(db, &row.manifest.service)? {
         return Err(WriteError::Pinned { service: row.manifest.service.clone() });
     }
@@ -108,6 +109,7 @@ pub(super) fn set_provider_pending(
     note: Option<&AuditEntry>,
     at: Millis,
 ) -> Written<()> {
+    db.tell(News::Plugins)?;
     let manifest = pending.map(|pending| json(&pending.manifest)).transpose()?;
     let signer = pending.and_then(|pending| pending.signer.as_ref()).map(json).transpose()?;
     let changed = db
@@ -137,6 +139,7 @@ pub(super) fn set_provider_state(
     note: &AuditEntry,
     at: Millis,
 ) -> Written<()> {
+    db.tell(News::Plugins)?;
     let changed = db
         .prepare_cached(
             "UPDATE cookie_rotation_providers
@@ -154,6 +157,7 @@ pub(super) fn set_provider_cadence(
     seconds: Option<u32>,
     at: Millis,
 ) -> Written<()> {
+    db.tell(News::Plugins)?;
     let changed = db
         .prepare_cached(
             "UPDATE cookie_rotation_providers
@@ -182,6 +186,7 @@ pub(super) fn set_provider_cadence(
 }
 
 pub(super) fn set_provider_paused(db: &Connection, service: &str, paused: bool, at: Millis) -> Written<()> {
+    db.tell(News::Plugins)?;
     let changed = db
         .prepare_cached(
             "UPDATE cookie_rotation_providers SET paused = ?2, updated_at = ?3 WHERE service = ?1",
@@ -191,6 +196,7 @@ pub(super) fn set_provider_paused(db: &Connection, service: &str, paused: bool, 
 }
 
 pub(super) fn remove_provider(db: &Connection, service: &str) -> Written<()> {
+    db.tell(News::Plugins)?;
     let changed =
         db.prepare_cached("DELETE FROM cookie_rotation_providers WHERE service = ?1")?.execute([service])?;
     if changed == 0 { Err(not_found("provider", service)) } else { Ok(()) }
@@ -265,6 +271,7 @@ pub(super) fn trust_key(
     note: &AuditEntry,
     at: Millis,
 ) -> Written<TrustedKey> {
+    db.tell(News::Plugins)?;
     db.hold("trusted keys")?;
     let known: Option<TrustedKey> = db
         .prepare_cached("SELECT public_key, name, added_at FROM trusted_keys WHERE key_id = ?1")?
@@ -300,6 +307,7 @@ pub(super) fn trust_key(
 }
 
 pub(super) fn distrust_key(db: &Connection, key_id: &str, at: Millis) -> Written<()> {
+    db.tell(News::Plugins)?;
     let gone: Option<(String, Option<String>)> = db
         .prepare_cached("DELETE FROM trusted_keys WHERE key_id = ?1 RETURNING public_key, name")?
         .query_row([key_id], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -350,6 +358,7 @@ fn note_pinned(db: &Connection, service: &str, credential_id: &str, at: Millis) 
 // Credentials, by the operator
 
 pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -> Written<()> {
+    db.tell(News::Due)?;
     if let Some(shown) = &new.plugin_digest {
         let found: Option<String> = db
             .prepare_cached("SELECT plugin_digest FROM cookie_rotation_providers WHERE service = ?1")?
@@ -413,6 +422,7 @@ pub(super) fn set_schedule(
     change: &ScheduleChange,
     at: Millis,
 ) -> Written<()> {
+    db.tell(News::Due)?;
     let standing = standing(db, credential_id)?.kept(credential_id)?;
     for (column, value) in [
         ("validate_interval_seconds", change.validate_interval),
@@ -494,6 +504,7 @@ fn idle(db: &Connection, credential_id: &str) -> Written<Standing> {
 }
 
 pub(super) fn replace_generation(db: &Connection, new: &NewGeneration, at: Millis) -> Written<()> {
+    db.tell(News::Due)?;
     let standing = idle(db, &new.credential_id)?.kept(&new.credential_id)?;
     let expected = standing.last + 1;
     if new.generation != expected {
@@ -547,6 +558,7 @@ pub(super) fn set_paused(
     paused: bool,
     resume_at: Millis,
 ) -> Written<()> {
+    db.tell(News::Due)?;
     let standing = standing(db, credential_id)?.kept(credential_id)?;
     db.prepare_cached("UPDATE credentials SET paused = ?2 WHERE id = ?1")?
         .execute(params![standing.row, paused])?;
@@ -563,6 +575,7 @@ pub(super) fn set_paused(
 }
 
 pub(super) fn make_due(db: &Connection, credential_id: &str, action: Action, due: Millis) -> Written<()> {
+    db.tell(News::Due)?;
     idle(db, credential_id)?.kept(credential_id)?;
     db.prepare_cached(
         "UPDATE cookie_rotation_monitor SET next_due_at = ?2, next_action = ?3, next_reason = NULL

@@ -48,6 +48,7 @@ use sql::Connection;
 
 pub use crate::config::store::Store;
 pub use queries::Reader;
+pub use sql::News;
 pub use writer::{WriteError, Writer, WriterThread};
 
 /// `KEYW`: in the header of every database of ours, so that another program's is refused.
@@ -173,6 +174,18 @@ impl HomeLock {
         file.rewind().map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Hears what the hosts of a shared store tell each other, until the connection ends; then it says
+/// why. None: a file, which has one host.
+pub async fn listen(store: &Store, hear: impl FnMut(News) + Send + 'static) -> Option<DbError> {
+    match store {
+        Store::File(_) => None,
+        Store::Server(config) => match Server::named(config) {
+            Ok(server) => Some(server.listen(hear).await),
+            Err(error) => Some(error),
+        },
     }
 }
 

@@ -177,7 +177,7 @@ fn run(db: &Connection, batch: &mut [Box<dyn Job>], keep: Keep) -> Result<Transa
     for job in batch.iter_mut() {
         job.run(db, keep)?;
     }
-    Ok(Transaction { number, memory: session.memory().map(str::to_owned) })
+    Ok(Transaction { number, memory: session.memory() })
 }
 
 fn commit(db: &Connection, batch: &[Box<dyn Job>], transaction: Transaction) -> Outcome {
@@ -205,7 +205,7 @@ fn ask_after(db: &Connection, transaction: &Transaction) -> Outcome {
     let Some(session) = session(db) else { return doubt("no server") };
     // The number is the server's own, digits alone.
     let asked = session.ask(&format!("SELECT pg_xact_status('{}')", transaction.number));
-    let is_who_was_asked = transaction.memory.is_some() && transaction.memory.as_deref() == session.memory();
+    let is_who_was_asked = transaction.memory.is_some() && transaction.memory == session.memory();
     match asked.as_ref().map(|answer| answer.first().map(String::as_str)) {
         Ok(Some("committed")) if is_who_was_asked => Outcome::Committed,
         Ok(Some("committed")) => doubt(

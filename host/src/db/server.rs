@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
+use super::sql::News;
 use super::sql::postgres::{OLDEST, Pool, Session};
 use super::{DbError, sql};
 use crate::config::store::{StoreConfig, Tls};
@@ -82,6 +83,13 @@ impl Server {
         });
         let tls = tls(config.ca_file.as_deref())?;
         Ok(Self { pool: Arc::new(Pool::new(parsed, tls)), name })
+    }
+
+    /// Hears what hosts tell each other, until the connection ends; then it says why.
+    pub async fn listen(&self, mut hear: impl FnMut(News) + Send + 'static) -> DbError {
+        let known = move |told: &str| News::parse(told).into_iter().for_each(&mut hear);
+        let source = sql::Error::Postgres(self.pool.listen(known).await);
+        DbError::Server { name: self.name.clone(), source }
     }
 
     /// A connection that was used before, or a new one; the server is looked at first then.

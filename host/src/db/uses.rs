@@ -114,9 +114,14 @@ impl Writer {
 
     /// Forgets the sinks that there aren't any more, and brings the consumers that are sinks in
     /// line with the configuration. Returns whether a rotation is due for that.
-    pub async fn settle_sinks(&self, sinks: Vec<String>, consumers: Vec<SinkConsumer>) -> Written<bool> {
-        let at = now();
-        self.run(move |db| settle_sinks(db, &sinks, &consumers, at)).await
+    pub async fn settle_sinks(
+        &self,
+        of_host: &str,
+        sinks: Vec<String>,
+        consumers: Vec<SinkConsumer>,
+    ) -> Written<bool> {
+        let (of_host, at) = (of_host.to_owned(), now());
+        self.run(move |db| settle_sinks(db, &of_host, &sinks, &consumers, at)).await
     }
 
     /// Adds a consumer, or changes how long it is waited for.
@@ -181,12 +186,18 @@ fn sink_failed(
     Ok(())
 }
 
-fn settle_sinks(db: &Connection, sinks: &[String], consumers: &[SinkConsumer], at: Millis) -> Written<bool> {
+fn settle_sinks(
+    db: &Connection,
+    of_host: &str,
+    sinks: &[String],
+    consumers: &[SinkConsumer],
+    at: Millis,
+) -> Written<bool> {
     let known: Vec<String> = db
         .prepare_cached("SELECT sink FROM sink_states")?
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    for gone in known.iter().filter(|sink| !sinks.contains(sink)) {
+    for gone in known.iter().filter(|sink| sink.ends_with(of_host) && !sinks.contains(sink)) {
         db.prepare_cached("DELETE FROM sink_states WHERE sink = ?1")?.execute([gone])?;
     }
     let standing: Vec<(i64, SinkConsumer)> = db
@@ -198,7 +209,9 @@ fn settle_sinks(db: &Connection, sinks: &[String], consumers: &[SinkConsumer], a
         })?
         .collect::<Result<_, _>>()?;
     let mut due = false;
-    for (credential, gone) in standing.iter().filter(|(_, consumer)| !consumers.contains(consumer)) {
+    for (credential, gone) in
+        standing.iter().filter(|(_, gone)| gone.name.ends_with(of_host) && !consumers.contains(gone))
+    {
         db.prepare_cached("DELETE FROM consumers WHERE credential = ?1 AND name = ?2")?
             .execute(params![credential, gone.name])?;
         due |= release(db, *credential, at)?;

@@ -376,6 +376,28 @@ impl<'r> Row<'r> {
     }
 }
 
+/// What one host changed that others follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Something may be due earlier than they know.
+    Due,
+    /// Plugins, what was approved of them, or what was chosen for their services.
+    Plugins,
+}
+
+impl News {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Due => "due",
+            Self::Plugins => "plugins",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Due, Self::Plugins].into_iter().find(|news| news.as_str() == text)
+    }
+}
+
 /// A connection to either engine. `Send`, not `Sync`.
 pub enum Connection {
     Sqlite(rusqlite::Connection),
@@ -496,6 +518,26 @@ impl Connection {
                 params![what],
                 |_| Ok(()),
             ),
+        }
+    }
+
+    /// Tells every host that shares the store once the transaction stands. Who doesn't hear it looks
+    /// by itself a little later.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn tell(&self, news: News) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(session) if !session.can_tell() => Ok(()),
+            Self::Postgres(_) => {
+                let channel = postgres::CHANNEL;
+                self.query_row(
+                    "SELECT pg_notify(?1, ?2) IS NULL",
+                    params![channel, news.as_str()],
+                    |_| Ok(()),
+                )
+            }
         }
     }
 
