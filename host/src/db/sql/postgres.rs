@@ -218,7 +218,7 @@ impl Pool {
                     let client = Arc::new(self.connect()?);
                     let session = Session::over(client, HashMap::new(), None, Arc::clone(self));
                     let greeting = session.greet()?;
-                    *session.memory.borrow_mut() = greeting.memory.clone();
+                    session.memory.replace(greeting.memory.clone());
                     return Ok((session, Some(greeting)));
                 }
             }
@@ -344,11 +344,6 @@ impl Session {
         })
     }
 
-    /// What its greeting said of it.
-    pub fn memory(&self) -> Option<String> {
-        self.memory.borrow().clone()
-    }
-
     /// # Errors
     /// The server's, or silence.
     pub fn clock(&self) -> Result<Clock, Error> {
@@ -356,6 +351,11 @@ impl Session {
         let said = self.ask("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")?;
         let store = said.first().and_then(|millis| millis.parse().ok()).unwrap_or(0);
         Ok(Clock { store, asked, answered: clock::steady() })
+    }
+
+    /// What its greeting said of it.
+    pub fn memory(&self) -> Option<String> {
+        self.memory.borrow().clone()
     }
 
     fn finish<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
@@ -438,8 +438,10 @@ impl Session {
         let answer = self.finish(wait(ANSWER_WITHIN, self.client().batch_execute(sql)));
         match &answer {
             Ok(()) => self.note_end(sql),
-            // Whatever it was, it ended with its connection.
-            Err(_) if self.lost.get() && sql == "ROLLBACK" => self.in_transaction.set(false),
+            // Whatever it was, it ended with its connection, or never began.
+            Err(_) if self.lost.get() && ["BEGIN", "ROLLBACK"].contains(&first_word(sql)) => {
+                self.in_transaction.set(false);
+            }
             Err(_) => {}
         }
         answer
@@ -490,10 +492,6 @@ impl Session {
     }
 }
 
-fn first_word(sql: &str) -> &str {
-    sql.trim_start().split([' ', ';']).next().unwrap_or_default()
-}
-
 /// Drives a listener's connection.
 async fn hearing<S, T>(
     client: Client,
@@ -526,6 +524,10 @@ where
         ended = asking => ended,
         ended = turning => ended,
     }
+}
+
+fn first_word(sql: &str) -> &str {
+    sql.trim_start().split([' ', ';']).next().unwrap_or_default()
 }
 
 /// Drives a connection until either side ends it.
