@@ -41,6 +41,10 @@ impl Postgres {
                     .args(["-U", "postgres", "--auth=trust", "--no-instructions", "-D"])
                     .arg(data),
             );
+            // Where a setting lets it listen, the network is a test's own.
+            let rules = data.join("pg_hba.conf");
+            let open = std::fs::OpenOptions::new().append(true).open(rules);
+            open.and_then(|mut rules| rules.write_all(b"host all all all trust\n")).expect("the rules");
         });
         server.sql("postgres", "CREATE ROLE keywheel LOGIN");
         server
