@@ -4,16 +4,16 @@
 //! crashes. At the end the services' books and the reports must agree, as in `soak`: nothing was
 //! spent twice, nothing issued is lost, whatever was due was done.
 //!
-//! It makes network namespaces and so needs root; else it says so and ends.
+//! Where no network can be made it says so and ends (`machines`).
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::*;
+use crate::machines::{self, Machine, Network};
 use crate::postgres_server::Postgres;
 use crate::power_cut::{add, exported, lines};
 use crate::services::{Class, Services, Terms};
@@ -26,10 +26,6 @@ const SHORT: u64 = 45;
 
 const CREDENTIALS: usize = 60;
 
-/// Where the services and the store are, for every host by its own wires.
-const SERVICES_AT: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
-const STORE_AT: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 2);
-
 /// A lease, for which a test needn't wait a minute.
 const LEASE: Duration = Duration::from_secs(6);
 
@@ -37,84 +33,23 @@ const SLOWEST_ANSWER: Duration = Duration::from_millis(60);
 
 const SETTLED: Duration = Duration::from_secs(180);
 
-#[track_caller]
-fn ip(arguments: &str) {
-    let done = command("ip").args(arguments.split(' ')).output().expect("ip starts");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "ip {arguments}: {said}");
-}
-
-/// The two addresses, and a pair of wires to each host: one leads to the services, the other to the
-/// store.
-struct Network {
-    /// Part of every name, so that two test runs don't meet.
-    tag: String,
-}
-
-impl Network {
-    fn make() -> Self {
-        let network = Self { tag: format!("kw{}", std::process::id() % 10_000) };
-        let tag = &network.tag;
-        ip(&format!("addr replace {SERVICES_AT}/32 dev lo"));
-        ip(&format!("addr replace {STORE_AT}/32 dev lo"));
-        for host in 0..HOSTS {
-            let space = network.space(host);
-            ip(&format!("netns add {space}"));
-            ip(&format!("-n {space} link set lo up"));
-            for (wire, net, to) in [("s", 77, SERVICES_AT), ("d", 78, STORE_AT)] {
-                let (near, far) = (format!("{tag}{wire}{host}"), format!("{wire}{host}"));
-                ip(&format!("link add {near} type veth peer name {far} netns {space}"));
-                ip(&format!("addr add 10.{net}.{host}.1/30 dev {near}"));
-                ip(&format!("link set {near} up"));
-                ip(&format!("-n {space} addr add 10.{net}.{host}.2/30 dev {far}"));
-                ip(&format!("-n {space} link set {far} up"));
-                ip(&format!("-n {space} route add {to}/32 via 10.{net}.{host}.1"));
-            }
-        }
-        network
-    }
-
-    fn space(&self, host: usize) -> String {
-        format!("{}-{host}", self.tag)
-    }
-
-    /// A wire that is down swallows what is sent: nobody is told.
-    fn set(&self, host: usize, wire: &str, up: bool) {
-        let state = if up { "up" } else { "down" };
-        ip(&format!("link set {}{wire}{host} {state}", self.tag));
-    }
-
-    fn heal(&self, host: usize) {
-        self.set(host, "s", true);
-        self.set(host, "d", true);
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        for host in 0..HOSTS {
-            let _ = command("ip").args(["netns", "del", &self.space(host)]).status();
-        }
-        for address in [SERVICES_AT, STORE_AT] {
-            let _ = command("ip").args(["addr", "del", &format!("{address}/32"), "dev", "lo"]).status();
-        }
-    }
-}
-
 /// What is done to a host, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
     Killed,
     Stopped,
     CutFromStore,
+    /// It is heard there, and hears nothing.
+    StoreUnheard,
     CutFromServices,
     CutFromBoth,
 }
 
-const TROUBLES: [Trouble; 5] = [
+const TROUBLES: [Trouble; 6] = [
     Trouble::Killed,
     Trouble::Stopped,
     Trouble::CutFromStore,
+    Trouble::StoreUnheard,
     Trouble::CutFromServices,
     Trouble::CutFromBoth,
 ];
@@ -123,6 +58,10 @@ struct Fleet {
     homes: Vec<TestHome>,
     daemons: Vec<Option<Daemon>>,
     network: Network,
+    /// One for each host, then the store's and the services'.
+    machines: Vec<Machine>,
+    shop: Machine,
+    store_at: Machine,
     services: Services,
     store: Postgres,
     credentials: Vec<(String, Class)>,
@@ -131,17 +70,18 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn start() -> Self {
-        let network = Network::make();
-        let listens = format!("listen_addresses={STORE_AT}");
-        let store = Postgres::start_with(&[&listens]);
-        store.let_in("10.78.0.0/16");
-        let services = Services::start_at(SERVICES_AT, Terms::default());
+    fn start(network: Network) -> Self {
+        let (store_at, shop) = (network.machine(), network.machine());
+        let machines: Vec<Machine> = (0..HOSTS).map(|_| network.machine()).collect();
+        let store = store_at.postgres(&[]);
+        store.with_database("keywheel");
+        let address: Ipv4Addr = shop.address.parse().expect("an address");
+        let services = shop.run(move || Services::start_at(address, Terms::default()));
         services.answer_within(SLOWEST_ANSWER);
-        let url = format!("postgres://keywheel@{STORE_AT}:5432/keywheel");
+        let url = store_at.url("keywheel");
         let homes: Vec<TestHome> = (0..HOSTS)
             .map(|host| {
-                let home = TestHome::without_init().in_network(&network.space(host));
+                let home = TestHome::without_init().in_network(&machines[host].space);
                 std::fs::create_dir_all(home.path()).expect("a folder");
                 // Nothing that is secret travels here but between test processes.
                 let text =
@@ -167,6 +107,9 @@ impl Fleet {
             homes,
             daemons,
             network,
+            machines,
+            shop,
+            store_at,
             services,
             store,
             credentials,
@@ -258,23 +201,15 @@ impl Fleet {
     }
 }
 
-fn signal(daemon: &Daemon, signal: rustix::process::Signal) {
-    let pid = i32::try_from(daemon.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
-    rustix::process::kill_process(pid, signal).expect("it is there");
-}
-
 #[test]
 fn three_hosts_spend_nothing_twice_and_lose_nothing_whatever_happens_to_two_of_them() {
-    if !rustix::process::geteuid().is_root() || Command::new("ip").arg("netns").output().is_err() {
-        eprintln!("left out: network namespaces need root and iproute2");
-        return;
-    }
+    let Some(network) = Network::new() else { return };
     let seconds = from_environment("FLEET_SECONDS").unwrap_or(SHORT);
     let seed = from_environment("FLEET_SEED")
         .unwrap_or_else(|| u64::from_str_radix(&random_secret()[..12], 16).expect("hexadecimal"));
     eprintln!("three hosts for {seconds} s with FLEET_SEED={seed}");
     let mut dice = Dice(seed);
-    let mut fleet = Fleet::start();
+    let mut fleet = Fleet::start(network);
     for file in [plugin("oauth2-refresh"), plugin("http-session"), guest("commit_classes")] {
         for home in &fleet.homes {
             home.drop_plugin(&file);
@@ -286,9 +221,10 @@ fn three_hosts_spend_nothing_twice_and_lose_nothing_whatever_happens_to_two_of_t
     for host in 0..HOSTS {
         fleet.wait_for_host(host);
     }
+    let private = fleet.shop.address.clone();
     for (id, class) in &fleet.credentials {
         let keys = fleet.services.open(id, *class);
-        let often = ["--every", "1s", "--rotate-every", "2s", "--allow-private", "10.79.0.1"];
+        let often = ["--every", "1s", "--rotate-every", "2s", "--allow-private", &private];
         add(&fleet.homes[0], &fleet.services, id, *class, &keys, &often);
     }
     let begun = Instant::now();

@@ -552,7 +552,11 @@ pub struct Service {
 
 impl Service {
     pub fn start(old: OldSession) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        Self::start_at("127.0.0.1", old)
+    }
+
+    pub fn start_at(address: &str, old: OldSession) -> Self {
+        let listener = TcpListener::bind((address, 0)).expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let service = Self { url, old, state: Arc::default() };
         let of_thread = service.clone();

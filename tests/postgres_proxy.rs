@@ -106,8 +106,9 @@ impl PostgresProxy {
         Self { folder, shared, accepting: Some(accepting) }
     }
 
-    pub fn url(&self) -> String {
-        url_of(self.folder.path())
+    /// The address of a database of its server, through it.
+    pub fn url(&self, database: &str) -> String {
+        url_of(self.folder.path(), database)
     }
 
     fn change(&self, what: impl FnOnce(&mut State)) {

@@ -21,6 +21,7 @@ use crate::postgres_server::Postgres;
 
 const T0: Millis = 1_700_000_000_000;
 const LEASE: Millis = 60_000;
+const DATABASE: &str = "store";
 
 /// A host's way to the store. Each has connections of its own, which have asked nothing yet.
 struct Host {
@@ -38,7 +39,7 @@ impl Host {
     /// `name` makes its address another than the others'.
     fn behind(proxy: &Arc<PostgresProxy>, name: &str, folder: &Path) -> Self {
         let store = Store::Server(StoreConfig {
-            url: format!("{}?application_name={name}", proxy.url()),
+            url: format!("{}?application_name={name}", proxy.url(DATABASE)),
             password_file: None,
             ca_file: None,
             tls: None,
@@ -100,7 +101,7 @@ impl Host {
             // Its service has no other.
             quotas: vec![(id.to_owned(), 5)],
             at_most: 10,
-            allowed: std::collections::BTreeMap::new(),
+            allowed: BTreeMap::new(),
             gate: Gate::default(),
         }
     }
@@ -272,8 +273,10 @@ fn end_of(claim: &Claim, generations: GenerationChange) -> Finish {
 
 /// All that the database holds of a credential, but for its number, its fence and its moments.
 fn traces(server: &Postgres, id: &str) -> String {
-    server.sql(&format!(
-        "SELECT 'credential', attempt_number, current_generation, pending_generation, last_generation
+    server.sql(
+        DATABASE,
+        &format!(
+            "SELECT 'credential', attempt_number, current_generation, pending_generation, last_generation
          FROM credentials WHERE credential_id = '{id}';
          SELECT 'generation', g.generation, g.state, g.attempt_number, k.key, encode(k.sealed, 'escape')
          FROM credentials c JOIN generations g ON g.credential = c.id
@@ -286,7 +289,8 @@ fn traces(server: &Postgres, id: &str) -> String {
          WHERE m.cookie_id = '{id}';
          SELECT 'report', attempt_number, status
          FROM cookie_rotation_reports WHERE cookie_id = '{id}' ORDER BY id"
-    ))
+        ),
+    )
 }
 
 struct Stage {
@@ -298,6 +302,7 @@ struct Stage {
 impl Stage {
     fn set(settings: &[&str]) -> Self {
         let server = Postgres::start_with(settings);
+        server.with_database(DATABASE);
         let proxy = Arc::new(PostgresProxy::before(&server.socket()));
         Self { server, proxy, folder: tempfile::tempdir().expect("a folder") }
     }
@@ -393,7 +398,10 @@ fn a_commit_that_never_arrives_is_given_up_by_the_server_and_made_again_by_the_h
     // The connection stays open, and nothing comes of what was sent over it.
     wait(host.add("held"));
     assert_eq!(stage.proxy.disarm(), ["COMMIT"]);
-    assert_eq!(stage.server.sql("SELECT count(*) FROM credentials WHERE credential_id = 'held'"), "1");
+    assert_eq!(
+        stage.server.sql(DATABASE, "SELECT count(*) FROM credentials WHERE credential_id = 'held'"),
+        "1"
+    );
     // It arrives at last, where nobody waits for it any more.
     stage.proxy.heal();
     wait(host.claim("held"));
@@ -410,14 +418,14 @@ fn a_store_that_is_cut_off_and_comes_back_has_lost_and_doubled_nothing() {
         let asked = scope.spawn(|| wait(host.writer.claim_due(Host::due("island", T0))));
         let late = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'keywheel'";
         // The server ends what is idle in a transaction; whatever is left of it waits for nothing.
-        assert_ne!(stage.server.sql(late), "0");
+        assert_ne!(stage.server.sql(DATABASE, late), "0");
         asked.join().expect("it ends")
     });
     assert!(matches!(answer, Err(WriteError::Unavailable { .. })), "{answer:?}");
     stage.proxy.heal();
     wait(host.claim("island"));
     let attempts = "SELECT attempt_number FROM credentials WHERE credential_id = 'island'";
-    assert_eq!(stage.server.sql(attempts), "1");
+    assert_eq!(stage.server.sql(DATABASE, attempts), "1");
     host.end();
 }
 
@@ -425,10 +433,10 @@ fn a_store_that_is_cut_off_and_comes_back_has_lost_and_doubled_nothing() {
 /// committed: so whoever had that number before isn't who has it now.
 fn pass_out_numbers_up_to(server: &Postgres, number: u64) {
     wait_until(SOON, "the server has given that number out anew", || {
-        let given: u64 = server.sql("SELECT pg_current_xact_id()").parse().expect("a number");
+        let given: u64 = server.sql(DATABASE, "SELECT pg_current_xact_id()").parse().expect("a number");
         (given >= number).then_some(())
     });
-    assert_eq!(server.sql(&format!("SELECT pg_xact_status('{number}')")), "committed");
+    assert_eq!(server.sql(DATABASE, &format!("SELECT pg_xact_status('{number}')")), "committed");
 }
 
 /// A commit is on its way; the server loses its memory, and with it all that it had not written
@@ -443,12 +451,13 @@ fn a_commit_that_a_crash_forgot_is_not_taken_for_another_of_the_same_number() {
     let claim = std::thread::scope(|scope| {
         let asked = scope.spawn(|| wait(host.claim("forgotten")));
         stage.proxy.wait_until_struck(1);
-        let number = stage.server.sql("SELECT min(backend_xid::text::bigint) FROM pg_stat_activity");
+        let number =
+            stage.server.sql(DATABASE, "SELECT min(backend_xid::text::bigint) FROM pg_stat_activity");
         let number: u64 = number.parse().expect("a transaction is open");
         // Nobody comes to the server again before the number is another's.
         stage.proxy.partition();
         stage.server.crash();
-        wait_until(SOON, "the server is open again", || stage.server.try_sql("SELECT 1").ok());
+        wait_until(SOON, "the server is open again", || stage.server.try_sql(DATABASE, "SELECT 1"));
         pass_out_numbers_up_to(&stage.server, number);
         stage.proxy.disarm();
         stage.proxy.heal();
@@ -457,32 +466,33 @@ fn a_commit_that_a_crash_forgot_is_not_taken_for_another_of_the_same_number() {
     assert_eq!(claim.attempt_number, 1);
     let open = "SELECT j.attempt_number FROM journal j JOIN credentials c ON c.id = j.credential
                 WHERE c.credential_id = 'forgotten'";
-    assert_eq!(stage.server.sql(open), "1", "what was said to be done is done");
+    assert_eq!(stage.server.sql(DATABASE, open), "1", "what was said to be done is done");
     host.end();
 }
 
 /// As above, with a standby that the transaction never reached.
 #[test]
 fn a_commit_that_a_standby_never_had_is_not_taken_for_another_of_the_same_number() {
-    let mut stage = Stage::set(&[]);
+    let stage = Stage::set(&[]);
     let standby = stage.server.standby(false);
     let mut host = stage.host("left-behind");
     wait(host.add("left-behind"));
     let caught_up = "SELECT count(*) FROM credentials WHERE credential_id = 'left-behind'";
-    wait_until(SOON, "the standby has the credential", || (standby.sql(caught_up) == "1").then_some(()));
-    standby.sql("ALTER SYSTEM SET primary_conninfo = ''");
-    standby.sql("SELECT pg_reload_conf()");
+    wait_until(SOON, "the standby has the credential", || {
+        (standby.sql(DATABASE, caught_up) == "1").then_some(())
+    });
+    standby.set("primary_conninfo", "");
     let streams = "SELECT count(*) FROM pg_stat_wal_receiver";
-    wait_until(SOON, "the standby is alone", || (standby.sql(streams) == "0").then_some(()));
+    wait_until(SOON, "the standby is alone", || (standby.sql(DATABASE, streams) == "0").then_some(()));
     stage.proxy.arm(Which::Commit(1), Cut::Held);
-    let (server, proxy) = (&mut stage.server, &stage.proxy);
+    let (server, proxy) = (&stage.server, &stage.proxy);
     let claim = std::thread::scope(|scope| {
         let asked = scope.spawn(|| wait(host.claim("left-behind")));
         proxy.wait_until_struck(1);
-        let number = server.sql("SELECT min(backend_xid::text::bigint) FROM pg_stat_activity");
+        let number = server.sql(DATABASE, "SELECT min(backend_xid::text::bigint) FROM pg_stat_activity");
         let number: u64 = number.parse().expect("a transaction is open");
         proxy.partition();
-        server.stop_at_once();
+        server.stop();
         standby.promote();
         pass_out_numbers_up_to(&standby, number);
         proxy.lead_to(&standby.socket());
@@ -493,6 +503,6 @@ fn a_commit_that_a_standby_never_had_is_not_taken_for_another_of_the_same_number
     assert_eq!(claim.attempt_number, 1);
     let open = "SELECT j.attempt_number FROM journal j JOIN credentials c ON c.id = j.credential
                 WHERE c.credential_id = 'left-behind'";
-    assert_eq!(standby.sql(open), "1", "what was said to be done is done");
+    assert_eq!(standby.sql(DATABASE, open), "1", "what was said to be done is done");
     host.end();
 }

@@ -77,6 +77,8 @@ bytes() { psql -c "SELECT coalesce(sum($1(format('%I', t)::regclass)), 0)::bigin
 kept='{credentials,cookie_rotation_monitor,generations,generation_keys}'
 say row_bytes_per_credential "$(bytes pg_table_size "$kept")"
 say index_bytes_per_credential "$(bytes pg_indexes_size "$kept")"
+rows_a_page() { say "rows_a_page_$1" "$(psql -c "SELECT round(reltuples / greatest(relpages, 1)) FROM pg_class WHERE relname = '$1'")"; }
+for relation in credentials cookie_rotation_monitor cookie_rotation_monitor_pkey monitor_by_due; do rows_a_page $relation; done
 one=$(bytes pg_total_relation_size '{generations,generation_keys}')
 psql -c "SELECT generation(2, 'previous')" >/dev/null
 psql -c 'VACUUM ANALYZE'
@@ -92,8 +94,9 @@ claim_columns='c.id, c.credential_id, c.fence, c.attempt_number, c.profile_id, c
     j.started_at, j.action, j.fence AS open_fence, j.owner = '"'host-a'"' AS own, m.next_action, m.next_due_at, m.waits_since'
 due="SELECT $claim_columns FROM cookie_rotation_monitor m
     JOIN credentials c ON c.credential_id = m.cookie_id LEFT JOIN journal j ON j.credential = c.id
+    LEFT JOIN journal held ON held.credential = c.id AND held.lease_until > :now
     WHERE m.service = 'service-' || :n AND m.next_due_at <= :now 
-    AND NOT EXISTS (SELECT 1 FROM journal o WHERE o.credential = c.id AND o.lease_until > :now)
+    AND held.credential IS NULL
     ORDER BY m.next_due_at LIMIT :quota FOR UPDATE OF m, c SKIP LOCKED"
 one_line() { tr '\n' ' '; }
 claim() {
@@ -191,6 +194,10 @@ measure() { # kind clients
         { IFS='|' read -r wal images records syncs ms; say "$1_$2_clients_wal_bytes" "$wal"; say "$1_$2_clients_page_images" "$(printf %.2f "$images")"
           say "$1_$2_clients_wal_records" "$records"; say "$1_$2_clients_syncs" "$(printf %.2f "$syncs")"; say "$1_$2_clients_sync_ms" "$ms"; }
 }
+for clients in 1 8 64; do
+    rate=$("$bin/pgbench" -n -f <(echo "SELECT pg_logical_emit_message(true, 'k', 'x');") -c $clients -j 2 -T 5 2>/dev/null | awk '/^tps/ { printf "%.0f", $3 }')
+    say "commits_${clients}_clients_per_s" "$rate"
+done
 for clients in 1 8 16 24; do measure validate $clients; done
 for clients in 8 24; do measure rotate $clients; done
 
@@ -199,6 +206,7 @@ psql -c 'VACUUM ANALYZE'
 say reports "$reports"
 say row_bytes_per_report "$(psql -c "SELECT pg_table_size('cookie_rotation_reports') / $reports")"
 say index_bytes_per_report "$(psql -c "SELECT pg_indexes_size('cookie_rotation_reports') / $reports")"
+for relation in cookie_rotation_reports_cookie_id_attempt_number_started_at_key reports_by_credential; do rows_a_page $relation; done
 psql -c "SELECT relname, n_tup_upd, n_tup_hot_upd, round(100.0 * n_tup_hot_upd / greatest(n_tup_upd, 1)) FROM pg_stat_user_tables WHERE n_tup_upd > 0 ORDER BY 1" |
     while IFS='|' read -r table updates _ percent; do say "hot_percent_$table" "$percent of $updates"; done
 

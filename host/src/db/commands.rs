@@ -842,7 +842,7 @@ const AFTER_CLAIM: usize = 25;
 /// moment is passed over; what it took a moment ago shows itself by the monitor row, which every
 /// claim writes.
 ///
-/// Asked as "no row, or one that ran out" of the joined journal row, PostgreSQL took nearly nothing
+/// Asked as "no row, or one that ran out" of one joined journal row, PostgreSQL took nearly nothing
 /// for left after that and read all credentials first, 250 ms for 200,000.
 static DUE: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -850,8 +850,8 @@ static DUE: LazyLock<String> = LazyLock::new(|| {
          FROM cookie_rotation_monitor m
          JOIN credentials c ON c.credential_id = m.cookie_id
          LEFT JOIN journal j ON j.credential = c.id
-         WHERE m.service = ?1 AND m.next_due_at <= ?2
-           AND NOT EXISTS (SELECT 1 FROM journal held WHERE held.credential = c.id AND held.lease_until > ?2)
+         LEFT JOIN journal held ON held.credential = c.id AND held.lease_until > ?2
+         WHERE m.service = ?1 AND m.next_due_at <= ?2 AND held.credential IS NULL
          ORDER BY m.next_due_at LIMIT ?3
          /*pg FOR UPDATE OF m, c SKIP LOCKED*/"
     )

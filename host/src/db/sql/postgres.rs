@@ -328,9 +328,10 @@ impl Session {
             "SELECT current_setting('server_version_num'),
                     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
                     current_setting('fsync'), to_regproc('pg_catalog.pg_notify') IS NOT NULL,
-                    -- A crash ends all its processes but the first, which starts others.
+                    -- A crash ends all its processes but the first, which starts others. An ordinary
+                    -- user isn't told what each is, but that these serve nobody.
                     pg_postmaster_start_time()::text || ' ' ||
-                        (SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer')",
+                        (SELECT min(pid) FROM pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL)",
         )?;
         let has_notify = said.get(3).is_some_and(|word| word == "t");
         self.pool.is_mute.store(!has_notify, Ordering::Relaxed);
