@@ -137,25 +137,20 @@ impl Fleet {
                     daemon.kill_9();
                 }
             }
-            Trouble::Stopped => {
-                signal(self.daemons[host].as_ref().expect("it runs"), rustix::process::Signal::STOP)
-            }
-            Trouble::CutFromStore => self.network.set(host, "d", false),
-            Trouble::CutFromServices => self.network.set(host, "s", false),
-            Trouble::CutFromBoth => {
-                self.network.set(host, "d", false);
-                self.network.set(host, "s", false);
-            }
+            Trouble::Stopped => machines::stop(self.daemons[host].as_ref().expect("it runs")),
+            Trouble::CutFromStore => self.network.cut(&self.machines[host], &self.store_at),
+            Trouble::StoreUnheard => self.network.cut_one_way(&self.store_at, &self.machines[host]),
+            Trouble::CutFromServices => self.network.cut(&self.machines[host], &self.shop),
+            Trouble::CutFromBoth => self.network.isolate(&self.machines[host]),
         }
     }
 
     fn end_trouble(&mut self, host: usize, trouble: Trouble) {
         match trouble {
             Trouble::Killed => self.start_host(host),
-            Trouble::Stopped => {
-                signal(self.daemons[host].as_ref().expect("it runs"), rustix::process::Signal::CONT)
-            }
-            _ => self.network.heal(host),
+            Trouble::Stopped => machines::go_on(self.daemons[host].as_ref().expect("it runs")),
+            // All that was cut: troubles end together.
+            _ => self.network.heal(),
         }
     }
 
