@@ -33,6 +33,7 @@ use crate::reload::{self, Reloaded};
 use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
+use crate::rotation::late::LateSecrets;
 use crate::sinks::Sinks;
 use crate::supervisor::Supervisor;
 use crate::telemetry;
@@ -234,6 +235,7 @@ impl Host {
             writer.clone(),
             providers,
             format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
+            LateSecrets::new(home.late()),
             config.services.clone(),
         );
         registry.rescan().await?;

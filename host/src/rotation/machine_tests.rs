@@ -559,7 +559,7 @@ impl<'d> World<'d> {
     /// An answer that issued something: durable before the plugin has it.
     fn receive(&mut self, run: &mut Run, changes: Vec<KeyChange>, new: Value) -> bool {
         let clock = self.clock();
-        let Action::StoreReceipt { generation, jar } = run.machine.on(Event::Issued(changes), clock) else {
+        let Action::StoreReceipt(Receipt { generation, jar, .. }) = run.machine.on(Event::Issued(changes), clock) else {
             panic!("what was issued is not stored");
         };
         let token = run.claim.token.clone();
