@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,8 @@ const IDLE_PAUSE: Duration = Duration::from_secs(60);
 /// How often secrets are sealed anew because another generation came between.
 const RESEALED: usize = 3;
 
-/// What is set aside, because it can't be opened, ends so.
+/// What waits ends so, and what is set aside because it can't be opened so.
+const WAITS: &str = "json";
 const ASIDE: &str = "unreadable";
 
 #[derive(Debug)]
@@ -45,6 +46,27 @@ struct Wait {
     /// When the folder is looked through next.
     next: Instant,
     pause: Duration,
+}
+
+/// How many files there are, for whoever looks from outside.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    pub waiting: usize,
+    pub aside: usize,
+}
+
+/// What cannot be looked at counts for nothing: the daemon says so.
+pub fn waiting(folder: &Path) -> Waiting {
+    let names = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
+    let mut found = Waiting::default();
+    for name in names {
+        match Path::new(&name).extension().and_then(|extension| extension.to_str()) {
+            Some(WAITS) => found.waiting += 1,
+            Some(ASIDE) => found.aside += 1,
+            _ => {}
+        }
+    }
+    found
 }
 
 /// What a file holds.
@@ -157,7 +179,7 @@ impl LateSecrets {
             }
         };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let mut names: Vec<String> = names.filter(|name| name.ends_with(".json")).collect();
+        let mut names: Vec<String> = names.filter(|name| Path::new(name).extension().is_some_and(|extension| extension == WAITS)).collect();
         names.sort();
         names
     }
@@ -203,7 +225,7 @@ impl LateSecrets {
     }
 }
 
-fn write(folder: &std::path::Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     if bytes.len() as u64 > LATE_BYTES {
         return Err(io::Error::other(format!("{} bytes, {LATE_BYTES} are allowed", bytes.len())));
     }

@@ -1,7 +1,7 @@
 //! Drives the machine through random histories: services of every commit class with the
 //! semantics of their kind, answers lost on either side, plugins that trap and lie, hosts that
-//! die between any two steps, leases that run out, clocks that jump. The writes go through the
-//! real schema and the real fencing.
+//! die between any two steps or are cut off from the store, leases that run out, clocks that jump.
+//! The writes go through the real schema and the real fencing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use super::*;
 use crate::credential::{Key, Secret};
 use crate::db::copies::Restored;
 use crate::db::in_memory::{InMemory, Rows};
+use crate::db::late::Late;
 use crate::db::writer::{Claim, ClaimDue, Finish, Gate, MonitorUpdate, NewCredential, WriteError};
 use crate::db::{SealedGeneration, SealedKey};
 use crate::egress::seen::{Answered, Last};
@@ -25,6 +26,8 @@ use crate::report::{Report, iso8601};
 const HISTORIES: u32 = 12_000;
 
 const LEASE: Millis = 60_000;
+/// How long an attempt goes on trying to store what was issued.
+const ATTEMPT: Millis = 120_000;
 /// How long a service of the class `grace` accepts the old secret.
 const GRACE: Millis = 20_000;
 const T0: Millis = 1_800_000_000_000;
@@ -149,6 +152,9 @@ enum Fate {
 enum Step {
     Go { host: usize, fate: Fate },
     Die { host: usize },
+    /// A host can't reach the store any more, or can again.
+    CutOff { host: usize },
+    Reach { host: usize },
     Pass { seconds: u32 },
     Jump { hours: i8 },
     WantRotation,
@@ -179,6 +185,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         14 => (0..2_usize, fate()).prop_map(|(host, fate)| Step::Go { host, fate }),
         1 => (0..2_usize).prop_map(|host| Step::Die { host }),
+        1 => (0..2_usize).prop_map(|host| Step::CutOff { host }),
+        2 => (0..2_usize).prop_map(|host| Step::Reach { host }),
         2 => prop_oneof![1..5_u32, 25..70_u32, 100..4_000_u32].prop_map(|seconds| Step::Pass { seconds }),
         1 => prop_oneof![Just(-1_i8), Just(1)].prop_map(|hours| Step::Jump { hours }),
         3 => Just(Step::WantRotation),
@@ -201,9 +209,14 @@ fn history() -> impl Strategy<Value = History> {
 }
 
 struct Run {
+    host: usize,
     claim: Claim,
     machine: Machine,
     next: Action,
+    /// Issued and not stored yet, with the end of the call that waits for it.
+    storing: Option<(Late, Value, Ended, Seen)>,
+    /// By the clock that nobody sets, as the next.
+    began: Millis,
     /// When the lease was last renewed, by the clock that nobody sets.
     renewed: Millis,
     /// What the service called valid, and dead, in this run.
@@ -220,6 +233,11 @@ struct World<'d> {
     time: Millis,
     jumped: i64,
     runs: [Option<Run>; 2],
+    cut_off: [bool; 2],
+    /// What lies on the hosts' own disks.
+    spills: [Vec<Late>; 2],
+    /// Whether anybody brings that in.
+    rescues: bool,
     incarnation: u32,
     /// The newest secret whose answer a plugin was given.
     delivered: Option<Value>,
@@ -322,6 +340,9 @@ impl<'d> World<'d> {
             time: T0,
             jumped: 0,
             runs: [None, None],
+            cut_off: [false; 2],
+            spills: [Vec::new(), Vec::new()],
+            rescues: true,
             incarnation: 0,
             delivered: None,
             given_up: BTreeSet::new(),
@@ -360,6 +381,8 @@ impl<'d> World<'d> {
         match step {
             Step::Go { host, fate } => self.go(host % self.history.hosts, fate),
             Step::Die { host } => self.runs[host % self.history.hosts] = None,
+            Step::CutOff { host } => self.cut_off[host % self.history.hosts] = true,
+            Step::Reach { host } => self.cut_off[host % self.history.hosts] = false,
             Step::Pass { seconds } => self.pass(Millis::from(seconds) * 1_000),
             // Several hosts share the database's clock; a lone one has only its own.
             Step::Jump { hours } if self.history.hosts == 1 => self.jumped += i64::from(hours) * 3_600_000,
@@ -388,12 +411,38 @@ impl<'d> World<'d> {
     fn renew(&mut self, host: usize) {
         let until = self.wall() + LEASE;
         let Some(run) = &mut self.runs[host] else { return };
-        if self.db.renew(&run.claim.token, until) {
+        if !self.cut_off[host] && self.db.renew(&run.claim.token, until) {
             run.renewed = self.time;
         }
     }
 
+    /// What an earlier attempt of this host couldn't store, before anything else is begun.
+    fn rescue(&mut self, host: usize) {
+        if !self.rescues || self.cut_off[host] || self.runs[host].is_some() {
+            return;
+        }
+        let at = self.wall();
+        for mut late in std::mem::take(&mut self.spills[host]) {
+            let rescued = match self.db.rescue(&late, at) {
+                Err(WriteError::Stale { expected, .. }) => {
+                    late.generation = expected;
+                    self.db.rescue(&late, at)
+                }
+                other => other,
+            };
+            match rescued {
+                Ok(_) => {}
+                Err(WriteError::Busy { .. }) => self.spills[host].push(late),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
     fn claim(&mut self, host: usize) {
+        if self.cut_off[host] {
+            return;
+        }
+        self.rescue(host);
         // A host that died and came back is another owner.
         self.incarnation += 1;
         let (owner, now) = (format!("host-{host}:{}", self.incarnation), self.wall());
@@ -427,8 +476,9 @@ impl<'d> World<'d> {
         });
         let next = machine.on(Event::Begun, self.clock());
         let renewed = self.time;
-        self.runs[host] =
-            Some(Run { claim, machine, next, renewed, lives: BTreeSet::new(), dead: BTreeSet::new() });
+        let (lives, dead) = (BTreeSet::new(), BTreeSet::new());
+        let began = self.time;
+        self.runs[host] = Some(Run { host, claim, machine, next, storing: None, began, renewed, lives, dead });
     }
 
     /// A host does its next thing.
@@ -439,6 +489,7 @@ impl<'d> World<'d> {
         }
         let clock = self.clock();
         let next = match run.next.clone() {
+            _ if run.storing.is_some() => self.store_again(&mut run),
             Action::StoreIntent { method, from } => {
                 let token = run.claim.token.clone();
                 self.write(&run, |db| db.intent(&token, &method.name, method.commit_class, from))
@@ -464,8 +515,12 @@ impl<'d> World<'d> {
         }
     }
 
-    /// Whether a host's write took place. One with an old fence is refused and changes nothing.
+    /// Whether a host's write took place. One with an old fence is refused and changes nothing,
+    /// and one of a host that is cut off comes to nobody.
     fn write<T>(&self, run: &Run, write: impl FnOnce(&InMemory) -> Result<T, WriteError>) -> bool {
+        if self.cut_off[run.host] {
+            return false;
+        }
         let owns = self.db.open().contains(&run.claim.token.fence);
         let before = if owns { String::new() } else { self.db.content() };
         match write(self.db) {
@@ -534,13 +589,6 @@ impl<'d> World<'d> {
                     self.issued_unseen |= new.is_some();
                     return None;
                 }
-                if let Some(new) = new {
-                    let names: &[&str] = if self.history.pair { &["refresh", "access"] } else { &["token"] };
-                    let changes = names.iter().map(|name| KeyChange::Set(key(name, new))).collect();
-                    if !self.receive(run, changes, new) {
-                        return None;
-                    }
-                }
                 let seen = self.seen(name, Some(if new.is_some() { 200 } else { 401 }), new.is_some());
                 let ended = match (fate, new) {
                     (Fate::Traps, _) => Ended::Faulted(Fault::Trap("unreachable".into())),
@@ -550,28 +598,63 @@ impl<'d> World<'d> {
                     }
                     _ => Ended::Answered(Answer::Rotated(Outcome::Rotated(Evidence::default()))),
                 };
+                if let Some(new) = new {
+                    let names: &[&str] = if self.history.pair { &["refresh", "access"] } else { &["token"] };
+                    let changes = names.iter().map(|name| KeyChange::Set(key(name, new))).collect();
+                    return self.receive(run, changes, (new, ended, seen));
+                }
                 (ended, seen)
             }
         };
         Some(run.machine.on(Event::CallEnded(Box::new(ended), Box::new(seen)), self.clock()))
     }
 
-    /// An answer that issued something: durable before the plugin has it.
-    fn receive(&mut self, run: &mut Run, changes: Vec<KeyChange>, new: Value) -> bool {
-        let clock = self.clock();
-        let Action::StoreReceipt(Receipt { generation, jar, .. }) = run.machine.on(Event::Issued(changes), clock) else {
+    /// An answer that issued something: durable before the plugin has it, and on the host's own
+    /// disk as long as the store doesn't have it.
+    fn receive(
+        &mut self,
+        run: &mut Run,
+        changes: Vec<KeyChange>,
+        (new, ended, seen): (Value, Ended, Seen),
+    ) -> Option<Action> {
+        let Action::StoreReceipt(receipt) = run.machine.on(Event::Issued(changes), self.clock()) else {
             panic!("what was issued is not stored");
         };
+        let late = Late {
+            credential_row: run.claim.token.credential_row,
+            credential_id: "ann".into(),
+            service: "shop".into(),
+            attempt_number: run.claim.attempt_number,
+            fence: run.claim.token.fence,
+            from_generation: receipt.from,
+            generation: receipt.generation,
+            amends: receipt.amends,
+            commit_class: Some(self.history.class),
+            issued_at: self.wall(),
+            keys: sealed(&receipt.jar),
+        };
+        self.spills[run.host].push(late.clone());
+        run.storing = Some((late, new, ended, seen));
+        self.store_again(run)
+    }
+
+    /// Tries to store what was issued. None: the attempt is over, and what it leaves is on disk.
+    fn store_again(&mut self, run: &mut Run) -> Option<Action> {
+        let (late, new, ended, seen) = run.storing.take().expect("something is to be stored");
         let token = run.claim.token.clone();
-        let at = self.wall();
-        if !self.write(run, |db| db.receipt(&token, generation, &sealed(&jar), at)) {
-            // Too late: somebody else has the credential by now.
-            self.issued_unseen = true;
-            return false;
+        if self.write(run, |db| db.receipt(&token, late.generation, &late.keys, late.issued_at)) {
+            self.spills[run.host].retain(|waiting| *waiting != late);
+            assert!(matches!(run.machine.on(Event::ReceiptStored, self.clock()), Action::GoOn));
+            self.delivered = Some(new);
+            return Some(run.machine.on(Event::CallEnded(Box::new(ended), Box::new(seen)), self.clock()));
         }
-        assert!(matches!(run.machine.on(Event::ReceiptStored, clock), Action::GoOn));
-        self.delivered = Some(new);
-        true
+        // Refused, somebody else has the credential by now; else it is tried for as long as an
+        // attempt may last.
+        if !self.cut_off[run.host] || self.time > run.began + ATTEMPT {
+            return None;
+        }
+        run.storing = Some((late, new, ended, seen));
+        Some(run.next.clone())
     }
 
     fn call_validate(&mut self, run: &mut Run, jar: &Jar, fate: Fate) -> Option<Action> {
@@ -634,7 +717,7 @@ impl<'d> World<'d> {
             let found = stored.iter().find(|stored| stored.generation == generation).expect("it is stored");
             String::from_utf8(found.values[0].clone()).expect("text").parse::<Value>().expect("a number")
         };
-        let owns = self.db.open().contains(&run.claim.token.fence);
+        let owns = self.db.open().contains(&run.claim.token.fence) && !self.cut_off[run.host];
         match conclusion.change {
             // The database refuses a late one, whatever it says.
             _ if !owns => {}
@@ -725,17 +808,32 @@ impl<'d> World<'d> {
             });
             assert!(kept, "{newest} lives at the service and nowhere else");
         }
+        let last = self.service.issued;
+        if self.history.class == CommitClass::BurnOnIssue
+            && self.service.alive.contains(&last)
+            && !self.issued_unseen
+            && !self.restored
+            && !self.given_up.contains(&last)
+        {
+            let value = last.to_string().into_bytes();
+            let stored = self.db.generations();
+            let stored = stored.iter().any(|stored| stored.values.contains(&value));
+            let waits = self.spills.iter().flatten().any(|late| late.keys.iter().any(|key| key.sealed == value));
+            assert!(stored || waits, "{last} is the only one that lives, and on no disk");
+        }
     }
 
     /// Nothing goes wrong any more: what is open ends, and the credential is looked at.
     fn settle(&mut self) {
         self.runs = [None, None];
+        self.cut_off = [false; 2];
         self.history.hosts = 1;
         let begun = self.db.attempts_begun();
         for _ in 0..400 {
             if self.db.open().is_empty() && self.db.attempts_begun() >= begun + 3 {
                 break;
             }
+            self.rescue(1);
             self.go(0, Fate::Fine);
             if self.runs[0].is_none() {
                 self.time += 31_000;
@@ -745,6 +843,7 @@ impl<'d> World<'d> {
         }
         assert!(self.db.open().is_empty(), "an attempt never ends");
         assert!(self.db.attempts_begun() >= begun + 3, "the credential is stuck");
+        assert!(!self.rescues || self.spills.iter().all(Vec::is_empty), "a secret waits for ever");
     }
 
     fn current(&self) -> Value {
