@@ -15,7 +15,13 @@ use shim::*;
 
 /// The rows of the table "Faults" in docs/operating.md, and the tests that show them.
 const ROWS: &[(&str, &[&str])] = &[
-    ("the disk is full", &["a_full_disk_loses_nothing_issued_starts_nothing_and_is_outlasted"]),
+    (
+        "the disk is full",
+        &[
+            "a_full_disk_loses_nothing_issued_starts_nothing_and_is_outlasted",
+            "a_daemon_that_dies_on_a_full_disk_finds_what_was_issued_in_the_room_kept_for_it",
+        ],
+    ),
     (
         "the file system turns read-only under the daemon",
         &["a_file_system_that_turns_read_only_is_outlasted"],
@@ -605,7 +611,11 @@ fn assert_recovered_by_itself(home: &TestHome, service: &Service) {
     let reports = home.wait_for_reports("ann", 2);
     assert_one_report_each(&reports);
     let last = reports.last().expect("a report");
-    assert_eq!(last["meta"]["path"], serde_json::json!(["recovered", "validate-pending", "promoted"]), "{last}");
+    assert_eq!(
+        last["meta"]["path"],
+        serde_json::json!(["recovered", "validate-pending", "promoted"]),
+        "{last}"
+    );
     assert_eq!(Some(session_in_force(home, "ann", service)), service.issued().pop());
     assert_eq!(service.count("/rotate"), 1);
     assert!(late(home, "json").is_empty());
@@ -628,6 +638,26 @@ fn a_daemon_that_dies_while_the_database_takes_no_secret_finds_it_at_home_and_ca
     faults.release();
     let _daemon = home.serve_in(&faults.environment());
     assert_recovered_by_itself(&home, &service);
+}
+
+#[test]
+fn a_daemon_that_dies_on_a_full_disk_finds_what_was_issued_in_the_room_kept_for_it() {
+    let name = "a_daemon_that_dies_on_a_full_disk_finds_what_was_issued_in_the_room_kept_for_it";
+    let Some(disk) = SmallDisk::for_test(name, 16 << 20) else { return };
+    let home = &disk.home;
+    let daemon = home.serve();
+    let service = burning(home, &[]);
+    home.wait_for_reports("ann", 1);
+    wait_until(SOON, "room is kept", || home.path().join("late/room-3").exists().then_some(()));
+    rotate_struck(home, &service, || {
+        disk.fill();
+        service.release("/rotate");
+        wait_until(SOON, "what was issued is on disk", || late(home, "json").pop());
+        daemon.kill_9();
+    });
+    disk.free();
+    let _daemon = home.serve();
+    assert_recovered_by_itself(home, &service);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Issued secrets that the store couldn't take at once, on this home's own disk: a file for each
 //! claim, sealed as the store would have them, from before anything that may last until they are
 //! in the store. Here they are written, and brought in later, by this daemon or the next. No file
-//! is deleted before the store has what is in it.
+//! is deleted before the store has what is in it. Some room is kept for the day on which the disk
+//! is full.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,6 +35,13 @@ const RESEALED: usize = 3;
 /// What waits ends so, and what is set aside because it can't be opened so.
 const WAITS: &str = "json";
 const ASIDE: &str = "unreadable";
+
+/// Files that hold a place on the disk: so many secrets can be written down on one that is full. A
+/// full disk is noticed by whatever is in flight, and then nothing new begins.
+const ROOMS: usize = 4;
+
+/// A browser session's jar is some ten kilobytes, twice that in hexadecimal.
+const ROOM_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 pub struct LateSecrets {
@@ -159,6 +167,9 @@ impl LateSecrets {
                 }
             }
         }
+        let folder = Arc::clone(&self.folder);
+        // Nobody waits for it.
+        tokio::task::spawn_blocking(move || make_rooms(&folder));
         let mut wait = self.wait();
         *wait = if waiting {
             Wait { next: Instant::now() + wait.pause, pause: (wait.pause * 2).min(LONGEST_PAUSE) }
@@ -179,7 +190,9 @@ impl LateSecrets {
             }
         };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let mut names: Vec<String> = names.filter(|name| Path::new(name).extension().is_some_and(|extension| extension == WAITS)).collect();
+        let mut names: Vec<String> = names
+            .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == WAITS))
+            .collect();
         names.sort();
         names
     }
@@ -236,7 +249,42 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
             folder.display()
         )));
     }
-    write_atomically(&folder.join(name), bytes)
+    match write_atomically(&folder.join(name), bytes) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            write_into_room(folder, name, bytes).map_err(|_| error)
+        }
+        written => written,
+    }
+}
+
+fn room(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("room-{number}"))
+}
+
+/// As many as there is space for: they are for a disk that will be full, not for one that is.
+fn make_rooms(folder: &Path) {
+    for number in 0..ROOMS {
+        let path = room(folder, number);
+        if !path.exists() && write_atomically(&path, &[0; ROOM_BYTES]).is_err() {
+            return;
+        }
+    }
+}
+
+/// In the place of what was written before, for which no disk needs space.
+fn write_into_room(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    // Whoever renames it first has it.
+    let taken = folder.join(format!(".{name}.room"));
+    let has_it = (0..ROOMS).any(|number| fs::rename(room(folder, number), &taken).is_ok());
+    if !has_it {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    let mut file = fs::OpenOptions::new().write(true).open(&taken)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()?;
+    fs::rename(&taken, folder.join(name))?;
+    fs::File::open(folder)?.sync_all()
 }
 
 /// Why secrets are not in the store.
@@ -247,11 +295,8 @@ enum NotIn {
 
 async fn bring_in(vault: &Vault, writer: &Writer, late: &Late) -> Result<Rescued, NotIn> {
     let unopened = |error: crate::vault::VaultError| NotIn::Unopened(error.to_string());
-    let sealed = SealedGeneration {
-        generation: late.generation,
-        created_at: late.issued_at,
-        keys: late.keys.clone(),
-    };
+    let sealed =
+        SealedGeneration { generation: late.generation, created_at: late.issued_at, keys: late.keys.clone() };
     // Opened whatever comes: what can't be is not to be taken for stored.
     let jar = open_jar(vault, &late.credential_id, &sealed).map_err(unopened)?;
     let mut late = late.clone();
@@ -272,15 +317,212 @@ fn tell(late: &Late, rescued: Rescued) {
     let (credential, attempt) = (late.credential_id.as_str(), late.attempt_number);
     match rescued {
         Rescued::AlreadyThere => {}
-        Rescued::InTime => tracing::warn!(credential, attempt, "a late secret is stored, its attempt goes on"),
+        Rescued::InTime => {
+            tracing::warn!(credential, attempt, "a late secret is stored, its attempt goes on")
+        }
         Rescued::Pending(generation) => {
             tracing::warn!(credential, attempt, generation, "a late secret is stored and tested next");
         }
         Rescued::Previous(generation) => {
-            tracing::warn!(credential, attempt, generation, "a late secret was overtaken and is kept; hint: `keywheel credential rollback` brings it back");
+            tracing::warn!(
+                credential,
+                attempt,
+                generation,
+                "a late secret was overtaken and is kept; hint: `keywheel credential rollback` brings it back"
+            );
         }
         Rescued::Forgotten => {
             tracing::warn!(credential, attempt, "a late secret's credential was removed meanwhile");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::{Jar, Key, Secret};
+    use crate::db::Action;
+    use crate::db::scratch::Scratch;
+    use crate::db::writer::{Claim, Finish, GenerationChange, MonitorUpdate, NewCredential, WriterThread};
+    use crate::report::{Report, Status, iso8601};
+
+    const T0: u64 = 1_700_000_000_000;
+
+    /// A store with one credential, and a folder beside it.
+    struct Home {
+        scratch: Scratch,
+        vault: Vault,
+        writer: Writer,
+        late: LateSecrets,
+        _thread: WriterThread,
+    }
+
+    fn jar(value: &str) -> Jar {
+        let key = Key {
+            name: "session".into(),
+            secret: Secret::new(value.to_owned()),
+            fingerprint: format!("print of {value}"),
+            expires: None,
+            cookie: None,
+        };
+        Jar { keys: vec![key] }
+    }
+
+    impl Home {
+        async fn new() -> Self {
+            let scratch = Scratch::new();
+            let (writer, thread) = scratch.writer();
+            let vault = Vault::from_bytes(&[7; crate::vault::KEY_BYTES]).unwrap();
+            let new = NewCredential {
+                credential_id: "ann".into(),
+                profile_id: None,
+                service: "shop".into(),
+                plugin_digest: None,
+                settings: vec![],
+                private_hosts: vec![],
+                method: None,
+                validate_interval: None,
+                max_age: None,
+                idle_limit: None,
+                quiet: vec![],
+                identity: None,
+                keys: seal_jar(&vault, "ann", 1, &jar("old")).unwrap(),
+                expires: None,
+                first_due: T0,
+                first_action: Action::Validate,
+            };
+            writer.add_credential(new).await.unwrap();
+            let folder = scratch.folder().join("late");
+            fs::create_dir(&folder).unwrap();
+            Self { scratch, vault, writer, late: LateSecrets::new(folder), _thread: thread }
+        }
+
+        async fn claim(&self) -> Claim {
+            self.writer.claim_one("ann", Action::Rotate, "host-a", T0, T0 + 60_000, true).await.unwrap()
+        }
+
+        async fn end(&self, claim: &Claim, generations: GenerationChange) {
+            let report = Report {
+                cookie_id: "ann".into(),
+                profile_id: None,
+                service: "shop".into(),
+                validate_url: String::new(),
+                cookie_keys: [].into(),
+                status: Status::Failed,
+                message: None,
+                started_at: iso8601(claim.started_at),
+                finished_at: iso8601(claim.started_at),
+                attempt_number: claim.attempt_number,
+                meta: serde_json::Map::new(),
+            };
+            let monitor = MonitorUpdate {
+                consecutive_failures: 1,
+                expires_at: None,
+                next_due_at: None,
+                next_action: Action::Validate,
+                asked_until: None,
+                next_reason: String::new(),
+            };
+            let end = Finish {
+                token: claim.token.clone(),
+                report: Arc::new(report),
+                verdict: "needs-human".into(),
+                monitor,
+                generations,
+                expiry_updates: vec![],
+                identity: None,
+                in_doubt: None,
+            };
+            self.writer.finish(end).await.unwrap();
+        }
+
+        fn issued(&self, claim: &Claim) -> Late {
+            Late {
+                credential_row: claim.token.credential_row,
+                credential_id: "ann".into(),
+                service: "shop".into(),
+                attempt_number: claim.attempt_number,
+                fence: claim.token.fence,
+                from_generation: Some(1),
+                generation: 2,
+                amends: None,
+                commit_class: None,
+                issued_at: T0,
+                keys: seal_jar(&self.vault, "ann", 2, &jar("new")).unwrap(),
+            }
+        }
+
+        async fn look(&self, in_flight: bool) {
+            self.late.rescue(&self.vault, &self.writer, |_| in_flight).await.unwrap();
+        }
+
+        fn waiting(&self) -> Waiting {
+            waiting(&self.scratch.folder().join("late"))
+        }
+    }
+
+    #[tokio::test]
+    async fn late_secrets_are_sealed_anew_for_the_number_they_get() {
+        let home = Home::new().await;
+        let claim = home.claim().await;
+        let other = home.writer.reclaim_interrupted("host-b", T0 + 60_000).await.unwrap().remove(0);
+        home.late.keep(&home.issued(&claim)).await.unwrap();
+        home.look(false).await;
+        assert_eq!(home.waiting(), Waiting { waiting: 1, aside: 0 }, "another's attempt is open");
+        assert!(!home.late.due_in().is_zero());
+        let keys = seal_jar(&home.vault, "ann", 2, &jar("dropped")).unwrap();
+        home.writer.store_pending(&other.token, 2, keys).await.unwrap();
+        home.end(&other, GenerationChange::Drop(2)).await;
+        home.look(false).await;
+        assert_eq!(home.waiting(), Waiting::default());
+        let pending = home.claim().await.pending.unwrap();
+        assert_eq!(pending.generation, 3);
+        let opened = open_jar(&home.vault, "ann", &pending).unwrap();
+        assert_eq!(opened.get("session").unwrap().secret.expose(), b"new");
+    }
+
+    #[tokio::test]
+    async fn what_an_attempt_in_flight_still_stores_is_left_to_it() {
+        let home = Home::new().await;
+        let claim = home.claim().await;
+        home.late.keep(&home.issued(&claim)).await.unwrap();
+        assert!(home.late.due_in().is_zero());
+        home.look(true).await;
+        assert_eq!(home.waiting(), Waiting { waiting: 1, aside: 0 });
+        home.look(false).await;
+        assert_eq!(home.waiting(), Waiting::default());
+        home.end(&claim, GenerationChange::Keep).await;
+    }
+
+    #[tokio::test]
+    async fn what_can_not_be_opened_is_set_aside_and_told_once() {
+        let home = Home::new().await;
+        let claim = home.claim().await;
+        let whole = home.issued(&claim);
+        // Sealed for another number than it says, under another's name, and no text of ours.
+        home.late.keep(&Late { generation: 3, ..whole.clone() }).await.unwrap();
+        let folder = home.scratch.folder().join("late");
+        fs::write(folder.join("1-1-9.json"), serde_json::to_vec(&whole).unwrap()).unwrap();
+        fs::write(folder.join("x.json"), "{").unwrap();
+        for _ in 0..2 {
+            home.look(false).await;
+            assert_eq!(home.waiting(), Waiting { waiting: 0, aside: 3 });
+        }
+        let audit = home.scratch.reader().audit(None, 10).unwrap();
+        let told: Vec<_> = audit.iter().map(|row| row.action.as_str()).collect();
+        assert_eq!(told, ["set-aside"; 3]);
+    }
+
+    #[tokio::test]
+    async fn a_full_folder_takes_no_more_and_says_so() {
+        let home = Home::new().await;
+        let claim = home.claim().await;
+        let folder = home.scratch.folder().join("late");
+        for number in 0..LATE_FILES {
+            fs::write(folder.join(format!("{number}.json.{ASIDE}")), "").unwrap();
+        }
+        let refused = home.late.keep(&home.issued(&claim)).await.unwrap_err().to_string();
+        assert!(refused.contains(&format!("holds {LATE_FILES} files")), "{refused}");
+        assert_eq!(home.waiting(), Waiting { waiting: 0, aside: LATE_FILES });
     }
 }

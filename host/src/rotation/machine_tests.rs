@@ -3,6 +3,7 @@
 //! die between any two steps or are cut off from the store, leases that run out, clocks that jump.
 //! The writes go through the real schema and the real fencing.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::*;
 use crate::credential::{Key, Secret};
 use crate::db::copies::Restored;
 use crate::db::in_memory::{InMemory, Rows};
-use crate::db::late::Late;
+use crate::db::late::{Late, Rescued};
 use crate::db::writer::{Claim, ClaimDue, Finish, Gate, MonitorUpdate, NewCredential, WriteError};
 use crate::db::{SealedGeneration, SealedKey};
 use crate::egress::seen::{Answered, Last};
@@ -150,13 +151,26 @@ enum Fate {
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Go { host: usize, fate: Fate },
-    Die { host: usize },
+    Go {
+        host: usize,
+        fate: Fate,
+    },
+    Die {
+        host: usize,
+    },
     /// A host can't reach the store any more, or can again.
-    CutOff { host: usize },
-    Reach { host: usize },
-    Pass { seconds: u32 },
-    Jump { hours: i8 },
+    CutOff {
+        host: usize,
+    },
+    Reach {
+        host: usize,
+    },
+    Pass {
+        seconds: u32,
+    },
+    Jump {
+        hours: i8,
+    },
     WantRotation,
 }
 
@@ -236,8 +250,9 @@ struct World<'d> {
     cut_off: [bool; 2],
     /// What lies on the hosts' own disks.
     spills: [Vec<Late>; 2],
-    /// Whether anybody brings that in.
+    /// Whether anybody brings that in, and what became of it.
     rescues: bool,
+    rescued: Vec<Rescued>,
     incarnation: u32,
     /// The newest secret whose answer a plugin was given.
     delivered: Option<Value>,
@@ -343,6 +358,7 @@ impl<'d> World<'d> {
             cut_off: [false; 2],
             spills: [Vec::new(), Vec::new()],
             rescues: true,
+            rescued: Vec::new(),
             incarnation: 0,
             delivered: None,
             given_up: BTreeSet::new(),
@@ -431,7 +447,7 @@ impl<'d> World<'d> {
                 other => other,
             };
             match rescued {
-                Ok(_) => {}
+                Ok(rescued) => self.rescued.push(rescued),
                 Err(WriteError::Busy { .. }) => self.spills[host].push(late),
                 Err(error) => panic!("{error}"),
             }
@@ -478,7 +494,8 @@ impl<'d> World<'d> {
         let renewed = self.time;
         let (lives, dead) = (BTreeSet::new(), BTreeSet::new());
         let began = self.time;
-        self.runs[host] = Some(Run { host, claim, machine, next, storing: None, began, renewed, lives, dead });
+        self.runs[host] =
+            Some(Run { host, claim, machine, next, storing: None, began, renewed, lives, dead });
     }
 
     /// A host does its next thing.
@@ -818,7 +835,8 @@ impl<'d> World<'d> {
             let value = last.to_string().into_bytes();
             let stored = self.db.generations();
             let stored = stored.iter().any(|stored| stored.values.contains(&value));
-            let waits = self.spills.iter().flatten().any(|late| late.keys.iter().any(|key| key.sealed == value));
+            let waits =
+                self.spills.iter().flatten().any(|late| late.keys.iter().any(|key| key.sealed == value));
             assert!(stored || waits, "{last} is the only one that lives, and on no disk");
         }
     }
@@ -872,6 +890,7 @@ impl<'d> World<'d> {
 fn no_history_loses_spends_or_doubles_anything() {
     let db = InMemory::default();
     let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
+    let rescued = RefCell::new(BTreeSet::new());
     let outcome = TestRunner::new(config).run(&history(), |history| {
         let mut world = World::new(&db, history.clone());
         for step in history.steps {
@@ -879,10 +898,16 @@ fn no_history_loses_spends_or_doubles_anything() {
         }
         world.settle();
         world.check_settled();
+        rescued.borrow_mut().extend(world.rescued.iter().map(|rescued| match rescued {
+            Rescued::InTime => "in time",
+            Rescued::Pending(_) => "pending",
+            Rescued::Previous(_) => "previous",
+            Rescued::AlreadyThere | Rescued::Forgotten => "for nothing",
+        }));
         Ok(())
     });
     match outcome {
-        Ok(()) => {}
+        Ok(()) => assert_eq!(rescued.into_inner(), ["in time", "pending", "previous"].into()),
         // The shortest history that fails, on one line.
         Err(TestError::Fail(why, history)) => panic!("{why}\nin {history:?}"),
         Err(error) => panic!("{error}"),
@@ -917,6 +942,31 @@ fn who_slept_while_another_ended_his_attempt_rotates_nothing() {
         world.step(step);
     }
     world.settle();
+}
+
+/// The history for which late secrets are kept: the host that has the only one that lives dies
+/// without the store, and another finds the old one dead.
+#[test]
+fn what_a_dead_host_could_not_store_is_in_force_once_it_is_back_and_lost_without_a_rescue() {
+    use Step::{CutOff, Die, Go, Pass, WantRotation};
+    let fine = |host| Go { host, fate: Fate::Fine };
+    let issued = [WantRotation, fine(0), fine(0), CutOff { host: 0 }, fine(0), Die { host: 0 }];
+    let given_up = [Pass { seconds: 70 }, fine(1), fine(1), fine(1), fine(1), fine(1)];
+    let db = InMemory::default();
+    for rescues in [true, false] {
+        let steps = [issued, given_up].concat();
+        let history = History { class: CommitClass::BurnOnIssue, pair: false, hosts: 2, steps };
+        let mut world = World::new(&db, history.clone());
+        world.rescues = rescues;
+        for step in history.steps {
+            world.step(step);
+        }
+        assert_eq!(db.last_verdict().as_deref(), Some("needs-human"));
+        assert_eq!((db.open(), world.spills[0].len()), (vec![], 1));
+        world.settle();
+        let expected = if rescues { (2, "valid") } else { (1, "invalid") };
+        assert_eq!((world.current(), db.last_verdict().as_deref()), (expected.0, Some(expected.1)));
+    }
 }
 
 /// A person may take a backup at any moment and bring it back at any later one.
