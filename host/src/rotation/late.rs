@@ -281,7 +281,8 @@ fn write_into_room(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     }
     let mut file = fs::OpenOptions::new().write(true).open(&taken)?;
     file.write_all(bytes)?;
-    file.set_len(bytes.len() as u64)?;
+    // Blank to its end: what it gave up others would take, and the next secret finds no room.
+    file.write_all(&vec![b' '; ROOM_BYTES.saturating_sub(bytes.len())])?;
     file.sync_all()?;
     fs::rename(&taken, folder.join(name))?;
     fs::File::open(folder)?.sync_all()
