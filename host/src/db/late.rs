@@ -95,7 +95,7 @@ struct Found {
 pub(super) fn rescue(db: &Connection, late: &Late, at: Millis) -> Written<Rescued> {
     db.hold_credential(late.credential_row)?;
     let Some(found) = find(db, late)? else {
-        note(db, late, "forgotten", None, at)?;
+        note(db, late, "its credential was removed", None, at)?;
         return Ok(Rescued::Forgotten);
     };
     if is_stored(db, late)? {
@@ -135,11 +135,11 @@ pub(super) fn rescue(db: &Connection, late: &Late, at: Millis) -> Written<Rescue
         }
         insert("pending")?;
         make_due(db, late, found.paused, at)?;
-        note(db, late, "pending", Some(generation), at)?;
+        note(db, late, "it came late and is tested", Some(generation), at)?;
         Rescued::Pending(generation)
     } else {
         insert("previous")?;
-        note(db, late, "previous", Some(generation), at)?;
+        note(db, late, "it came late, when others had taken its place", Some(generation), at)?;
         Rescued::Previous(generation)
     };
     let pending = if matches!(rescued, Rescued::Pending(_)) { Some(generation) } else { found.pending };
@@ -216,7 +216,7 @@ fn make_due(db: &Connection, late: &Late, paused: bool, at: Millis) -> Written<(
     Ok(())
 }
 
-fn note(db: &Connection, late: &Late, kept: &str, generation: Option<u32>, at: Millis) -> Written<()> {
+fn note(db: &Connection, late: &Late, reason: &str, generation: Option<u32>, at: Millis) -> Written<()> {
     let entry = AuditEntry {
         actor: Actor::Host,
         action: "rescued",
@@ -229,7 +229,7 @@ fn note(db: &Connection, late: &Late, kept: &str, generation: Option<u32>, at: M
             "attempt": late.attempt_number,
             "commitClass": late.commit_class,
             "issuedAt": iso8601(late.issued_at),
-            "kept": kept,
+            "reason": reason,
             "generation": generation,
         }),
     };

@@ -617,6 +617,8 @@ impl Rotation {
             self.renew(held).await?;
         }
         if !given_up.is_empty() {
+            // What they were issued, before their fence is another one.
+            self.rescue().await?;
             for claim in self.writer.resume(given_up, &self.owner, lease()).await? {
                 self.start(running, claim);
             }
