@@ -57,6 +57,7 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "a_daemon_that_dies_while_the_database_takes_no_secret_finds_it_at_home_and_calls_nobody",
             "a_database_that_is_away_for_longer_than_an_attempt_lasts_costs_nothing_issued",
+            "what_was_issued_is_at_home_long_before_a_first_try_to_store_it_fails",
             "a_late_secret_that_was_damaged_is_set_aside_and_told_once",
         ],
     ),
@@ -638,6 +639,25 @@ fn a_daemon_that_dies_while_the_database_takes_no_secret_finds_it_at_home_and_ca
     assert!(unwell.stdout.contains("issued secret waits on this home's disk"), "{unwell:?}");
     faults.release();
     let _daemon = home.serve_in(&faults.environment());
+    assert_recovered_by_itself(&home, &service);
+}
+
+#[test]
+fn what_was_issued_is_at_home_long_before_a_first_try_to_store_it_fails() {
+    let home = TestHome::new();
+    let daemon = home.serve();
+    let service = burning(&home, &[]);
+    home.wait_for_reports("ann", 1);
+    rotate_struck(&home, &service, || {
+        let foreign = Foreign::holding(&home, &["BEGIN EXCLUSIVE"]);
+        service.release("/rotate");
+        wait_until(SOON, "what was issued is on disk", || late(&home, "json").pop());
+        let log = daemon.log();
+        daemon.kill_9();
+        assert!(!log.contains("severity=\"critical\""), "{log}");
+        foreign.let_go();
+    });
+    let _daemon = home.serve();
     assert_recovered_by_itself(&home, &service);
 }
 

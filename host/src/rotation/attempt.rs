@@ -413,24 +413,23 @@ impl<'a> Attempt<'a> {
                     stored
                 }
             };
-            match stored {
-                Err(WriteError::Unavailable { tries, reason }) if Instant::now() < self.deadline => {
-                    tracing::error!(
-                        credential = self.claim.token.credential_id,
-                        tries,
-                        reason,
-                        "an issued secret can't be stored yet"
-                    );
-                    tokio::time::sleep(STORE_AGAIN).await;
+            let Err(error) = stored else {
+                if let Some(late) = &spilled {
+                    self.engine.late.forget(late);
                 }
-                Ok(()) => {
-                    if let Some(late) = &spilled {
-                        self.engine.late.forget(late);
-                    }
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
+                return Ok(());
+            };
+            // Refused for good it must at least be on a disk before it is let go.
+            let goes_on = matches!(error, WriteError::Unavailable { .. }) || spilled.is_none();
+            if !goes_on || Instant::now() >= self.deadline {
+                return Err(error);
             }
+            tracing::error!(
+                credential = self.claim.token.credential_id,
+                %error,
+                "an issued secret can't be stored yet"
+            );
+            tokio::time::sleep(STORE_AGAIN).await;
         }
     }
 
