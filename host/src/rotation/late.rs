@@ -81,6 +81,8 @@ pub fn waiting(folder: &Path) -> Waiting {
 enum Held {
     Late(Box<Late>),
     Gone,
+    /// Whatever the system has against it says nothing of the file, and may pass.
+    NotNow(io::Error),
     Unreadable(String),
 }
 
@@ -137,8 +139,14 @@ impl LateSecrets {
         writer: &Writer,
         in_flight: impl Fn(&str) -> bool,
     ) -> Result<(), WriteError> {
-        let mut waiting = false;
-        for name in self.names() {
+        let (names, mut waiting) = match self.names() {
+            Ok(names) => (names, false),
+            Err(error) => {
+                tracing::error!(folder = %self.folder.display(), %error, "late secrets can't be looked for");
+                (Vec::new(), true)
+            }
+        };
+        for name in names {
             let late = match self.read(&name) {
                 Held::Late(late) if in_flight(&late.credential_id) => {
                     waiting = true;
@@ -146,6 +154,11 @@ impl LateSecrets {
                 }
                 Held::Late(late) => late,
                 Held::Gone => continue,
+                Held::NotNow(error) => {
+                    tracing::error!(file = name, %error, "a late secret can't be read now, it waits");
+                    waiting = true;
+                    continue;
+                }
                 Held::Unreadable(why) => {
                     self.set_aside(writer, &name, &why).await?;
                     continue;
@@ -180,21 +193,16 @@ impl LateSecrets {
     }
 
     /// In no order that matters: each is of another claim.
-    fn names(&self) -> Vec<String> {
-        let entries = match fs::read_dir(&*self.folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-            Err(error) => {
-                tracing::error!(folder = %self.folder.display(), %error, "late secrets can't be looked for");
-                return Vec::new();
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&*self.folder)? {
+            // What isn't text is none of ours.
+            let Ok(name) = entry?.file_name().into_string() else { continue };
+            if Path::new(&name).extension().is_some_and(|extension| extension == WAITS) {
+                names.push(name);
             }
-        };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let mut names: Vec<String> = names
-            .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == WAITS))
-            .collect();
-        names.sort();
-        names
+        }
+        Ok(names)
     }
 
     fn read(&self, name: &str) -> Held {
@@ -203,7 +211,7 @@ impl LateSecrets {
             .and_then(|file| file.take(LATE_BYTES + 1).read_to_end(&mut bytes));
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Held::Gone,
-            Err(error) => Held::Unreadable(error.to_string()),
+            Err(error) => Held::NotNow(error),
             Ok(_) => match serde_json::from_slice::<Late>(&bytes) {
                 Ok(late) if late.file_name() == name => Held::Late(Box::new(late)),
                 Ok(late) => Held::Unreadable(format!("it is {} by what it says", late.file_name())),
@@ -279,13 +287,20 @@ fn write_into_room(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     if !has_it {
         return Err(io::ErrorKind::StorageFull.into());
     }
-    let mut file = fs::OpenOptions::new().write(true).open(&taken)?;
-    file.write_all(bytes)?;
-    // Blank to its end: what it gave up others would take, and the next secret finds no room.
-    file.write_all(&vec![b' '; ROOM_BYTES.saturating_sub(bytes.len())])?;
-    file.sync_all()?;
-    fs::rename(&taken, folder.join(name))?;
-    fs::File::open(folder)?.sync_all()
+    let written = (|| {
+        let mut file = fs::OpenOptions::new().write(true).open(&taken)?;
+        file.write_all(bytes)?;
+        // Blank to its end: what it gave up others would take, and the next secret finds no room.
+        file.write_all(&vec![b' '; ROOM_BYTES.saturating_sub(bytes.len())])?;
+        file.sync_all()?;
+        fs::rename(&taken, folder.join(name))?;
+        fs::File::open(folder)?.sync_all()
+    })();
+    if written.is_err() {
+        // Best effort: the error that matters is the one returned.
+        let _ = fs::remove_file(&taken);
+    }
+    written
 }
 
 /// Why secrets are not in the store.
@@ -295,16 +310,17 @@ enum NotIn {
 }
 
 async fn bring_in(vault: &Vault, writer: &Writer, late: &Late) -> Result<Rescued, NotIn> {
-    let unopened = |error: crate::vault::VaultError| NotIn::Unopened(error.to_string());
     let sealed =
         SealedGeneration { generation: late.generation, created_at: late.issued_at, keys: late.keys.clone() };
     // Opened whatever comes: what can't be is not to be taken for stored.
-    let jar = open_jar(vault, &late.credential_id, &sealed).map_err(unopened)?;
+    let jar =
+        open_jar(vault, &late.credential_id, &sealed).map_err(|error| NotIn::Unopened(error.to_string()))?;
     let mut late = late.clone();
     for _ in 0..RESEALED {
         match writer.rescue(late.clone()).await {
             Err(WriteError::Stale { expected, .. }) => {
-                late.keys = seal_jar(vault, &late.credential_id, expected, &jar).map_err(unopened)?;
+                late.keys = seal_jar(vault, &late.credential_id, expected, &jar)
+                    .map_err(|error| NotIn::Write(WriteError::Invalid(error.to_string())))?;
                 late.generation = expected;
             }
             other => return other.map_err(NotIn::Write),
@@ -489,6 +505,13 @@ mod tests {
         home.late.keep(&home.issued(&claim)).await.unwrap();
         assert!(home.late.due_in().is_zero());
         home.look(true).await;
+        // Nor is it thrown away where the system can't read it for a while.
+        let (folder, elsewhere) =
+            (home.scratch.folder().join("late"), home.scratch.folder().join("elsewhere"));
+        fs::rename(&folder, &elsewhere).unwrap();
+        home.look(false).await;
+        assert!(home.late.due_in() < IDLE_PAUSE / 2);
+        fs::rename(&elsewhere, &folder).unwrap();
         assert_eq!(home.waiting(), Waiting { waiting: 1, aside: 0 });
         home.look(false).await;
         assert_eq!(home.waiting(), Waiting::default());
