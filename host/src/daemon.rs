@@ -34,6 +34,7 @@ use crate::reload::{self, Reloaded};
 use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
+use crate::rotation::late::LateSecrets;
 use crate::sinks::Sinks;
 use crate::supervisor::Supervisor;
 use crate::telemetry;
@@ -243,6 +244,7 @@ impl Host {
             // The process's part keeps it apart from the one before it.
             format!("{host_id}:{}:{}", std::process::id(), now()),
             config.host.labels.clone(),
+            LateSecrets::new(home.late()),
             config.services.clone(),
         );
         registry.rescan().await?;

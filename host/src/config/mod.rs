@@ -192,6 +192,11 @@ impl Home {
         self.root.join("cache")
     }
 
+    /// Issued secrets that the store couldn't take yet, sealed as they would be there.
+    pub fn late(&self) -> PathBuf {
+        self.root.join("late")
+    }
+
     /// Where reports go before they are deleted, if they do.
     pub fn archive(&self, reports: &Reports) -> Option<PathBuf> {
         reports.archive.as_ref().map(|folder| self.root.join(folder))
@@ -225,7 +230,7 @@ impl Home {
     /// # Errors
     /// The system's.
     pub fn make_folders(&self) -> Result<(), ConfigError> {
-        for path in [self.root.clone(), self.plugins(), self.store(), self.cache()] {
+        for path in [self.root.clone(), self.plugins(), self.store(), self.cache(), self.late()] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
