@@ -19,6 +19,7 @@ pub mod egress;
 pub mod external;
 pub mod formats;
 pub mod hook;
+pub mod keys;
 pub mod kit;
 pub mod limits;
 pub mod meter;
