@@ -21,6 +21,7 @@ mod faults;
 mod first_hour;
 mod harness;
 mod home;
+mod host_keys;
 mod hostile;
 mod isolation;
 mod languages;

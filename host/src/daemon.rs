@@ -217,13 +217,13 @@ pub async fn until_revoked(home: Home, host_id: String) -> KeyError {
             Ok::<_, KeyError>(Reader::open(&asked.database())?.host_is_revoked(&id)?)
         });
         match look.await {
-            Ok(Ok(true)) => {
-                let why = keys::open(&home);
-                use KeyError::{Asking, Revoked, Unknown};
-                if let Err(error @ (Asking { .. } | Revoked { .. } | Unknown { .. })) = why {
-                    return error;
-                }
-            }
+            // Why is the store's to say; one that can't be asked for that revokes nobody either.
+            Ok(Ok(true)) => match keys::open(&home) {
+                Err(
+                    error @ (KeyError::Asking { .. } | KeyError::Revoked { .. } | KeyError::Unknown { .. }),
+                ) => return error,
+                _ => {}
+            },
             Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::debug!(%error, "whether this host was revoked can't be asked"),
             Err(error) => tracing::error!(%error, "whether this host was revoked was not asked"),

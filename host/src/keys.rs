@@ -50,6 +50,10 @@ pub enum KeyError {
         "nobody has used the store {0} yet, so there is no master key to be let in to; hint: name it in `[store]` of the first host's config.toml, then `keywheel init` there"
     )]
     Unused(String),
+    #[error(
+        "the store gives this host another master key ({found}) than it did before ({before}), and it was not used; hint: somebody put another installation in the store's place; if that was you, join again from a new home"
+    )]
+    OtherMaster { before: String, found: String },
     #[error("{0}")]
     Refused(String),
     #[error("{what}")]
@@ -84,6 +88,25 @@ pub fn open(home: &Home) -> Result<Opened, KeyError> {
     Ok(Opened { vault: Vault::of(&master), host_id: host.map(|host| host.host_id) })
 }
 
+/// Anybody can seal a key for a host, so whoever may write the store could have it take theirs, and
+/// seal with that what is added from then on. The first that a host was given is the only one.
+fn check_same(home: &Home, master: &KeyBytes) -> Result<(), KeyError> {
+    let path = home.root().join("master.id");
+    let found = Vault::of(master).streams().id();
+    match fs::read_to_string(&path) {
+        Ok(before) if before.trim() == found => Ok(()),
+        Ok(before) => Err(KeyError::OtherMaster { before: before.trim().to_owned(), found }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // A full disk must not keep a host from its secrets; the next time does it.
+            if let Err(error) = config::write_atomically(&path, format!("{found}\n").as_bytes()) {
+                tracing::warn!(%error, "which master key this host was given can't be written down");
+            }
+            Ok(())
+        }
+        Err(source) => Err(KeyError::Io { what: format!("{} can't be read", path.display()), source }),
+    }
+}
+
 /// Brings a store that hosts share up to date: an older one doesn't say what is sealed for whom.
 ///
 /// # Errors
@@ -109,6 +132,7 @@ fn master_key(home: &Home) -> Result<(KeyBytes, Option<HostKeyRow>), KeyError> {
     let reader = Reader::open(&home.database())?;
     let (key, row) = own_row(home, &reader)?;
     let master = unsealed(&key, &row, &marker(home, &reader)?)?;
+    check_same(home, &master)?;
     Ok((master, Some(row)))
 }
 
@@ -249,6 +273,12 @@ pub fn join(home: &Home, joining: &Joining) -> Result<HostKeyRow, KeyError> {
 /// Whether a folder is none yet, or the very home that has asked before.
 fn check_home(home: &Home, store: &StoreConfig) -> Result<(), KeyError> {
     let root = home.root().display();
+    if home.master_key() != home.own_master_key() {
+        return Err(KeyError::Refused(format!(
+            "the master key is said to be at {}, and a host that joins has none; hint: unset KEYWHEEL_MASTER_KEY",
+            home.master_key().display()
+        )));
+    }
     if home.master_key().exists() {
         return Err(KeyError::Refused(format!(
             "{root} has the master key itself; hint: nothing was changed, join from another home"
@@ -389,6 +419,7 @@ pub fn rekey(home: &Home) -> Result<HostKeyRow, KeyError> {
     let (old, row) = own_row(home, &reader)?;
     let marker = marker(home, &reader)?;
     let master = unsealed(&old, &row, &marker)?;
+    check_same(home, &master)?;
 
     let path = next_key(home);
     let new = HostKey::create(&path)?;

@@ -279,7 +279,8 @@ fn key_code(error: &KeyError) -> u8 {
         KeyError::Vault(_)
         | KeyError::Asking { .. }
         | KeyError::Revoked { .. }
-        | KeyError::Unknown { .. } => 77,
+        | KeyError::Unknown { .. }
+        | KeyError::OtherMaster { .. } => 77,
         KeyError::Row(HostKeyError::NotFound(_)) => 3,
         KeyError::Row(HostKeyError::Sql(_) | HostKeyError::Write(_)) => 75,
         KeyError::Row(_) | KeyError::Refused(_) => 65,
