@@ -225,7 +225,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("db", &["crash", "credential", "external", "limits", "provider", "report", "token"]),
     ("sealing", &["credential", "db", "vault"]),
     // From a home to its master key, by way of the store where hosts share one.
-    ("keys", &["config", "credential", "db", "report", "vault"]),
+    ("keys", &["config", "crash", "credential", "db", "report", "vault"]),
     // The words in which the registry shows what an operator typed.
     ("formats", &["credential", "limits", "provider", "registry", "report"]),
     ("hook", &["limits"]),

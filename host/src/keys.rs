@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::store::{Store, StoreConfig};
 use crate::config::{self, ConfigError, Home};
+use crate::crash;
 use crate::credential::{Millis, is_id};
 use crate::db::host_keys::{Access, Ended, HostKeyError, HostKeyRow, HostKeys, MARKER};
 use crate::db::queries::ReadError;
@@ -248,6 +249,7 @@ pub fn join(home: &Home, joining: &Joining) -> Result<HostKeyRow, KeyError> {
 
     let mut made = Made::default();
     let asked = make(home, store, &mut made).and_then(|key| {
+        crash::point("join.made");
         let mut id = [0; 8];
         getrandom::fill(&mut id).map_err(VaultError::Random)?;
         Ok(HostKeys::open(&server)?.ask(&hex::encode(id), name, key.public())?)
@@ -423,6 +425,7 @@ pub fn rekey(home: &Home) -> Result<HostKeyRow, KeyError> {
 
     let path = next_key(home);
     let new = HostKey::create(&path)?;
+    crash::point("rekey.written");
     let sealed = master.wrap(recipient(&marker, &row, new.public()))?;
     match keys.replace(&row, new.public(), &sealed) {
         Ok(()) => {}
@@ -434,6 +437,7 @@ pub fn rekey(home: &Home) -> Result<HostKeyRow, KeyError> {
             return Err(error.into());
         }
     }
+    crash::point("rekey.stored");
     take_over(home, &path)?;
     let public_key = new.public().to_vec();
     Ok(HostKeyRow { public_key, sealed_key: Some(sealed), ..row })

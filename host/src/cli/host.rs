@@ -31,6 +31,7 @@ pub enum Command {
         after_help = "The fingerprint is what `keywheel host join` has shown on that host's own screen. Without it a person is asked, on a terminal.\n\nExamples:\n  keywheel host admit eu-2 --fingerprint 0a1b-2c3d-4e5f-6071-8293-a4b5-c6d7-e8f9"
     )]
     Admit {
+        /// As `keywheel host list` shows it
         name: String,
         /// Of its key, as that host has shown it
         #[arg(long, value_name = "FINGERPRINT")]
@@ -43,7 +44,10 @@ pub enum Command {
     #[command(
         after_help = "Its daemon stops within seconds, and can't start again. The master key that it had stays the same, so whoever may have taken it from that host still has it.\n\nExamples:\n  keywheel host revoke eu-2"
     )]
-    Revoke { name: String },
+    Revoke {
+        /// As `keywheel host list` shows it
+        name: String,
+    },
     /// Give this host another key of its own; the daemon may run
     #[command(after_help = "Examples:\n  keywheel host rekey")]
     Rekey,

@@ -13,7 +13,6 @@ use super::queries::{Found, Reader};
 use super::server::Server;
 use super::sql::{self, Connection, Optional as _, Row, params};
 use super::{Actor, AuditEntry, DbError, Store, WriteError, connect_for_writing};
-use crate::config::store::StoreConfig;
 use crate::credential::{Millis, now};
 use crate::report::iso8601;
 
@@ -175,12 +174,8 @@ impl HostKeys {
     pub fn open(store: &Store) -> Done<Self> {
         match store {
             Store::File(_) => Err(HostKeyError::OnFile),
-            Store::Server(config) => Self::at(config),
+            Store::Server(config) => Ok(Self { db: connect_for_writing(&*Server::named(config)?)? }),
         }
-    }
-
-    fn at(config: &StoreConfig) -> Done<Self> {
-        Ok(Self { db: connect_for_writing(&*Server::named(config)?)? })
     }
 
     /// All changes of these rows come one after the other, so that what is read first holds.
