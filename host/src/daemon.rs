@@ -190,7 +190,7 @@ pub fn make_home(home: &Home) -> Result<(), OpenError> {
         Store::Server(store) => Some(store),
     };
     let is_new = !home.exists();
-    if is_new && shared.is_some() && Reader::open(&home.database())?.installation(MARKER)?.is_some() {
+    if is_new && shared.is_some() && Reader::open(home.database())?.installation(MARKER)?.is_some() {
         return Err(taken());
     }
     let vault = if is_new { Vault::create(&home.master_key())? } else { keys::open(home)?.vault };
@@ -214,7 +214,7 @@ pub async fn until_revoked(home: Home, host_id: String) -> KeyError {
         tokio::time::sleep(REVOKED_LOOK).await;
         let (asked, id) = (home.clone(), host_id.clone());
         let look = tokio::task::spawn_blocking(move || {
-            Ok::<_, KeyError>(Reader::open(&asked.database())?.host_is_revoked(&id)?)
+            Ok::<_, KeyError>(Reader::open(asked.database())?.host_is_revoked(&id)?)
         });
         match look.await {
             // Why is the store's to say; one that can't be asked for that revokes nobody either.

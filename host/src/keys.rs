@@ -130,7 +130,7 @@ fn master_key(home: &Home) -> Result<(KeyBytes, Option<HostKeyRow>), KeyError> {
         return Ok((master, None));
     }
     home.require()?;
-    let reader = Reader::open(&home.database())?;
+    let reader = Reader::open(home.database())?;
     let (key, row) = own_row(home, &reader)?;
     let master = unsealed(&key, &row, &marker(home, &reader)?)?;
     check_same(home, &master)?;
@@ -352,7 +352,7 @@ fn make(home: &Home, store: &StoreConfig, made: &mut Made) -> Result<HostKey, Ke
 /// `NotFound`, and what stops the store from being read.
 pub fn look_at(home: &Home, name: &str) -> Result<HostKeyRow, KeyError> {
     home.require()?;
-    let found = Reader::open(&home.database())?.host_named(name)?;
+    let found = Reader::open(home.database())?.host_named(name)?;
     Ok(found.ok_or_else(|| HostKeyError::NotFound(name.to_owned()))?)
 }
 

@@ -150,7 +150,7 @@ fn admit(home: &Home, name: &str, said: Option<&str>, output: Output) -> Result<
 
 fn list(home: &Home, output: Output) -> Result<(), Failure> {
     home.require()?;
-    let rows = Reader::open(&home.database())?.host_keys()?;
+    let rows = Reader::open(home.database())?.host_keys()?;
     if output.json {
         let objects: Vec<Value> = rows.iter().map(object).collect();
         output.json_line(&objects, true);
