@@ -396,15 +396,22 @@ fn what_is_sealed_for_a_host_opens_in_no_other_row_and_with_no_other_key() {
         refuses(&second, arguments, 78, &["has a host key, and config.toml names no store"]);
     }
     fs::write(second.path().join("config.toml"), config).expect("the configuration");
-    // The key may lie elsewhere.
-    let moved = second.outside().join("elsewhere.key");
+    // The key may lie elsewhere: in a file that is named, or with systemd.
+    let moved = second.outside().join("host.key");
     fs::rename(&path, &moved).expect("the key");
-    let output = second
-        .command(&["credential", "export", "ann", "--format", "env"])
-        .env("KEYWHEEL_HOST_KEY", &moved)
-        .output()
-        .expect("it runs");
-    assert!(String::from_utf8_lossy(&output.stdout).contains(&session), "{output:?}");
+    let run = |variable: &str, place: &Path, arguments: &[&str]| {
+        let output = second.command(arguments).env(variable, place).output().expect("it runs");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    };
+    let export = ["credential", "export", "ann", "--format", "env"];
+    assert!(run("KEYWHEEL_HOST_KEY", &moved, &export).ok().stdout.contains(&session));
+    run("KEYWHEEL_HOST_KEY", &moved, &["host", "rekey"]).ok();
+    fs::set_permissions(&moved, fs::Permissions::from_mode(0o440)).expect("the key");
+    assert!(run("CREDENTIALS_DIRECTORY", second.outside(), &export).ok().stdout.contains(&session));
+    let kept = run("CREDENTIALS_DIRECTORY", second.outside(), &["host", "rekey"]);
+    assert_eq!(kept.code(), 65, "{kept:?}");
+    assert!(kept.stderr.contains("systemd keeps this host's key"), "{kept:?}");
 }
 
 #[test]
