@@ -172,7 +172,8 @@ fn a_host_that_joins_opens_the_secrets_once_it_was_admitted_and_never_after_it_w
     refuses(&second, &["host", "admit", "eu-2", "--fingerprint", &print], 77, &[&admit]);
     assert_eq!(accesses(&second), accesses(&first), "what is no secret is read all the same");
 
-    // Whoever has the key looks twice.
+    // Whoever has the key looks twice. A daemon that runs there is in nobody's way.
+    let _first_daemon = serving(&first);
     assert_eq!(accesses(&first), [("eu-2".into(), "asking".into())]);
     let other = print.replace(|digit: char| digit.is_ascii_hexdigit(), "0");
     refuses(&first, &["host", "admit", "eu-2", "--fingerprint", &other], 65, &[&print, "nothing was done"]);
