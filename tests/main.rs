@@ -22,6 +22,7 @@ mod first_hour;
 mod fleet;
 mod harness;
 mod home;
+mod host_keys;
 mod hostile;
 mod isolation;
 mod languages;

@@ -13,6 +13,7 @@ pub mod copies;
 pub mod external;
 pub mod firefox;
 pub mod glance;
+pub mod host_keys;
 pub mod hosts;
 #[cfg(test)]
 #[path = "in_memory_tests.rs"]
