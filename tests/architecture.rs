@@ -25,6 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             // When an external worker counts as silent.
             "external",
+            "fleet",
             "formats",
             // How hosts are let in, and opening what they may.
             "keys",
@@ -105,6 +106,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "db",
             "egress",
+            "fleet",
             "keys",
             "limits",
             // How it is, for systemd.
@@ -136,6 +138,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "egress",
             // Which workers are silent.
             "external",
+            "fleet",
             "hook",
             "limits",
             "registry",
@@ -175,6 +178,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "rotation",
         &[
             // The operator's rules for a service.
+            "clock",
             "config",
             "crash",
             "credential",
@@ -186,6 +190,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "protocol",
             "provider",
             "quiet",
+            "rate",
             "registry",
             "report",
             "sealing",
@@ -222,7 +227,16 @@ const EDGES: &[(&str, &[&str])] = &[
     ("supervisor", &["credential", "limits", "protocol", "provider", "worker"]),
     ("worker", &["limits", "protocol", "provider"]),
     ("egress", &["credential", "limits", "meter", "protocol", "provider"]),
-    ("db", &["crash", "credential", "external", "limits", "provider", "report", "token"]),
+    // Where everything is kept, and what a host says of itself, in the words of the configuration; and
+    // the operator's rate of a service, which holds over all hosts.
+    (
+        "db",
+        &["clock", "config", "crash", "credential", "external", "limits", "provider", "rate", "report", "token"],
+    ),
+    // What one host is among those that share its store.
+    ("fleet", &["clock", "config", "credential", "db", "limits", "registry", "rotation"]),
+    ("clock", &[]),
+    ("rate", &["credential"]),
     ("sealing", &["credential", "db", "vault"]),
     // From a home to its master key, by way of the store where hosts share one.
     ("keys", &["config", "crash", "credential", "db", "report", "vault"]),
@@ -244,7 +258,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("external", &["credential"]),
     ("token", &["credential"]),
     // Where a cookie goes follows from what a provider says of it.
-    ("credential", &["provider"]),
+    ("credential", &["clock", "provider"]),
     ("catalogue", &["provider"]),
     // The operator's collector.
     ("telemetry", &["config", "credential", "limits"]),

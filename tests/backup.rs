@@ -360,7 +360,7 @@ fn downgrade(path: &Path) {
     let now = objects(&db);
     let old = rusqlite::Connection::open_in_memory().expect("memory");
     for number in 1..=6 {
-        let folder = fs::read_dir(source("migrations")).expect("the migrations");
+        let folder = fs::read_dir(source("migrations/sqlite")).expect("the migrations");
         let file = folder
             .map(|entry| entry.expect("an entry").path())
             .find(|path| {

@@ -315,7 +315,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn size(home: &Home) -> u64 {
-    Reader::open(&home.database()).expect("a database").size().expect("a size").0
+    Reader::open(home.database()).expect("a database").size().expect("a size").0
 }
 
 fn fast(home: &Home) -> Connection {
@@ -504,7 +504,7 @@ struct Reports {
 impl Reports {
     fn of(home: &Home) -> Self {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Self { db: Connection::open_with_flags(home.database(), flags).expect("the database") }
+        Self { db: Connection::open_with_flags(home.database_file(), flags).expect("the database") }
     }
 
     fn last(&self) -> i64 {
@@ -671,7 +671,7 @@ async fn point(folder: &Path, prepared: &Path, services: &[Service], credentials
 /// The scheduler's question while nothing is due, over all services.
 async fn claim_of_nothing(home: &Home, services: &[Service]) -> f64 {
     let lock = HomeLock::acquire(&home.lock()).expect("the lock");
-    let (writer, thread) = Writer::start(&home.database(), lock).expect("a database");
+    let (writer, thread) = Writer::start(home.database(), lock).expect("a database");
     let mut took = Vec::new();
     for _ in 0..201 {
         let claim = ClaimDue {

@@ -204,7 +204,7 @@ async fn many_services(summary: &mut Summary, service: SocketAddr) {
         // Busy, where it is doing so already.
         let _ = control::ask(&home.socket(), &run).await.expect("an answer");
     }
-    let reader = Reader::open(&home.database()).expect("a reader");
+    let reader = Reader::open(home.database()).expect("a reader");
     let began = Instant::now();
     while reader.failing(None, 1).expect("failures").1 > 0
         || (0..SERVICES)
@@ -228,7 +228,7 @@ async fn many_services(summary: &mut Summary, service: SocketAddr) {
     let all = daemon.processes(SERVICES).await;
     // What a start brings is over.
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let reader = Reader::open(&home.database()).expect("a reader");
+    let reader = Reader::open(home.database()).expect("a reader");
     let reports = reader.last_report_id().expect("an id");
     let sum = |of: fn(u32) -> f64| all.iter().map(|&pid| of(pid)).sum::<f64>();
     let (before, ticks, of_host) = (sum(processor_time), sum(processor_ticks), processor_time(all[0]));

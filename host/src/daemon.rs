@@ -174,10 +174,10 @@ pub fn make_home(home: &Home) -> Result<(), OpenError> {
         )));
     }
     let lock = HomeLock::acquire(&home.lock())?;
-    let (writer, thread) = Writer::start(&home.database(), lock)?;
+    let (writer, thread) = Writer::start(home.database(), lock)?;
     drop(writer);
     thread.join();
-    let sealed = Reader::open(&home.database())?.counts()?.credentials;
+    let sealed = Reader::open(home.database())?.counts()?.credentials;
     if sealed > 0 {
         return Err(OpenError::NotNew(format!(
             "the database holds {sealed} credential{} sealed with a master key that isn't at {}; hint: put the backup of it back",
@@ -249,7 +249,7 @@ impl Host {
         keys::prepare(&home)?;
         let keys::Opened { vault, host_id } = keys::open(&home)?;
         let vault = Arc::new(vault);
-        let (writer, thread) = Writer::start(&home.database(), lock)?;
+        let (writer, thread) = Writer::start(home.database(), lock)?;
         let own_id = fleet::host_id(home.root(), host_id.as_deref())
             .map_err(|source| OpenError::Io { what: "host-id can't be read or made", source })?;
         let marker = writer.remember(MARKER, vault.marker()?).await?;
@@ -294,7 +294,7 @@ impl Host {
             config.services.clone(),
         );
         registry.rescan().await?;
-        for service in Reader::open(&home.database())?.paused_services()? {
+        for service in Reader::open(home.database())?.paused_services()? {
             rotation.set_paused(&service, true);
         }
         let http = OnceLock::new();
@@ -353,7 +353,7 @@ impl Host {
     }
 
     pub fn reader(&self) -> Result<Reader, DbError> {
-        Reader::open(&self.home.database())
+        Reader::open(self.home.database())
     }
 
     /// Carries out one operation. The same for the control socket and for a command that works

@@ -97,7 +97,7 @@ pub async fn open_with(folder: &Path, config: Config) -> Host {
     home.make_folders().expect("folders");
     if !home.exists() {
         let lock = keywheel::db::HomeLock::acquire(&home.lock()).expect("the lock");
-        let (writer, thread) = keywheel::db::Writer::start(&home.database(), lock).expect("a database");
+        let (writer, thread) = keywheel::db::Writer::start(home.database(), lock).expect("a database");
         drop(writer);
         thread.join();
         keywheel::vault::Vault::create(&home.master_key()).expect("a key");

@@ -159,7 +159,7 @@ fn copy_database(
     tell: &mut dyn FnMut(Copied),
 ) -> Result<(Millis, Holds), BackupError> {
     let made_at = now();
-    Reader::open(&home.database())?.copy_to(copy, tell)?;
+    Reader::open(home.database())?.copy_to(copy, tell)?;
     Ok((made_at, copies::look_through(copy, false)?))
 }
 

@@ -112,7 +112,7 @@ struct Listed {
 fn list(home: &Home, output: Output) -> Result<(), Failure> {
     home.require()?;
     let config = Config::load(home)?;
-    let reader = Reader::open(&home.database())?;
+    let reader = Reader::open(home.database())?;
     let (mut open, mut resolved): (Vec<_>, Vec<_>) =
         reader.alert_states()?.into_iter().partition(AlertState::is_open);
     open.sort_by_key(|state| (std::cmp::Reverse(state.severity), state.since));

@@ -132,7 +132,7 @@ async fn create(home: &Home, new: Create, output: Output) -> Result<(), Failure>
 
 fn list(home: &Home, output: Output) -> Result<(), Failure> {
     home.require()?;
-    let rows = Reader::open(&home.database())?.api_tokens()?;
+    let rows = Reader::open(home.database())?.api_tokens()?;
     let now = now();
     let states: Vec<_> =
         rows.into_iter().map(|row| (TokenState::of(row.expires_at, row.revoked_at, now), row)).collect();
@@ -174,7 +174,7 @@ fn history(home: &Home, token: Option<&str>, limit: u32, output: Output) -> Resu
     if let Some(token) = token {
         check_id(token)?;
     }
-    let reader = Reader::open(&home.database())?;
+    let reader = Reader::open(home.database())?;
     let rows = reader.api_history(token, limit)?;
     output.table(
         &rows,

@@ -87,7 +87,7 @@ pub async fn acknowledge(
 
 fn list(home: &Home, id: &str, output: Output) -> Result<(), Failure> {
     let current = find(home, id)?.current_generation;
-    let rows = Reader::open(&home.database())?.consumers(id)?;
+    let rows = Reader::open(home.database())?.consumers(id)?;
     output.table(
         &rows,
         &["consumer", "waited for", "acknowledged", "when", ""],

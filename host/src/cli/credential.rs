@@ -498,7 +498,7 @@ fn read_text(from: impl Read, name: &str) -> Result<String, Failure> {
 
 fn list(home: &Home, service: Option<&str>, output: Output) -> Result<(), Failure> {
     home.require()?;
-    let rows = Reader::open(&home.database())?.credentials(service)?;
+    let rows = Reader::open(home.database())?.credentials(service)?;
     let empty = match service {
         Some(name) => format!("no credentials of `{name}`{}", suggest::unless_known(home, name)),
         None => "no credentials; hint: `keywheel credential add --help`".into(),
@@ -509,7 +509,7 @@ fn list(home: &Home, service: Option<&str>, output: Output) -> Result<(), Failur
 
 fn failing(home: &Home, service: Option<&str>, limit: u32, output: Output) -> Result<(), Failure> {
     home.require()?;
-    let (rows, all) = Reader::open(&home.database())?.failing(service, limit)?;
+    let (rows, all) = Reader::open(home.database())?.failing(service, limit)?;
     table(&rows, "nothing fails", output);
     if all > rows.len() as u64 {
         output.say(&format!("{} of {all} that fail; --limit shows more", rows.len()));
@@ -629,7 +629,7 @@ fn export(
 pub fn jar_in_force(home: &Home, id: &str) -> Result<Jar, Failure> {
     refuse_external(&find(home, id)?)?;
     let vault = keys::open(home)?.vault;
-    let sealed = Reader::open(&home.database())?
+    let sealed = Reader::open(home.database())?
         .sealed_generation(id)?
         .ok_or_else(|| Failure::NotFound(format!("`{id}` has no secrets")))?;
     Ok(open_jar(&vault, id, &sealed)?)
@@ -637,7 +637,7 @@ pub fn jar_in_force(home: &Home, id: &str) -> Result<Jar, Failure> {
 
 pub fn find(home: &Home, id: &str) -> Result<CredentialRow, Failure> {
     home.require()?;
-    Reader::open(&home.database())?.credential(id)?.ok_or_else(|| no_credential(home, id))
+    Reader::open(home.database())?.credential(id)?.ok_or_else(|| no_credential(home, id))
 }
 
 /// With the id that was probably meant.
@@ -656,7 +656,7 @@ pub fn refuse_external(row: &CredentialRow) -> Result<(), Failure> {
 }
 
 pub fn manifest_of(home: &Home, service: &str) -> Result<Manifest, Failure> {
-    let row = Reader::open(&home.database())?.provider(service)?;
+    let row = Reader::open(home.database())?.provider(service)?;
     row.map(|row| row.manifest).ok_or_else(|| {
         let next = catalogue::next_step(service);
         // One that comes along was hardly a slip for another.

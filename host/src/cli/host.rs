@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::output::{Output, coloured, relative};
 use crate::config::Home;
-use crate::config::store::{Store, StoreConfig};
-use crate::credential::Millis;
+use crate::config::store::StoreConfig;
+use crate::credential::{Millis, now};
 use crate::db::host_keys::{Access, Ended, HostKeyError, HostKeyRow};
+use crate::db::hosts::HostRow;
 use crate::db::queries::Reader;
 use crate::keys::{self, Joining, KeyError};
 use crate::report::iso8601;
@@ -37,7 +38,7 @@ pub enum Command {
         #[arg(long, value_name = "FINGERPRINT")]
         fingerprint: Option<String>,
     },
-    /// Every host that has asked, and whether it may open the secrets
+    /// Every host: whether it runs, what it has in flight, and whether it may open the secrets
     #[command(after_help = "Examples:\n  keywheel host list --json")]
     List,
     /// Take a host's access away, or refuse one that asks
@@ -150,36 +151,53 @@ fn admit(home: &Home, name: &str, said: Option<&str>, output: Output) -> Result<
 
 fn list(home: &Home, output: Output) -> Result<(), Failure> {
     home.require()?;
-    let rows = Reader::open(home.database())?.host_keys()?;
+    let reader = Reader::open(home.database())?;
+    let (lives, keys) = (reader.hosts(now())?, reader.host_keys()?);
+    // One that has asked and never ran, one that runs with the master key itself, and both in one.
+    let asked = keys.iter().filter(|key| !lives.iter().any(|host| host.host_id == key.host_id));
+    let mut rows: Vec<(Option<&HostRow>, Option<&HostKeyRow>)> = lives
+        .iter()
+        .map(|host| (Some(host), keys.iter().find(|key| key.host_id == host.host_id)))
+        .chain(asked.map(|key| (None, Some(key))))
+        .collect();
+    rows.sort_by_key(|(host, key)| host.map(|host| &host.name).or(key.map(|key| &key.name)));
     if output.json {
-        let objects: Vec<Value> = rows.iter().map(object).collect();
+        let objects: Vec<Value> = rows.iter().map(|(host, key)| both(*host, *key)).collect();
         output.json_line(&objects, true);
         return Ok(());
     }
     if rows.is_empty() {
-        output.say(match home.database() {
-            Store::Server(_) => "no host has asked; those with the master key in their home needn't",
-            Store::File(_) => {
-                "this home keeps everything in a file of its own, and no other host shares that"
-            }
-        });
+        output.say("no host has ever run here; hint: keywheel serve");
         return Ok(());
     }
-    let cells = |row: &HostKeyRow| {
+    let cells = |(host, key): &(Option<&HostRow>, Option<&HostKeyRow>)| {
+        let labels = host.iter().flat_map(|host| &host.labels).map(|(label, value)| format!("{label}={value}"));
         vec![
-            Cell::new(&row.name),
-            coloured(row.access().as_str()),
-            Cell::new(fingerprint(&row.public_key)),
-            Cell::new(relative(Some(row.asked_at))),
-            Cell::new(relative(row.admitted_at)),
-            Cell::new(relative(row.revoked_at)),
+            Cell::new(host.map(|host| host.name.as_str()).or(key.map(|key| key.name.as_str())).unwrap_or_default()),
+            coloured(host.map_or("never ran", |host| host.state.as_str())),
+            coloured(key.map_or("master key", |key| key.access().as_str())),
+            Cell::new(host.map_or(0, |host| host.open_attempts)),
+            Cell::new(relative(host.map(|host| host.last_seen_at))),
+            Cell::new(host.map(|host| host.duties.join(", ")).unwrap_or_default()),
+            Cell::new(labels.collect::<Vec<_>>().join(", ")),
+            Cell::new(key.map(|key| fingerprint(&key.public_key)).unwrap_or_default()),
         ]
     };
     output.rows(
-        &["host", "access", "fingerprint", "asked", "admitted", "revoked"],
+        &["host", "state", "access", "attempts", "seen", "duties", "labels", "fingerprint"],
         rows.iter().map(cells).collect(),
     );
     Ok(())
+}
+
+/// What a host said of itself, and what it may open.
+fn both(host: Option<&HostRow>, key: Option<&HostKeyRow>) -> Value {
+    let mut all = key.map_or_else(|| json!({ "access": "master key" }), object);
+    let said = host.map(|host| json!(host));
+    if let (Some(all), Some(Value::Object(said))) = (all.as_object_mut(), said) {
+        all.extend(said);
+    }
+    all
 }
 
 fn revoke(home: &Home, name: &str, output: Output) -> Result<(), Failure> {

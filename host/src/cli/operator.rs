@@ -25,7 +25,7 @@ use crate::rotation::plan::{Preview, risk_of_restoring};
 
 pub fn show(home: &Home, id: &str, output: Output) -> Result<(), Failure> {
     let row = find(home, id)?;
-    let generations = Reader::open(&home.database())?.generations(id)?;
+    let generations = Reader::open(home.database())?.generations(id)?;
     if output.json {
         output.json_line(&json!({ "credential": row, "generations": generations }), true);
         return Ok(());
@@ -106,7 +106,7 @@ pub fn history(
     output: Output,
 ) -> Result<(), Failure> {
     home.require()?;
-    let reader = Reader::open(&home.database())?;
+    let reader = Reader::open(home.database())?;
     let filter = ReportFilter {
         credential_id: Some(id.to_owned()),
         before_id: before,
@@ -181,7 +181,7 @@ pub async fn roll_back(
 ) -> Result<(), Failure> {
     let row = find(home, id)?;
     refuse_external(&row)?;
-    let generations = Reader::open(&home.database())?.generations(id)?;
+    let generations = Reader::open(home.database())?.generations(id)?;
     let chosen = restorable(id, &generations, to)?;
     let class = class_of(home, &row);
     let origin = generations.iter().find(|row| row.generation == chosen).map(origin).unwrap_or_default();

@@ -303,7 +303,7 @@ pub fn no_catalogue(error: CatalogueError) -> Failure {
 fn available(home: &Home, output: Output) -> Result<(), Failure> {
     let entries = catalogue::entries().map_err(no_catalogue)?;
     let installed: Vec<String> = match home.database().exists() {
-        true => Reader::open(&home.database())?.providers()?.into_iter().map(|row| row.service).collect(),
+        true => Reader::open(home.database())?.providers()?.into_iter().map(|row| row.service).collect(),
         false => Vec::new(),
     };
     output.table(
@@ -332,7 +332,7 @@ async fn show(home: &Home, service: &str, output: Output) -> Result<(), Failure>
         return Err(Failure::NotFound(why));
     }
     let in_use = files.iter().find_map(|file| file.in_use.as_ref());
-    let row = Reader::open(&home.database())?.provider(service)?;
+    let row = Reader::open(home.database())?.provider(service)?;
     let paused = row.as_ref().is_some_and(|row| row.paused);
     let every = row.as_ref().and_then(|row| row.operator_validate_interval_seconds);
     let shown = json!({
@@ -501,7 +501,7 @@ async fn trust(home: &Home, key: &str, name: Option<String>, output: Output) -> 
 fn keys(home: &Home, output: Output) -> Result<(), Failure> {
     home.require()?;
     output.table(
-        &Reader::open(&home.database())?.trusted_keys()?,
+        &Reader::open(home.database())?.trusted_keys()?,
         &["key", "name", "trusted", "public key"],
         |key| {
             vec![
@@ -519,7 +519,7 @@ fn keys(home: &Home, output: Output) -> Result<(), Failure> {
 fn history(home: &Home, service: Option<&str>, limit: u32, output: Output) -> Result<(), Failure> {
     home.require()?;
     output.table(
-        &Reader::open(&home.database())?.audit(service, limit)?,
+        &Reader::open(home.database())?.audit(service, limit)?,
         &[
             Column::kept("when"),
             Column::ranked("by", 4),

@@ -57,7 +57,7 @@ pub async fn run(home: &Home, order: Prune, output: Output) -> Result<(), Failur
         None => home.archive(&config),
     };
     if order.dry_run {
-        let found = survey(&Reader::open(&home.database())?, &rules)?;
+        let found = survey(&Reader::open(home.database())?, &rules)?;
         output.value(&json!({ "dryRun": true, "would": found }), || {
             format!(
                 "{}{}",
@@ -69,7 +69,7 @@ pub async fn run(home: &Home, order: Prune, output: Output) -> Result<(), Failur
     }
     // Counting them takes as long as a step of it, so only for somebody who looks.
     let total = match std::io::stderr().is_terminal() && !output.json {
-        true => survey(&Reader::open(&home.database())?, &rules)?.reports,
+        true => survey(&Reader::open(home.database())?, &rules)?.reports,
         false => 0,
     };
     let bar = Progress::counted(total, "reports");

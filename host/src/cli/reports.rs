@@ -99,7 +99,7 @@ pub async fn run(home: &Home, command: Command, output: Output) -> Result<(), Fa
     if let Command::Prune(order) = command {
         return super::prune::run(home, order, output).await;
     }
-    let reader = Reader::open(&home.database())?;
+    let reader = Reader::open(home.database())?;
     match command {
         Command::Prune(_) => Ok(()),
         Command::List { filter, before } => {

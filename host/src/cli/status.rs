@@ -16,6 +16,7 @@ use crate::config::Home;
 use crate::control::{self, HttpStatus, Operation, Outcome};
 use crate::credential::now;
 use crate::db::glance::{Glance, ServiceRow};
+use crate::db::hosts::HostRow;
 use crate::db::queries::{Counts, ExternalWorkerRow, Reader};
 use crate::registry::PluginStatus;
 use crate::rotation::late;
@@ -48,6 +49,8 @@ struct Status {
     workers: Vec<WorkerStatus>,
     plugins: Vec<PluginStatus>,
     external_workers: Vec<ExternalWorkerRow>,
+    /// That share the store, this one among them.
+    hosts: Vec<HostRow>,
     http: Option<HttpStatus>,
 }
 
@@ -66,7 +69,7 @@ struct Said {
 pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
     home.require()?;
     let now = now();
-    let reader = Reader::open(&home.database())?;
+    let reader = Reader::open(home.database())?;
     let glance = reader.glance(now, now + ENDS_SOON)?;
     let (daemon, mut said) = ask(home).await?;
     if daemon == Daemon::None {
@@ -74,6 +77,7 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
     }
     let providers = if glance.ending.is_empty() { Vec::new() } else { reader.providers()? };
     let external_workers = reader.external_workers(now)?;
+    let hosts = reader.hosts(now)?;
     let sinks = reader.sink_states()?;
     let undelivered = reader.undelivered(UNDELIVERED)?;
     let (needs, more_needs) = needs::of(&Found {
@@ -107,6 +111,7 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         workers: said.workers,
         plugins: said.plugins,
         external_workers,
+        hosts,
         http: said.http,
     };
     if output.json {

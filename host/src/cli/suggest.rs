@@ -27,19 +27,19 @@ pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Str
 
 /// For a credential's id. What can't be read suggests nothing: the error is another one.
 pub fn credential(home: &Home, typed: &str) -> String {
-    let names = Reader::open(&home.database()).ok().and_then(|reader| reader.ids_like(typed, COMPARED).ok());
+    let names = Reader::open(home.database()).ok().and_then(|reader| reader.ids_like(typed, COMPARED).ok());
     nearest(typed, names.unwrap_or_default().iter().map(String::as_str))
 }
 
 /// For a service that is here: one with a provider or with credentials.
 pub fn service(home: &Home, typed: &str) -> String {
-    let names = Reader::open(&home.database()).ok().and_then(|reader| reader.service_names().ok());
+    let names = Reader::open(home.database()).ok().and_then(|reader| reader.service_names().ok());
     nearest(typed, names.unwrap_or_default().iter().map(String::as_str))
 }
 
 /// The same, and nothing where the service is here.
 pub fn unless_known(home: &Home, typed: &str) -> String {
-    let names = Reader::open(&home.database()).ok().and_then(|reader| reader.service_names().ok());
+    let names = Reader::open(home.database()).ok().and_then(|reader| reader.service_names().ok());
     let names = names.unwrap_or_default();
     if names.iter().any(|name| name == typed) {
         String::new()
@@ -56,7 +56,7 @@ pub fn with_service(home: &Home, typed: &str, failure: Failure) -> Failure {
 /// The same for want of a credential.
 pub fn with_credential(home: &Home, typed: &str, failure: Failure) -> Failure {
     let known = || {
-        Reader::open(&home.database())
+        Reader::open(home.database())
             .is_ok_and(|reader| reader.credential(typed).is_ok_and(|row| row.is_some()))
     };
     // It may be there, and what is missing be its plugin.

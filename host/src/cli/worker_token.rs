@@ -85,7 +85,7 @@ async fn create(
 
 fn list(home: &Home, output: Output) -> Result<(), Failure> {
     home.require()?;
-    let rows = Reader::open(&home.database())?.worker_tokens()?;
+    let rows = Reader::open(home.database())?.worker_tokens()?;
     let now = now();
     let states: Vec<_> =
         rows.into_iter().map(|row| (TokenState::of(row.expires_at, row.revoked_at, now), row)).collect();

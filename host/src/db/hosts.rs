@@ -57,10 +57,36 @@ pub struct HostRow {
     /// As it said last, and as the journal has it.
     pub in_flight: u32,
     pub at_most: u32,
+    pub state: HostState,
     pub open_attempts: u32,
     /// Those of them whose lease has run out: another host takes them over.
     pub lapsed: u32,
     pub duties: Vec<String>,
+}
+
+/// A host that has said nothing for this long is lost: four of its words, and a third of a lease.
+pub const LOST_AFTER: Millis = 20_000;
+
+/// How a host is, by what the store knows of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostState {
+    Running,
+    /// It says nothing, and did not say that it ends.
+    Lost,
+    Stopped,
+}
+
+impl HostState {
+    pub const ALL: [Self; 3] = [Self::Running, Self::Lost, Self::Stopped];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Lost => "lost",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 impl Writer {
@@ -155,15 +181,22 @@ impl Reader {
              FROM hosts ORDER BY name",
             [],
             |row| {
+                let (last_seen_at, stopped_at) = (read_millis(row, 6)?, read_optional_millis(row, 7)?);
+                let state = match stopped_at {
+                    Some(_) => HostState::Stopped,
+                    None if last_seen_at + LOST_AFTER < now => HostState::Lost,
+                    None => HostState::Running,
+                };
                 Ok(HostRow {
+                    state,
                     host_id: row.get(0)?,
                     name: row.get(1)?,
                     labels: read_json(row, 2)?,
                     version: row.get(3)?,
                     first_at: read_millis(row, 4)?,
                     started_at: read_millis(row, 5)?,
-                    last_seen_at: read_millis(row, 6)?,
-                    stopped_at: read_optional_millis(row, 7)?,
+                    last_seen_at,
+                    stopped_at,
                     in_flight: row.get(8)?,
                     at_most: row.get(9)?,
                     open_attempts: 0,
@@ -218,5 +251,8 @@ mod tests {
         let seen: Vec<_> = hosts.iter().map(|host| (host.name.as_str(), host.duties.len())).collect();
         assert_eq!(seen, [("box", 0), ("box-bbbb", 2)], "machines that are called alike are told apart");
         assert_eq!(hosts[0].labels["region"], "eu");
+        assert_eq!(hosts[0].state, HostState::Running);
+        let later = scratch.reader().hosts(AT + 35_002 + LOST_AFTER).unwrap();
+        assert_eq!(later[0].state, HostState::Lost, "whoever says nothing is lost");
     }
 }

@@ -343,7 +343,7 @@ impl Registry {
     }
 
     fn reader(&self) -> Result<Reader, RegistryError> {
-        Ok(Reader::open(&self.home.database())?)
+        Ok(Reader::open(self.home.database())?)
     }
 
     fn known(&self) -> Result<Known, RegistryError> {

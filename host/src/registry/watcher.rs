@@ -72,7 +72,7 @@ mod tests {
         let home = Home::locate(Some(folder.path().join("home")))?;
         home.make_folders()?;
         Vault::create(&home.master_key())?;
-        let (writer, thread) = Writer::start(&home.database(), HomeLock::acquire(&home.lock())?)?;
+        let (writer, thread) = Writer::start(home.database(), HomeLock::acquire(&home.lock())?)?;
         let registry = Registry::new(
             &home,
             // Nothing is started: a file of this size is refused unread.

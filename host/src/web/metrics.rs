@@ -28,6 +28,7 @@ use crate::config::metrics::{Access, Metrics as Options};
 use crate::control::{Counted, Operation, Outcome, Vitals};
 use crate::credential::{Millis, now};
 use crate::db::census::{CredentialCensus, STATES, ServiceCensus};
+use crate::db::hosts::{HostRow, HostState};
 use crate::db::queries::{ReadError, Reader};
 use crate::db::writer::Progress;
 use crate::limits;
@@ -183,13 +184,14 @@ async fn scrape(shared: &Arc<Shared>) -> Result<String, Refused> {
     let census = scraped.census().await?;
     let names: Vec<String> = census.services.iter().map(|service| service.service.clone()).collect();
     let pids: Vec<_> = vitals.workers.iter().map(|worker| worker.pid).collect();
-    let (dues, size, external, memory, process) = scraped
+    let (dues, size, external, hosts, memory, process) = scraped
         .read(move |reader| {
             let dues = names.iter().map(|name| reader.first_due(name)).collect::<Result<Vec<_>, _>>()?;
             let external = reader.external_workers(now())?;
             let external = external.into_iter().map(|worker| (worker.service, worker.presence.as_str()));
             let memory: Vec<_> = pids.into_iter().map(|pid| pid.and_then(resident)).collect();
-            Ok((dues, reader.size()?, count(external), memory, Process::look()))
+            let hosts = reader.hosts(now())?;
+            Ok((dues, reader.size()?, count(external), hosts, memory, Process::look()))
         })
         .await?;
     let page = Page {
@@ -200,6 +202,7 @@ async fn scrape(shared: &Arc<Shared>) -> Result<String, Refused> {
         dues,
         size,
         external,
+        hosts,
         process,
         counts: scraped.meter.services(),
         progress: shared.writer.progress().borrow().clone(),
@@ -314,6 +317,7 @@ struct Page {
     dues: Vec<Option<Millis>>,
     size: (u64, u64),
     external: BTreeMap<(String, &'static str), u64>,
+    hosts: Vec<HostRow>,
     process: Process,
     counts: Vec<(String, Arc<OfService>)>,
     progress: Progress,
@@ -641,6 +645,27 @@ impl Page {
             Some(&Unit::Bytes),
             "Memory of the worker process",
             memory,
+        )?;
+        let states = count(self.hosts.iter().map(|host| host.state));
+        let hosts = HostState::ALL.map(|state| {
+            (vec![("state", state.as_str().to_owned())], states.get(&state).copied().unwrap_or(0) as f64)
+        });
+        sheet.gauge("keywheel_hosts", None, "Hosts that share the store, by how they are", hosts)?;
+        let open = |count: fn(&HostRow) -> u32| {
+            let of = move |host: &HostRow| (vec![("host", host.name.clone())], f64::from(count(host)));
+            self.hosts.iter().filter(|host| host.state != HostState::Stopped).map(of)
+        };
+        sheet.gauge(
+            "keywheel_host_open_attempts",
+            None,
+            "Attempts that a host has open, by the journal",
+            open(|host| host.open_attempts),
+        )?;
+        sheet.gauge(
+            "keywheel_host_lapsed_attempts",
+            None,
+            "Of these, attempts whose lease has run out, which another host takes over",
+            open(|host| host.lapsed),
         )?;
         let external = self.external.iter();
         let external =

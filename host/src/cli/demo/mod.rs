@@ -229,7 +229,7 @@ impl Demo {
     async fn opening(&mut self) -> Held<()> {
         self.begin("a home of its own");
         crate::daemon::make_home(&self.home).map_err(|error| super::with_causes(&error))?;
-        self.reader = Some(Reader::open(&self.home.database()).map_err(|error| error.to_string())?);
+        self.reader = Some(Reader::open(self.home.database()).map_err(|error| error.to_string())?);
         self.held(self.home.root().display().to_string());
 
         self.begin("the daemon starts");

@@ -359,7 +359,7 @@ pub fn what_follows(
     daemon: bool,
     fresh: bool,
 ) -> Result<Vec<String>, Failure> {
-    let provider = Reader::open(&home.database())?.provider(&row.service)?;
+    let provider = Reader::open(home.database())?.provider(&row.service)?;
     let id = &row.credential_id;
     let mut lines = Vec::new();
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<11} {text}"));

@@ -14,6 +14,7 @@ use super::words::count;
 use super::{Asked, NoPage, Shown, said};
 use crate::control::{Operation, Outcome};
 use crate::credential::{Millis, now};
+use crate::db::hosts::{HostRow, HostState};
 use crate::db::queries::ExternalWorkerRow;
 use crate::external::Presence;
 use crate::supervisor::WorkerStatus;
@@ -27,7 +28,8 @@ pub async fn show(
     Query(asked): Asked,
 ) -> Shown {
     let at = now();
-    let external = shared.pages.read(move |reader| reader.external_workers(at)).await?;
+    let (external, hosts) =
+        shared.pages.read(move |reader| Ok((reader.external_workers(at)?, reader.hosts(at)?))).await?;
     let (workers, in_flight) = match (shared.command)(Operation::Status).await {
         Ok(Outcome::Status { workers, in_flight, .. }) => (workers, in_flight),
         Ok(_) => Default::default(),
@@ -44,6 +46,8 @@ pub async fn show(
             @if workers.is_empty() { div.empty { p { "No plugin is active." } } }
             div.grid { @for worker in &workers { (card(worker)) } }
             @if !external.is_empty() { (external_workers(&external, at)) }
+            // Of one alone everything is on these pages anyway.
+            @if hosts.len() > 1 { (of_hosts(&hosts, at)) }
         }
     };
     Ok(Page {
@@ -109,6 +113,44 @@ fn resident(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().trim_end_matches("kB").trim().parse().ok()
+}
+
+fn of_hosts(hosts: &[HostRow], now: Millis) -> Markup {
+    html! {
+        section aria-labelledby="hosts-title" {
+            h2 #hosts-title { "Hosts" }
+            table.plain.stacked {
+                caption.unseen { "Hosts that share the store" }
+                thead { tr {
+                    th scope="col" { "Host" } th scope="col" { "State" } th scope="col" { "Last heard of" }
+                    th scope="col" { "Attempts" } th scope="col" { "Duties" } th scope="col" { "Version" }
+                } }
+                tbody {
+                    @for host in hosts {
+                        @let class = match host.state {
+                            HostState::Running => "sound",
+                            HostState::Lost => "failing",
+                            HostState::Stopped => "paused",
+                        };
+                        tr {
+                            th scope="row" {
+                                bdi { (host.name) }
+                                @for (label, value) in &host.labels { span.under { (label) "=" (value) } }
+                            }
+                            td data-name="State" { span class={ "badge " (class) } { (host.state.as_str()) } }
+                            td data-name="Last heard of" { (time(host.last_seen_at, now)) }
+                            td data-name="Attempts" {
+                                (host.open_attempts)
+                                @if host.lapsed > 0 { span.under { (host.lapsed) " past their lease" } }
+                            }
+                            td data-name="Duties" { (host.duties.join(", ")) }
+                            td data-name="Version" { (host.version) }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn external_workers(of: &[ExternalWorkerRow], now: Millis) -> Markup {
