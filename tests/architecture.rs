@@ -231,7 +231,18 @@ const EDGES: &[(&str, &[&str])] = &[
     // the operator's rate of a service, which holds over all hosts.
     (
         "db",
-        &["clock", "config", "crash", "credential", "external", "limits", "provider", "rate", "report", "token"],
+        &[
+            "clock",
+            "config",
+            "crash",
+            "credential",
+            "external",
+            "limits",
+            "provider",
+            "rate",
+            "report",
+            "token",
+        ],
     ),
     // What one host is among those that share its store.
     ("fleet", &["clock", "config", "credential", "db", "limits", "registry", "rotation"]),

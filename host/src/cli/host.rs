@@ -171,9 +171,12 @@ fn list(home: &Home, output: Output) -> Result<(), Failure> {
         return Ok(());
     }
     let cells = |(host, key): &(Option<&HostRow>, Option<&HostKeyRow>)| {
-        let labels = host.iter().flat_map(|host| &host.labels).map(|(label, value)| format!("{label}={value}"));
+        let labels =
+            host.iter().flat_map(|host| &host.labels).map(|(label, value)| format!("{label}={value}"));
         vec![
-            Cell::new(host.map(|host| host.name.as_str()).or(key.map(|key| key.name.as_str())).unwrap_or_default()),
+            Cell::new(
+                host.map(|host| host.name.as_str()).or(key.map(|key| key.name.as_str())).unwrap_or_default(),
+            ),
             coloured(host.map_or("never ran", |host| host.state.as_str())),
             coloured(key.map_or("master key", |key| key.access().as_str())),
             Cell::new(host.map_or(0, |host| host.open_attempts)),

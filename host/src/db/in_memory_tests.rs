@@ -1,15 +1,17 @@
-//! The writer's commands on a database in memory, one transaction each, for tests that drive
+//! The writer's commands on a database in memory, or on a server (`scratch`), one transaction each, for tests that drive
 //! many thousands of histories through the real schema and the real fencing.
 
 use super::copies::{self, Restored};
 use super::late::{self, Late, Rescued};
+use super::scratch::{Scratch, is_on_postgres};
 use super::sql::{Connection, Owned, Value};
 use super::writer::{Claim, ClaimDue, ClaimToken, Finish, NewCredential, WriteError, finish_row};
 use super::{SealedKey, commands, migrations};
 use crate::credential::Millis;
 use crate::provider::CommitClass;
 
-pub struct InMemory(Connection);
+/// The connection, and the store that lasts as long.
+pub struct InMemory(Connection, Option<Scratch>);
 
 /// What an attempt's writes can change, in the order in which rows refer to each other.
 const TABLES: [&str; 6] = [
@@ -35,28 +37,38 @@ pub struct Stored {
 
 impl Default for InMemory {
     fn default() -> Self {
+        if is_on_postgres() {
+            let scratch = Scratch::new();
+            return Self(scratch.connection(), Some(scratch));
+        }
         let db = rusqlite::Connection::open_in_memory().expect("memory");
         db.set_prepared_statement_cache_capacity(128);
         let db = Connection::Sqlite(db);
         migrations::run(&db, ":memory:", migrations::ALL).expect("the schema");
         db.execute_batch("PRAGMA foreign_keys = ON").expect("a pragma");
-        Self(db)
+        Self(db, None)
     }
 }
 
 impl InMemory {
     /// As new.
     pub fn clear(&self) {
+        let numbers = match &self.1 {
+            None => "DELETE FROM sqlite_sequence",
+            Some(_) => {
+                "ALTER TABLE credentials ALTER id RESTART; ALTER TABLE cookie_rotation_reports ALTER id RESTART"
+            }
+        };
         self.0
-            .execute_batch(
+            .execute_batch(&format!(
                 "DELETE FROM journal; DELETE FROM cookie_rotation_reports; DELETE FROM credentials;
-                 DELETE FROM audit; DELETE FROM sqlite_sequence;",
-            )
+                 DELETE FROM audit; {numbers};"
+            ))
             .expect("tables can be emptied");
     }
 
     fn transact<T>(&self, work: impl FnOnce(&Connection) -> Result<T, WriteError>) -> Result<T, WriteError> {
-        self.0.execute_batch("BEGIN IMMEDIATE")?;
+        self.0.execute_batch(if self.1.is_none() { "BEGIN IMMEDIATE" } else { "BEGIN" })?;
         let done = work(&self.0);
         self.0.execute_batch(if done.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
         done

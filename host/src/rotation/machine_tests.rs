@@ -16,6 +16,7 @@ use crate::credential::{Key, Secret};
 use crate::db::copies::Restored;
 use crate::db::in_memory::{InMemory, Rows};
 use crate::db::late::{Late, Rescued};
+use crate::db::scratch::is_on_postgres;
 use crate::db::writer::{Claim, ClaimDue, Finish, Gate, MonitorUpdate, NewCredential, WriteError};
 use crate::db::{SealedGeneration, SealedKey};
 use crate::egress::seen::{Answered, Last};
@@ -25,6 +26,13 @@ use crate::report::{Report, iso8601};
 
 /// Histories in each run of the tests.
 const HISTORIES: u32 = 12_000;
+
+/// A server takes as long for these.
+const HISTORIES_ON_SERVER: u32 = 400;
+
+fn histories() -> u32 {
+    if is_on_postgres() { HISTORIES_ON_SERVER } else { HISTORIES }
+}
 
 const LEASE: Millis = 60_000;
 /// How long an attempt goes on trying to store what was issued.
@@ -890,7 +898,7 @@ impl<'d> World<'d> {
 #[test]
 fn no_history_loses_spends_or_doubles_anything() {
     let db = InMemory::default();
-    let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: histories(), failure_persistence: None, ..Config::default() };
     let rescued = RefCell::new(BTreeSet::new());
     let outcome = TestRunner::new(config).run(&history(), |history| {
         let mut world = World::new(&db, history.clone());
@@ -974,7 +982,7 @@ fn what_a_dead_host_could_not_store_is_in_force_once_it_is_back_and_lost_without
 #[test]
 fn no_restored_backup_spends_a_secret_again() {
     let db = InMemory::default();
-    let config = Config { cases: HISTORIES / 8, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: histories() / 8, failure_persistence: None, ..Config::default() };
     let later = || prop::collection::vec(step(), 0..40);
     let outcome = TestRunner::new(config).run(&(history(), later(), later()), |(history, then, after)| {
         let mut world = World::new(&db, history.clone());
