@@ -28,6 +28,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "formats",
             "kit",
             "limits",
+            // Where everything is kept.
+            "moving",
             // That it is ready is said where the log says it.
             "notify_systemd",
             // `doctor` shows the layers of the sandbox as the processes tell them.
@@ -52,6 +54,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     // Copies of a home's database, sealed; the way back begins with the writer of the new home.
     ("backup", &["config", "credential", "db", "limits", "report", "vault"]),
+    // A home goes over to another store; its sinks are called otherwise there.
+    ("moving", &["config", "crash", "credential", "db", "fleet"]),
     // Runs a plugin as a daemon would, in a home that is gone afterwards.
     (
         "kit",
@@ -104,6 +108,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "db",
             "egress",
             "limits",
+            // A move that died is brought to its end first.
+            "moving",
             // How it is, for systemd.
             "notify_systemd",
             "protocol",

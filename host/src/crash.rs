@@ -39,6 +39,13 @@ pub const HOUSEKEEPING: &[&str] = &[
     "alert.sending",
     "alert.sent",
     "alert.marked",
+    "move.begun",
+    "move.copied",
+    "move.comparing",
+    "move.whole",
+    "move.retired",
+    "move.opened",
+    "move.named",
 ];
 
 /// Dies here if it was told to.

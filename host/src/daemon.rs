@@ -26,6 +26,7 @@ use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Between, Egress, EgressError, EgressOptions};
 use crate::fleet::{self, Fleet};
 use crate::limits;
+use crate::moving::{self, MovingError};
 use crate::notify_systemd::{self, Pulse};
 use crate::provider::KeySpec;
 use crate::quiet::Quiet;
@@ -84,6 +85,8 @@ pub enum OpenError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(transparent)]
+    Move(#[from] MovingError),
     #[error("{0}")]
     NotNew(String),
     #[error("http.listen is {listen}, which can't be had; hint: another program may have it")]
@@ -201,6 +204,15 @@ impl Host {
         home.require()?;
         home.make_folders()?;
         let lock = HomeLock::acquire(&home.lock())?;
+        // Whoever moved its store may have died before the last step.
+        let (home, config) = if moving::take_up(&home)? {
+            tracing::info!("a move to another store was brought to its end");
+            let home = home.looked_at_anew();
+            let config = Config::load(&home)?;
+            (home, config)
+        } else {
+            (home, config)
+        };
         let vault = Arc::new(open_vault(&home)?);
         let (writer, thread) = Writer::start(&home.database(), lock)?;
         let host_id = fleet::host_id(home.root())

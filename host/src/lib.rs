@@ -24,6 +24,7 @@ pub mod hook;
 pub mod kit;
 pub mod limits;
 pub mod meter;
+pub mod moving;
 pub mod notify_systemd;
 pub mod protocol;
 pub mod provider;

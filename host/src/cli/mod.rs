@@ -33,6 +33,7 @@ mod run;
 mod serve;
 mod sink;
 mod status;
+mod store;
 mod suggest;
 mod worker_token;
 
@@ -45,8 +46,10 @@ use crate::config::{ConfigError, Home};
 use crate::control::{Refusal, RefusalKind};
 use crate::daemon::OpenError;
 use crate::db::DbError;
+use crate::db::moving::MoveError;
 use crate::db::queries::ReadError;
 use crate::kit::KitError;
+use crate::moving::MovingError;
 use crate::vault::VaultError;
 use output::Output;
 
@@ -130,6 +133,9 @@ enum Command {
     /// Tokens for programs that read secrets over HTTP: create, list, revoke, history
     #[command(subcommand)]
     ApiToken(api_token::Command),
+    /// Where everything is kept, a file or a PostgreSQL server: show, migrate, reopen
+    #[command(subcommand)]
+    Store(store::Command),
     /// Copy the whole home, but for its master key, into one sealed file; the daemon may run
     #[command(
         after_help = "Examples:\n  keywheel backup /mnt/backups/monday.backup\n  keywheel backup /mnt/backups --keep 14"
@@ -174,6 +180,8 @@ enum Failure {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Db(#[from] DbError),
+    #[error(transparent)]
+    Moving(#[from] MovingError),
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -233,12 +241,14 @@ impl Failure {
             Self::BadInput(_) => 65,
             Self::Config(_) => 78,
             Self::Db(error) => db_code(error),
+            Self::Moving(error) => moving_code(error),
             Self::Vault(_) => 77,
             Self::Open(error) | Self::Kit(KitError::Open(error)) => match error {
                 OpenError::Config(_) => 78,
                 OpenError::Db(error) => db_code(error),
                 OpenError::Vault(_) => 77,
                 OpenError::Write(_) => 75,
+                OpenError::Move(error) => moving_code(error),
                 OpenError::NotNew(_) => 65,
                 _ => 1,
             },
@@ -259,6 +269,18 @@ const fn db_code(error: &DbError) -> u8 {
     match error {
         DbError::Locked { .. } | DbError::File { .. } | DbError::Server { .. } => 75,
         _ => 78,
+    }
+}
+
+const fn moving_code(error: &MovingError) -> u8 {
+    match error {
+        MovingError::Move(MoveError::Db(error)) => db_code(error),
+        MovingError::Running { .. }
+        | MovingError::Move(MoveError::HostAlive { .. } | MoveError::Written { .. }) => 75,
+        MovingError::Unwritten { .. } | MovingError::Environment => 78,
+        MovingError::Config { .. } => 77,
+        MovingError::Move(MoveError::NotEmpty { .. } | MoveError::NotRetired { .. }) => 65,
+        MovingError::Move(MoveError::Differs { .. } | MoveError::Io { .. }) => 1,
     }
 }
 
@@ -308,6 +330,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
         Command::Alert(command) => alert::run(&home()?, command, output).await,
         Command::ApiToken(command) => api_token::run(&home()?, command, output).await,
+        Command::Store(command) => store::run(&home()?, command, output),
         Command::Backup(arguments) => backup::run(home(), &arguments, output),
         Command::Restore(arguments) => backup::restore(&home()?, &arguments, output).await,
         Command::Config(arguments) => config::run(home(), arguments, output).await,
