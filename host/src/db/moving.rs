@@ -44,17 +44,9 @@ pub enum MoveError {
     )]
     NotEmpty { store: String, what: String },
     #[error(
-        "the copy is not the original: table {table} has {rows} rows with digest {digest} in {from}, {copied_rows} with {copied_digest} in {to}; everything goes on in {from}; hint: try again, and report this if it stays"
+        "the copy is not the original: table {table} has {original}, the copy {copy}; the home keeps the store it has; hint: try again, and report this if it stays"
     )]
-    Differs {
-        table: &'static str,
-        rows: u64,
-        digest: String,
-        from: String,
-        copied_rows: u64,
-        copied_digest: String,
-        to: String,
-    },
+    Differs { table: &'static str, original: String, copy: String },
     #[error("{store} isn't retired; hint: `keywheel store show` says what it is")]
     NotRetired { store: String },
     #[error("{} can't be put in place", path.display())]
@@ -542,21 +534,14 @@ fn feed(hash: &mut Sha256, value: &Owned) {
 
 /// # Errors
 /// The first table in which the two are not the same.
-pub fn compare(from: (&str, &[Content]), to: (&str, &[Content])) -> Result<(), MoveError> {
-    for (original, copy) in from.1.iter().zip(to.1) {
-        if original != copy {
-            return Err(MoveError::Differs {
-                table: original.table,
-                rows: original.rows,
-                digest: original.digest.clone(),
-                from: from.0.to_owned(),
-                copied_rows: copy.rows,
-                copied_digest: copy.digest.clone(),
-                to: to.0.to_owned(),
-            });
+pub fn compare(original: &[Content], copy: &[Content]) -> Result<(), MoveError> {
+    let words = |of: &Content| format!("{} rows with digest {}", of.rows, of.digest);
+    match original.iter().zip(copy).find(|(original, copy)| original != copy) {
+        Some((original, copy)) => {
+            Err(MoveError::Differs { table: original.table, original: words(original), copy: words(copy) })
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The highest id that a table has ever given out.

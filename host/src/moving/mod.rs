@@ -137,7 +137,7 @@ pub fn migrate(home: &Home, to: &Store, tell: &mut dyn FnMut(Step)) -> Result<Mo
     let replaced = target.fill(&source, &mut |rows| tell(Step::Copied(rows)))?;
     tell(Step::Comparing);
     let content = source.content()?;
-    compare((source.name(), &content), (target.name(), &target.content()?))?;
+    compare(&content, &target.content()?)?;
     let (before, after) = (fleet::sink_suffix(&from, &own), fleet::sink_suffix(to, &own));
     target.complete(&source, Suffix { from: &before, to: &after })?;
     tell(Step::Whole);
