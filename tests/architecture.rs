@@ -31,6 +31,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "keys",
             "kit",
             "limits",
+            // Where everything is kept.
+            "moving",
             // That it is ready is said where the log says it.
             "notify_systemd",
             // `doctor` shows the layers of the sandbox as the processes tell them.
@@ -55,6 +57,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     // Copies of a home's database, sealed; the way back begins with the writer of the new home.
     ("backup", &["config", "credential", "db", "limits", "report", "vault"]),
+    // A home goes over to another store; its sinks are called otherwise there.
+    ("moving", &["config", "crash", "credential", "db", "fleet"]),
     // Runs a plugin as a daemon would, in a home that is gone afterwards.
     (
         "kit",
@@ -109,6 +113,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "fleet",
             "keys",
             "limits",
+            // A move that died is brought to its end first.
+            "moving",
             // How it is, for systemd.
             "notify_systemd",
             "protocol",

@@ -129,6 +129,13 @@ impl TestHome {
         home
     }
 
+    /// With its store in the home, whatever server there is.
+    pub fn on_file() -> Self {
+        let home = Self { store: None, ..Self::without_init() };
+        home.run(&["init"]).ok();
+        home
+    }
+
     /// A folder in which nothing was made yet.
     pub fn without_init() -> Self {
         let folder = tempfile::Builder::new().prefix("keywheel-test-").tempdir().expect("a temporary folder");

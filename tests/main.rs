@@ -48,6 +48,7 @@ mod secrets;
 mod servers;
 mod services;
 mod soak;
+mod store;
 mod store_faults;
 mod templates;
 mod threat_model;

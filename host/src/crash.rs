@@ -42,6 +42,13 @@ pub const HOUSEKEEPING: &[&str] = &[
     "join.made",
     "rekey.written",
     "rekey.stored",
+    "move.begun",
+    "move.copied",
+    "move.comparing",
+    "move.whole",
+    "move.retired",
+    "move.opened",
+    "move.named",
 ];
 
 /// Dies here if it was told to.

@@ -28,6 +28,7 @@ use crate::egress::{Between, Egress, EgressError, EgressOptions};
 use crate::fleet::{self, Fleet};
 use crate::keys::{self, KeyError};
 use crate::limits;
+use crate::moving::{self, MovingError};
 use crate::notify_systemd::{self, Pulse};
 use crate::provider::KeySpec;
 use crate::quiet::Quiet;
@@ -92,6 +93,8 @@ pub enum OpenError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(transparent)]
+    Move(#[from] MovingError),
     #[error("{0}")]
     NotNew(String),
     #[error("http.listen is {listen}, which can't be had; hint: another program may have it")]
@@ -246,6 +249,15 @@ impl Host {
         home.require()?;
         home.make_folders()?;
         let lock = HomeLock::acquire(&home.lock())?;
+        // Whoever moved its store may have died before the last step.
+        let (home, config) = if moving::take_up(&home)? {
+            tracing::info!("a move to another store was brought to its end");
+            let home = home.looked_at_anew();
+            let config = Config::load(&home)?;
+            (home, config)
+        } else {
+            (home, config)
+        };
         keys::prepare(&home)?;
         let keys::Opened { vault, host_id } = keys::open(&home)?;
         let vault = Arc::new(vault);

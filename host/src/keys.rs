@@ -330,7 +330,9 @@ fn make(home: &Home, store: &StoreConfig, made: &mut Made) -> Result<HostKey, Ke
     made.folders = folders.into_iter().filter(|folder| !folder.exists()).collect();
     home.make_folders()?;
     if !home.config().exists() {
-        let text = format!("{}\n{}", config::TEMPLATE, store.section());
+        let named = Store::Server(store.clone());
+        let text = config::store::renamed(config::TEMPLATE, &named)
+            .ok_or_else(|| KeyError::Refused(format!("`{}` can't be written into config.toml", store.url)))?;
         made.files.push(home.config());
         config::write_atomically(&home.config(), text.as_bytes())
             .map_err(KeyError::io("config.toml can't be written"))?;

@@ -25,6 +25,7 @@ pub mod keys;
 pub mod kit;
 pub mod limits;
 pub mod meter;
+pub mod moving;
 pub mod notify_systemd;
 pub mod protocol;
 pub mod provider;

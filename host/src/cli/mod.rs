@@ -34,6 +34,7 @@ mod run;
 mod serve;
 mod sink;
 mod status;
+mod store;
 mod suggest;
 mod worker_token;
 
@@ -47,9 +48,11 @@ use crate::control::{Refusal, RefusalKind};
 use crate::daemon::OpenError;
 use crate::db::DbError;
 use crate::db::host_keys::HostKeyError;
+use crate::db::moving::MoveError;
 use crate::db::queries::ReadError;
 use crate::keys::KeyError;
 use crate::kit::KitError;
+use crate::moving::MovingError;
 use crate::vault::VaultError;
 use output::Output;
 
@@ -136,6 +139,9 @@ enum Command {
     /// Hosts that share a store: join, admit, list, revoke, rekey
     #[command(subcommand)]
     Host(host::Command),
+    /// Where everything is kept, a file or a PostgreSQL server: show, migrate, reopen
+    #[command(subcommand)]
+    Store(store::Command),
     /// Copy the whole home, but for its master key, into one sealed file; the daemon may run
     #[command(
         after_help = "Examples:\n  keywheel backup /mnt/backups/monday.backup\n  keywheel backup /mnt/backups --keep 14"
@@ -180,6 +186,8 @@ enum Failure {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Db(#[from] DbError),
+    #[error(transparent)]
+    Moving(#[from] MovingError),
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -241,6 +249,7 @@ impl Failure {
             Self::BadInput(_) => 65,
             Self::Config(_) => 78,
             Self::Db(error) => db_code(error),
+            Self::Moving(error) => moving_code(error),
             Self::Vault(_) => 77,
             Self::Key(error) => key_code(error),
             Self::Open(error) | Self::Kit(KitError::Open(error)) => match error {
@@ -249,6 +258,7 @@ impl Failure {
                 OpenError::Vault(_) => 77,
                 OpenError::Key(error) => key_code(error),
                 OpenError::Write(_) => 75,
+                OpenError::Move(error) => moving_code(error),
                 OpenError::NotNew(_) => 65,
                 _ => 1,
             },
@@ -286,6 +296,18 @@ fn key_code(error: &KeyError) -> u8 {
         KeyError::Row(_) | KeyError::Refused(_) => 65,
         KeyError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
         KeyError::Read(_) | KeyError::Io { .. } => 1,
+    }
+}
+
+const fn moving_code(error: &MovingError) -> u8 {
+    match error {
+        MovingError::Move(MoveError::Db(error)) => db_code(error),
+        MovingError::Running { .. }
+        | MovingError::Move(MoveError::HostAlive { .. } | MoveError::Written { .. }) => 75,
+        MovingError::Unwritten { .. } | MovingError::Environment => 78,
+        MovingError::Config { .. } => 77,
+        MovingError::Move(MoveError::NotEmpty { .. } | MoveError::NotRetired { .. }) => 65,
+        MovingError::Move(MoveError::Differs { .. } | MoveError::Io { .. }) => 1,
     }
 }
 
@@ -336,6 +358,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::Alert(command) => alert::run(&home()?, command, output).await,
         Command::ApiToken(command) => api_token::run(&home()?, command, output).await,
         Command::Host(command) => host::run(&home()?, command, output),
+        Command::Store(command) => store::run(&home()?, command, output),
         Command::Backup(arguments) => backup::run(home(), &arguments, output),
         Command::Restore(arguments) => backup::restore(&home()?, &arguments, output).await,
         Command::Config(arguments) => config::run(home(), arguments, output).await,

@@ -192,6 +192,12 @@ impl Home {
         self.store.get_or_init(|| store::Store::of(&self.config(), self.database_file())).clone()
     }
 
+    /// The same home, whose configuration may name another store by now.
+    #[must_use]
+    pub fn looked_at_anew(&self) -> Self {
+        Self { store: Arc::default(), ..self.clone() }
+    }
+
     /// The file that everything is in, unless the configuration names a server.
     pub fn database_file(&self) -> PathBuf {
         self.root.join("keywheel.db")

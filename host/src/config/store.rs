@@ -2,18 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A PostgreSQL server.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
     /// `postgres://USER@HOST:PORT/DATABASE`, without a password.
     pub url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
     /// Whom its certificate must come from, in PEM; None: who the system trusts.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// None: required, unless the server is on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }
 
@@ -34,7 +37,12 @@ impl StoreConfig {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+/// Whether the environment says where everything is, and no file does.
+pub fn is_from_environment() -> bool {
+    StoreConfig::from_environment().is_some()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tls {
     Require,
@@ -42,7 +50,8 @@ pub enum Tls {
 }
 
 /// Where everything is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Store {
     /// A SQLite file in the home.
     File(PathBuf),
@@ -62,15 +71,10 @@ impl Store {
     /// # Errors
     /// Those of reading it; one that isn't there names none.
     pub fn named_in(config: &Path) -> std::io::Result<Option<StoreConfig>> {
-        #[derive(Deserialize)]
-        struct Section {
-            store: Option<StoreConfig>,
+        match std::fs::read_to_string(config) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            text => Ok(named_in(&text?)),
         }
-        let text = match std::fs::read_to_string(config) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text?,
-        };
-        Ok(toml::from_str::<Section>(&text).ok().and_then(|section| section.store))
     }
 
     /// The file, where it is one.
@@ -87,23 +91,59 @@ impl Store {
     }
 }
 
-impl StoreConfig {
-    /// The section as it stands in `config.toml`.
-    pub fn section(&self) -> String {
-        let text = |text: &str| toml::Value::from(text).to_string();
-        let mut lines = format!("[store]\nurl = {}\n", text(&self.url));
-        for (name, path) in [("password_file", &self.password_file), ("ca_file", &self.ca_file)] {
-            if let Some(path) = path {
-                lines.push_str(&format!("{name} = {}\n", text(&path.to_string_lossy())));
+fn named_in(text: &str) -> Option<StoreConfig> {
+    #[derive(Deserialize)]
+    struct Section {
+        store: Option<StoreConfig>,
+    }
+    toml::from_str::<Section>(text).ok().and_then(|section| section.store)
+}
+
+/// The text of a configuration that names this store, and is otherwise the same to the byte; a
+/// file needs no name. None: what names the store in it isn't written so that it can be replaced.
+pub fn renamed(text: &str, store: &Store) -> Option<String> {
+    let mut renamed = without_section(text);
+    let wanted = match store {
+        Store::File(_) => None,
+        Store::Server(config) => {
+            if !renamed.is_empty() && !renamed.ends_with('\n') {
+                renamed.push('\n');
+            }
+            renamed.push_str("\n[store]\n");
+            renamed.push_str(&toml::to_string(config).ok()?);
+            Some(config)
+        }
+    };
+    // Believed only once it was read again.
+    let rest = |text: &str| {
+        let mut table: toml::Table = toml::from_str(text).ok()?;
+        table.remove("store");
+        Some(table)
+    };
+    let same = rest(&renamed).is_some() && rest(&renamed) == rest(text);
+    (same && named_in(&renamed).as_ref() == wanted).then_some(renamed)
+}
+
+/// Takes out the section's line, the blank one before it, and its keys. Comments stay.
+fn without_section(text: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut within = false;
+    for line in text.split_inclusive('\n') {
+        let content = line.trim();
+        if content.starts_with('[') {
+            within = content.split('#').next().is_some_and(|head| head.trim() == "[store]");
+            if within {
+                if kept.last().is_some_and(|before| before.trim().is_empty()) {
+                    kept.pop();
+                }
+                continue;
             }
         }
-        match self.tls {
-            None => {}
-            Some(Tls::Require) => lines.push_str("tls = \"require\"\n"),
-            Some(Tls::Disable) => lines.push_str("tls = \"disable\"\n"),
+        if !within || content.is_empty() || content.starts_with('#') {
+            kept.push(line);
         }
-        lines
     }
+    kept.concat()
 }
 
 impl From<&Path> for Store {
@@ -128,28 +168,51 @@ impl From<&Self> for Store {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_section_that_was_written_is_read_as_it_was_meant() {
-        #[derive(Deserialize)]
-        struct Sections {
-            store: StoreConfig,
-        }
-        let bare = StoreConfig {
-            url: String::from("postgres://keywheel@db.example/keywheel"),
-            password_file: None,
+    fn server() -> Store {
+        Store::Server(StoreConfig {
+            url: String::from("postgres://keywheel@db.example:5432/keywheel"),
+            password_file: Some(PathBuf::from("/etc/keywheel/db \"password\"")),
             ca_file: None,
-            tls: None,
-        };
-        let full = StoreConfig {
-            url: String::from("postgres://k@db/k?application_name=a\"b\\c"),
-            password_file: Some(PathBuf::from("/etc/key wheel/it's \"this\"")),
-            ca_file: Some(PathBuf::from("/etc/ca.pem")),
             tls: Some(Tls::Require),
-        };
-        for config in [bare, full] {
-            let text = format!("{}\n{}", crate::config::TEMPLATE, config.section());
-            let read: Sections = toml::from_str(&text).unwrap();
-            assert_eq!(read.store, config);
+        })
+    }
+
+    #[test]
+    fn naming_another_store_and_taking_it_back_leaves_every_byte() {
+        let file = Store::File(PathBuf::from("keywheel.db"));
+        for text in [
+            "",
+            crate::config::TEMPLATE,
+            "isolation = \"strict\"\n",
+            "# ü\r\nlog = \"info\"\r\n[services.shop]\r\nquiet = []\r\n",
+            "[http]\n# the end\n\n",
+        ] {
+            let named = renamed(text, &server()).unwrap();
+            assert!(named.starts_with(text), "{named}");
+            assert_eq!(named_in(&named).map(Store::Server), Some(server()), "{named}");
+            assert_eq!(renamed(&named, &file).unwrap(), text);
+        }
+        let unended = renamed("log = \"info\"", &server()).unwrap();
+        assert_eq!(renamed(&unended, &file).unwrap(), "log = \"info\"\n");
+    }
+
+    #[test]
+    fn a_section_in_the_middle_goes_and_its_neighbours_and_comments_stay() {
+        let text = "[http]\nhosts = []\n\n[store] # here\n# who\nurl = \"postgres://a@b/c\"\n\n[reports]\nkeep_days = 1\n";
+        let file = Store::File(PathBuf::from("keywheel.db"));
+        assert_eq!(
+            renamed(text, &file).as_deref(),
+            Some("[http]\nhosts = []\n# who\n\n[reports]\nkeep_days = 1\n")
+        );
+    }
+
+    #[test]
+    fn a_store_that_is_named_in_another_way_is_left_to_a_person() {
+        let file = Store::File(PathBuf::from("keywheel.db"));
+        for text in
+            ["store = { url = \"postgres://a@b/c\" }\n", "store.url = \"postgres://a@b/c\"\n", "not TOML"]
+        {
+            assert_eq!(renamed(text, &file), None, "{text}");
         }
     }
 }

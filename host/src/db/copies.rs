@@ -260,7 +260,7 @@ pub(super) fn begin_restored(db: &Connection, restored: Restored, at: Millis) ->
         db.execute(
             "UPDATE cookie_rotation_monitor
              SET next_action = 'validate', next_reason = 'it was restored from a backup',
-                 next_due_at = CASE c.paused WHEN 0 THEN ?1 END, asked_until = NULL,
+                 next_due_at = CASE c.paused WHEN 0 THEN CAST(?1 AS bigint) END, asked_until = NULL,
                  -- Until it is looked at nothing is known of it.
                  last_status = NULL, last_verdict = NULL, last_message = NULL
              FROM credentials c

@@ -19,7 +19,9 @@ pub mod hosts;
 #[path = "in_memory_tests.rs"]
 pub mod in_memory;
 pub mod late;
+pub mod marks;
 pub mod migrations;
+pub mod moving;
 mod pulse;
 pub mod queries;
 #[cfg(test)]
@@ -29,6 +31,7 @@ mod server;
 pub mod sql;
 #[cfg(test)]
 mod sync_probe;
+mod tables;
 pub mod uses;
 pub mod views;
 pub mod writer;
@@ -124,6 +127,14 @@ pub enum DbError {
     },
     #[error("{name} can't be the store: {why}")]
     Unfit { name: String, why: String },
+    #[error(
+        "{store} is retired: everything in it moved to {to} at {at}; hint: let `[store]` in config.toml name that place, where `keywheel store migrate` brings it back from; only if that place is lost, `keywheel store reopen` takes up what was left here"
+    )]
+    Moved { store: String, to: String, at: String },
+    #[error(
+        "{store} holds a copy of {from} that isn't finished, and nobody uses it before it is; hint: run `keywheel store migrate` again in the home that it is copied from"
+    )]
+    Unfinished { store: String, from: String },
 }
 
 impl DbError {
@@ -194,6 +205,10 @@ pub async fn listen(store: &Store, hear: impl FnMut(News) + Send + 'static) -> O
 /// A server that holds our schema, and its connection, brought up to date.
 fn connect_for_writing(server: &Server) -> Result<Connection, DbError> {
     let db = Connection::Postgres(server.session()?);
+    let found = migrations::check_ours(&db, &server.name)?;
+    if (1..=migrations::current()).contains(&found) {
+        marks::check_in_use(&db, &server.name)?;
+    }
     migrations::run(&db, &server.name, migrations::ALL)?;
     Ok(db)
 }
@@ -207,6 +222,23 @@ fn open_for_writing(path: &Path, vfs: Option<&str>) -> Result<Connection, DbErro
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(source) => return Err(DbError::Io { path: path.to_owned(), source }),
     }
+    let (db, found) = open_as_it_is(path, vfs)?;
+    let name = path.display().to_string();
+    if (1..=migrations::current()).contains(&found) {
+        marks::check_in_use(&db, &name)?;
+    }
+    if found > 0
+        && found < migrations::current()
+        && let Some(file) = db.file()
+    {
+        copies::keep_before_migrating(file, path, found)?;
+    }
+    migrations::run(&db, &name, migrations::ALL)?;
+    Ok(db)
+}
+
+/// A file of ours, ready to be written, whatever its schema and its marks; and the former.
+fn open_as_it_is(path: &Path, vfs: Option<&str>) -> Result<(Connection, u32), DbError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let name = path.display().to_string();
     let db = Connection::Sqlite(connect(path, flags, vfs)?);
@@ -226,14 +258,7 @@ fn open_for_writing(path: &Path, vfs: Option<&str>) -> Result<Connection, DbErro
          PRAGMA journal_size_limit = {WAL_BYTES};"
     ))
     .map_err(at)?;
-    if found > 0
-        && found < migrations::current()
-        && let Some(file) = db.file()
-    {
-        copies::keep_before_migrating(file, path, found)?;
-    }
-    migrations::run(&db, &name, migrations::ALL)?;
-    Ok(db)
+    Ok((db, found))
 }
 
 /// How much log there may be before it is folded into the file.
@@ -274,6 +299,15 @@ fn open_current(path: &Path, name: &Path, flags: OpenFlags) -> Result<Connection
     let db = Connection::Sqlite(connect(name, flags, None)?);
     migrations::check_current(&db, &path.display().to_string())?;
     Ok(db)
+}
+
+/// Opens a file of whatever schema only to look at it.
+fn connect_for_looking(path: &Path) -> Result<Connection, DbError> {
+    if !path.exists() {
+        return Err(DbError::Missing(path.display().to_string()));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Ok(Connection::Sqlite(connect(path, flags, None)?))
 }
 
 fn lacks_index(error: &rusqlite::Error) -> bool {

@@ -148,12 +148,14 @@ fn is_usable(db: &Connection) -> bool {
 /// Runs a command in a transaction. An error says that nothing of it stands.
 fn transact(db: &Connection, batch: &mut [Box<dyn Job>]) -> Result<Outcome, String> {
     come_by(batch, 0);
+    let transaction = begin(db)?;
     match run(db, batch, Keep::Whole) {
         Err(Stop::HalfDone) => {
             // Its own error is its answer, and what it wrote before goes.
             roll_back(db)?;
+            let transaction = begin(db)?;
             match run(db, batch, Keep::Savepoints) {
-                Ok(transaction) => Ok(commit(db, batch, transaction)),
+                Ok(()) => Ok(commit(db, batch, transaction)),
                 Err(Stop::HalfDone) => Err(String::from("a savepoint did not take a command back")),
                 Err(Stop::Failed(error)) => {
                     roll_back(db)?;
@@ -165,19 +167,40 @@ fn transact(db: &Connection, batch: &mut [Box<dyn Job>]) -> Result<Outcome, Stri
             roll_back(db)?;
             Err(error.to_string())
         }
-        Ok(transaction) => Ok(commit(db, batch, transaction)),
+        Ok(()) => Ok(commit(db, batch, transaction)),
     }
 }
 
-/// Begins, and runs the commands.
-fn run(db: &Connection, batch: &mut [Box<dyn Job>], keep: Keep) -> Result<Transaction, Stop> {
-    let session = session(db).ok_or(sql::Error::NoRow)?;
-    let begun = session.ask("BEGIN; SELECT pg_current_xact_id()").map_err(sql::Error::from)?;
-    let number = begun.into_iter().next().unwrap_or_default();
+/// Begins. What everything moved away from while this host looked elsewhere is written no more: the
+/// lock waits for a move under way, and what is asked after it sees its end.
+fn begin(db: &Connection) -> Result<Transaction, String> {
+    let session = session(db).ok_or("no server")?;
+    let begun = session
+        .ask(
+            "BEGIN; LOCK TABLE installation IN ROW EXCLUSIVE MODE;
+             SELECT pg_current_xact_id(), (SELECT count(*) FROM installation WHERE key = 'moved_to')",
+        )
+        .map_err(|error| sql::Error::from(error).to_string())
+        .and_then(|row| match row.as_slice() {
+            [number, moved] if moved == "0" => Ok(number.clone()),
+            _ => Err(String::from(
+                "the store is retired; hint: `keywheel store show` says where everything moved",
+            )),
+        });
+    // What failed after the first word has left a transaction behind.
+    if begun.is_err()
+        && let Err(error) = db.execute_batch("ROLLBACK")
+    {
+        tracing::debug!(%error, "a transaction that was not begun whole did not end cleanly");
+    }
+    Ok(Transaction { number: begun?, memory: session.memory() })
+}
+
+fn run(db: &Connection, batch: &mut [Box<dyn Job>], keep: Keep) -> Result<(), Stop> {
     for job in batch.iter_mut() {
         job.run(db, keep)?;
     }
-    Ok(Transaction { number, memory: session.memory() })
+    Ok(())
 }
 
 fn commit(db: &Connection, batch: &[Box<dyn Job>], transaction: Transaction) -> Outcome {

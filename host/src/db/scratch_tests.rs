@@ -55,12 +55,7 @@ impl Scratch {
 
     /// A connection that writes past the writer, for what no command does.
     pub fn connection(&self) -> Connection {
-        match &self.store {
-            Store::File(path) => open_for_writing(path, None).expect("it opens"),
-            Store::Server(config) => {
-                connect_for_writing(&Server::named(config).expect("an address")).expect("it opens")
-            }
-        }
+        connection(&self.store)
     }
 
     pub fn reader(&self) -> Reader {
@@ -79,6 +74,21 @@ impl Drop for Scratch {
             Server::forget(config);
         }
     }
+}
+
+/// A connection that writes past the writer.
+pub fn connection(store: &Store) -> Connection {
+    match store {
+        Store::File(path) => open_for_writing(path, None).expect("it opens"),
+        Store::Server(config) => {
+            connect_for_writing(&Server::named(config).expect("an address")).expect("it opens")
+        }
+    }
+}
+
+/// A store at the server, where there is one.
+pub fn at_server() -> Option<StoreConfig> {
+    std::env::var(NAMES_SERVER).ok().map(|server| schema(&server))
 }
 
 /// A schema of its own at a server, where every connection of the address returned ends up.
