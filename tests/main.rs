@@ -19,6 +19,7 @@ mod egress;
 mod external_workers;
 mod faults;
 mod first_hour;
+mod fleet_plugins;
 mod harness;
 mod home;
 mod hostile;
