@@ -1016,7 +1016,6 @@ async fn what_was_decided_on_an_older_row_of_a_provider_is_refused() {
     home.writer.put_provider(version("d3", revision()), None).await.unwrap();
     // What the operator chose about it is no decision about the plugin.
     let seen = revision();
-    home.writer.set_provider_cadence("shop", Some(30)).await.unwrap();
     home.writer.set_provider_paused("shop", true).await.unwrap();
     home.writer.set_provider_state("shop", Some(seen), "removed", note()).await.unwrap();
 }

@@ -18,6 +18,7 @@ mod words;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -478,7 +479,7 @@ impl Registry {
             }
         }
         if self.inbox.is_some() {
-            let names = seen.keys().map(|path| name_of(path)).collect();
+            let names = seen.keys().map(|path| unmistakable(path)).collect();
             self.in_inbox(|inbox| inbox.looked_through(&names))?;
             for row in known.rows.values().filter(|row| !served.contains(&row.service)) {
                 match self.follow(row, &known, Settled::default()).await {
@@ -636,7 +637,7 @@ impl Registry {
             return Ok(true);
         }
         let Candidate { content, digest, .. } = &found.candidate;
-        let name = name_of(&found.path);
+        let name = unmistakable(&found.path);
         let letter = Letter { name: &name, content, plugin: digest };
         let standing = row.map(|row| Standing { revision: row.revision, plugin: &row.plugin_digest });
         if self.in_inbox(|inbox| inbox.hear(letter, standing))? {
@@ -720,11 +721,11 @@ impl Registry {
         known: &Known,
         mut settled: Settled,
     ) -> Result<Settled, RegistryError> {
-        if row.state == state::REMOVED {
-            settled.changed |= self.end(&row.service);
-            return Ok(settled);
-        }
-        let kept = self.run_accepted(row, known).await?;
+        let removed = row.state == state::REMOVED;
+        let kept = match removed {
+            true => Kept { changed: self.end(&row.service), unfit: None },
+            false => self.run_accepted(row, known).await?,
+        };
         settled.changed |= kept.changed;
         if let Some(pending) = &row.pending
             && let Err(Unfit { why, .. }) = self.take(&pending.plugin_digest)
@@ -742,6 +743,7 @@ impl Registry {
                 (line.state, line.reason) = (accepted.state, accepted.reason);
             }
             Some(_) => {}
+            None if removed => {}
             // A file of the service says already what is in use.
             None if settled.status.is_empty() || unfit => settled.status.push(accepted),
             None => {}
@@ -870,7 +872,10 @@ impl Registry {
                     let seen = self.seen_at(Some(row));
                     self.writer.set_provider_pending(service, seen, Some(pending), Some(note)).await?;
                 }
-                settled.changed = self.keep_approved(row, known).await?;
+                // Where it was removed for all hosts only an approval brings it back.
+                if self.inbox.is_none() || row.state != state::REMOVED {
+                    settled.changed = self.keep_approved(row, known).await?;
+                }
                 return Ok(settled);
             }
         }
@@ -938,11 +943,9 @@ impl Registry {
             if self.inbox.is_none() {
                 return Ok(Kept::default());
             }
-            // What the operator chose may have been said to another host.
-            if active.validate_interval != row.operator_validate_interval_seconds {
-                self.providers.set_cadence(service, row.operator_validate_interval_seconds);
-            }
+            // The operator may have granted it to another host.
             if active.reveal == reveal {
+                self.follow_cadence(&active, row);
                 return Ok(Kept::default());
             }
         }
@@ -1104,6 +1107,14 @@ impl Registry {
         words::described(&found.path, &found.candidate, signature)
     }
 
+    /// The operator may have told another host how often a service is looked at.
+    fn follow_cadence(&self, active: &ActiveProvider, row: &ProviderRow) {
+        let wanted = row.operator_validate_interval_seconds;
+        if self.inbox.is_some() && active.validate_interval != wanted {
+            self.providers.set_cadence(&row.service, wanted);
+        }
+    }
+
     async fn activate(
         &self,
         service: &str,
@@ -1112,7 +1123,13 @@ impl Registry {
         row: Option<&ProviderRow>,
     ) -> Result<bool, RegistryError> {
         let active = self.providers.get(service);
-        if active.as_ref().is_some_and(|now| now.digest == candidate.digest && now.reveal == reveal) {
+        if let Some(now) = &active
+            && now.digest == candidate.digest
+            && now.reveal == reveal
+        {
+            if let Some(row) = row {
+                self.follow_cadence(now, row);
+            }
             return Ok(false);
         }
         let code = self
@@ -1360,7 +1377,7 @@ impl Registry {
             manifest,
             plugin_digest: wish.to.digest.clone(),
             permissions_json: to_json(&Grants { reveal: asked.reveal.clone(), accepted: asked })?,
-            state: row.state,
+            state: if self.inbox.is_some() { state::ACTIVE.into() } else { row.state },
             signer,
             file: wish.file.clone().or(row.file.clone()),
             only_without_credentials: false,
@@ -1553,6 +1570,11 @@ impl Registry {
     }
 }
 
+/// A file's name as no other file of the folder has it, in text.
+fn unmistakable(path: &Path) -> String {
+    path.file_name().map(|name| name.as_bytes().escape_ascii().to_string()).unwrap_or_default()
+}
+
 /// A digest of a file and of the signature beside it.
 fn content_of(bytes: &[u8], signature: Option<&[u8]>) -> String {
     let file = hex::encode(Sha256::digest(bytes));
@@ -1696,3 +1718,7 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "fleet_tests.rs"]
+mod tests;
