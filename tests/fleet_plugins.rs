@@ -46,18 +46,20 @@ impl Drop for Postgres {
 struct Fleet {
     first: TestHome,
     second: TestHome,
-    config: String,
-    _server: Postgres,
+    url: String,
+    /// None: the tests were given one.
+    _server: Option<Postgres>,
 }
 
 impl Fleet {
     fn new() -> Self {
-        let server = Postgres::start();
-        let config = format!("rescan_seconds = 1\n[store]\nurl = \"{}\"\n", server.url);
-        let first = home_with(&config);
+        let given = schema_on_server();
+        let server = given.is_none().then(Postgres::start);
+        let url = given.or_else(|| Some(server.as_ref()?.url.clone())).expect("a server");
+        let first = home_on(&url);
         first.run(&["init"]).ok();
-        let second = join(&first, &config);
-        Self { first, second, config, _server: server }
+        let second = join(&first, &url);
+        Self { first, second, url, _server: server }
     }
 
     fn hosts(&self) -> [&TestHome; 2] {
@@ -66,7 +68,7 @@ impl Fleet {
 
     /// A host more, whose daemon never ran.
     fn another(&self) -> TestHome {
-        join(&self.first, &self.config)
+        join(&self.first, &self.url)
     }
 
     /// Waits until every host answers for ann with this plugin.
@@ -78,16 +80,19 @@ impl Fleet {
     }
 }
 
-fn home_with(config: &str) -> TestHome {
-    let home = TestHome::without_init();
+/// It looks at its folder and at the store every second, besides when it is told to.
+const CONFIG: &str = "rescan_seconds = 1\n";
+
+fn home_on(url: &str) -> TestHome {
+    let home = TestHome::without_init().with_store(url);
     fs::create_dir_all(home.path()).expect("a folder");
-    fs::write(home.path().join("config.toml"), config).expect("the configuration");
+    fs::write(home.path().join("config.toml"), CONFIG).expect("the configuration");
     home
 }
 
 /// A home for the same store and the same secrets.
-fn join(first: &TestHome, config: &str) -> TestHome {
-    let home = home_with(config);
+fn join(first: &TestHome, url: &str) -> TestHome {
+    let home = home_on(url);
     fs::create_dir(home.path().join("plugins")).expect("a folder");
     fs::copy(first.path().join("master.key"), home.path().join("master.key")).expect("the key");
     home
@@ -308,7 +313,7 @@ fn hosts_that_get_other_versions_at_once_end_with_one_of_them_and_with_nothing_u
 fn a_host_that_runs_signed_plugins_alone_stops_no_other_host() {
     let (fleet, service) = (Fleet::new(), Service::start(OldSession::Stays));
     let [a, b] = fleet.hosts();
-    let strict = format!("plugin_policy = \"signed-only\"\n{}", fleet.config);
+    let strict = format!("plugin_policy = \"signed-only\"\n{CONFIG}");
     fs::write(b.path().join("config.toml"), strict).expect("the configuration");
     let (_daemon, _other) = (a.serve(), b.serve());
     put(a, "p.wasm", &version(0));

@@ -103,6 +103,21 @@ pub struct TestHome {
     /// Everything any command in this home printed.
     printed: Mutex<String>,
     daemons: AtomicU32,
+    /// Where the store is, if not in the home: tests run on a server so.
+    store: Option<String>,
+}
+
+/// A schema of its own at the server that `KEYWHEEL_TEST_POSTGRES` names, as the address of a store.
+pub fn schema_on_server() -> Option<String> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let server = std::env::var("KEYWHEEL_TEST_POSTGRES").ok()?;
+    let name = format!("home_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    let made = Command::new("psql")
+        .args(["-qX", &server, "-c", &format!("CREATE SCHEMA {name}")])
+        .output()
+        .expect("psql is there");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Some(format!("{server}?options=-csearch_path%3D{name}"))
 }
 
 impl TestHome {
@@ -115,7 +130,13 @@ impl TestHome {
     /// A folder in which nothing was made yet.
     pub fn without_init() -> Self {
         let folder = tempfile::Builder::new().prefix("keywheel-test-").tempdir().expect("a temporary folder");
-        Self { folder, printed: Mutex::default(), daemons: AtomicU32::new(0) }
+        Self { folder, printed: Mutex::default(), daemons: AtomicU32::new(0), store: schema_on_server() }
+    }
+
+    /// The same, with its store where that of others is.
+    pub fn with_store(mut self, url: &str) -> Self {
+        self.store = Some(url.to_owned());
+        self
     }
 
     /// KEYWHEEL_HOME.
@@ -133,6 +154,9 @@ impl TestHome {
         let mut command = command(env!("CARGO_BIN_EXE_keywheel"));
         // Nothing of the developer's own environment may decide a test.
         command.env_clear().env("HOME", self.folder.path()).env("KEYWHEEL_HOME", self.path());
+        if let Some(store) = &self.store {
+            command.env("KEYWHEEL_STORE_URL", store);
+        }
         command.args(arguments);
         command
     }

@@ -151,6 +151,7 @@ async fn reports(host: &Host) -> f64 {
         lease_until: now() + 600_000,
         quotas,
         at_most: u32::MAX,
+        allowed: std::collections::BTreeMap::new(),
         gate: keywheel::db::writer::Gate::default(),
     };
     let claims = host.writer.claim_due(claim).await.expect("claims").claims;

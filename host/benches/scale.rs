@@ -681,6 +681,7 @@ async fn claim_of_nothing(home: &Home, services: &[Service]) -> f64 {
             lease_until: 2_000,
             quotas: services.iter().map(|service| (service.name.clone(), 64)).collect(),
             at_most: 1_024,
+            allowed: std::collections::BTreeMap::new(),
             gate: Gate::new(|due| keywheel::db::writer::Passage::Go(due.action)),
         };
         let started = Instant::now();

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::provider::{AllowedOrigin, CookieLocation};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
-pub type Millis = u64;
+pub use crate::clock::{Millis, now};
 
 /// Secret bytes: wiped when dropped, and invisible to `Debug`, `Display` and serde.
 #[derive(Clone, PartialEq, Eq)]
@@ -150,11 +150,4 @@ pub const LONGEST_ID: usize = 128;
 /// The key name of a cookie that travels with the credential but isn't in the key mapping.
 pub fn extra_cookie_key(name: &str, domain: &str, path: &str) -> String {
     format!("cookie:{name}@{domain}{path}")
-}
-
-/// The present moment, by the host's wall clock.
-pub fn now() -> Millis {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -24,6 +24,7 @@ use crate::db::queries::{GenerationRow, ReadError, Reader};
 use crate::db::writer::{NewCredential, NewGeneration, ScheduleChange, WriteError, Writer, WriterThread};
 use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
 use crate::egress::{Between, Egress, EgressError, EgressOptions};
+use crate::fleet::{self, Fleet};
 use crate::limits;
 use crate::notify_systemd::{self, Pulse};
 use crate::provider::KeySpec;
@@ -55,6 +56,9 @@ const WRITER_TURN: Duration = Duration::from_secs(60);
 
 /// How often the daemon looks for reports that end.
 const PRUNE: Duration = Duration::from_secs(60);
+
+/// How often a host looks whether a duty has become its own.
+const NOT_ON_DUTY: Duration = Duration::from_secs(2);
 
 /// One step of a clean-up, the daemon's or by hand: short enough that whoever waits for the other
 /// to be done, or watches it, sees it move.
@@ -113,6 +117,7 @@ pub struct Host {
     /// The configuration's text when this was opened.
     started_with: String,
     pub sinks: Arc<Sinks>,
+    pub fleet: Arc<Fleet>,
     thread: WriterThread,
 }
 
@@ -198,6 +203,8 @@ impl Host {
         let lock = HomeLock::acquire(&home.lock())?;
         let vault = Arc::new(open_vault(&home)?);
         let (writer, thread) = Writer::start(&home.database(), lock)?;
+        let host_id = fleet::host_id(home.root())
+            .map_err(|source| OpenError::Io { what: "host-id can't be read or made", source })?;
         let marker = writer.remember("vault_marker", vault.marker()?).await?;
         vault.check_marker(&marker)?;
         let extra_ca_pem = match &config.extra_ca_file {
@@ -233,7 +240,9 @@ impl Host {
             Arc::clone(&vault),
             writer.clone(),
             providers,
-            format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id()),
+            // The process's part keeps it apart from the one before it.
+            format!("{host_id}:{}:{}", std::process::id(), now()),
+            config.host.labels.clone(),
             config.services.clone(),
         );
         registry.rescan().await?;
@@ -244,6 +253,7 @@ impl Host {
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
         let started_with = config.text.clone();
         let config = Live::new(config);
+        let fleet = Arc::new(Fleet::new(host_id, writer.clone(), home.database(), config.clone()));
         let alerts = Arc::new(Alerts::new(
             &home,
             config.clone(),
@@ -251,11 +261,13 @@ impl Host {
             Arc::clone(&registry),
             supervisor.clone(),
             Arc::clone(&rotation),
+            Arc::clone(&fleet),
             extra_ca_pem.clone(),
         )?);
         let waiting = Arc::clone(&rotation);
         let sinks = Sinks::new(
             home.database(),
+            fleet.sink_suffix(),
             Arc::clone(&vault),
             writer.clone(),
             config.clone(),
@@ -273,6 +285,7 @@ impl Host {
             retention,
             alerts,
             sinks,
+            fleet,
             http,
             started_with,
             thread,
@@ -281,9 +294,10 @@ impl Host {
 
     /// Ends the workers, then waits until everything sent to the database is committed.
     pub async fn close(self) {
-        let Self { writer, supervisor, registry, rotation, retention, alerts, sinks, thread, .. } = self;
+        let Self { writer, supervisor, registry, rotation, retention, alerts, sinks, fleet, thread, .. } =
+            self;
         supervisor.close().await;
-        drop((writer, registry, rotation, retention, alerts, sinks));
+        drop((writer, registry, rotation, retention, alerts, sinks, fleet));
         // The thread ends when the last writer is gone; tasks just told to stop may hold one
         // for a moment longer.
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -979,6 +993,11 @@ pub async fn serve(
         async move { prune(&host, stop).await }
     });
     let alerts = tokio::spawn(Arc::clone(&host.alerts).serve(stop.clone()));
+    let fleet = tokio::spawn(Arc::clone(&host.fleet).serve(
+        Arc::clone(&host.rotation),
+        Arc::clone(&host.registry),
+        stop.clone(),
+    ));
     let reloader = tokio::spawn({
         let (host, stop) = (Arc::clone(&host), stop.clone());
         async move { reload_on_hangup(&host, stop).await }
@@ -1003,7 +1022,7 @@ pub async fn serve(
     let _ = stop.wait_for(|stop| *stop).await;
     tracing::info!("stopping: what is in flight may end");
     notify_systemd::stopping();
-    for task in [scheduler, watcher, keeper, pruner, alerts, reloader, heart, web, control] {
+    for task in [scheduler, watcher, keeper, pruner, alerts, fleet, reloader, heart, web, control] {
         if let Err(error) = task.await {
             tracing::error!(%error, "a part of the daemon ended badly");
         }
@@ -1090,6 +1109,12 @@ async fn prune(host: &Host, mut stop: watch::Receiver<bool>) {
     let past = Position::Past(String::new());
     let mut from = past.clone();
     while !*stop.borrow() {
+        if !host.fleet.holds(fleet::RETENTION) {
+            tokio::select! {
+                () = tokio::time::sleep(NOT_ON_DUTY) => continue,
+                _ = stop.changed() => return,
+            }
+        }
         // Anew each time, for the configuration may be another one by now.
         let config = host.config.get();
         let config = &config.reports;

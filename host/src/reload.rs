@@ -17,6 +17,8 @@ const AT_RESTART: &[(&str, &str)] = &[
     ("http", "the port is open"),
     ("metrics", "the port is open"),
     ("telemetry", "traces are on their way"),
+    ("store", "what is in flight is written where it began"),
+    ("host", "the other hosts know this one as it began"),
 ];
 
 /// What a reload came to.
@@ -82,6 +84,8 @@ pub fn in_force(before: &Config, new: Config) -> Config {
         http: before.http.clone(),
         metrics: before.metrics.clone(),
         telemetry: before.telemetry.clone(),
+        host: before.host.clone(),
+        store: before.store.clone(),
         ..new
     }
 }

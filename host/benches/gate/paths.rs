@@ -132,6 +132,7 @@ fn due(service: &str, now: Millis, gate: Gate) -> ClaimDue {
         lease_until: now + 600_000,
         quotas: vec![(service.to_owned(), u32::MAX)],
         at_most: u32::MAX,
+        allowed: std::collections::BTreeMap::new(),
         gate,
     }
 }

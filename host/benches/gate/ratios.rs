@@ -284,6 +284,7 @@ async fn finish_all(writer: &Writer) -> (f64, usize) {
         lease_until: now() + 600_000,
         quotas: vec![("reports".into(), u32::MAX)],
         at_most: u32::MAX,
+        allowed: std::collections::BTreeMap::new(),
         gate: Open::default(),
     };
     let claims = writer.claim_due(claim).await.expect("claims").claims;

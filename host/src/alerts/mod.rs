@@ -32,6 +32,7 @@ use crate::db::queries::ReadError;
 use crate::db::{Reader, Writer};
 use crate::egress::EgressError;
 use crate::external::Presence;
+use crate::fleet::{self, Fleet};
 use crate::limits;
 use crate::registry::{PluginState, Registry};
 use crate::rotation::Rotation;
@@ -41,6 +42,9 @@ use crate::supervisor::Supervisor;
 use deliver::{PastTheOutbox, Postman, Sender, Taken};
 use facts::HostFacts;
 use rules::{End, Event, Item, Look, Notice, Rules, Trouble};
+
+/// How often a host looks whether telling is its duty.
+const DUTY_LOOK: Duration = Duration::from_secs(1);
 
 /// Between two looks, whatever happens: attempts end hundreds of times a second.
 const PACE: Duration = Duration::from_millis(500);
@@ -123,6 +127,7 @@ pub struct Alerts {
     registry: Arc<Registry>,
     supervisor: Supervisor,
     rotation: Arc<Rotation>,
+    fleet: Arc<Fleet>,
     sender: Arc<Sender>,
 }
 
@@ -136,10 +141,11 @@ impl Alerts {
         registry: Arc<Registry>,
         supervisor: Supervisor,
         rotation: Arc<Rotation>,
+        fleet: Arc<Fleet>,
         extra_ca_pem: Option<Vec<u8>>,
     ) -> Result<Self, EgressError> {
         let sender = Arc::new(Sender::new(home.root(), extra_ca_pem)?);
-        Ok(Self { home: home.clone(), config, writer, registry, supervisor, rotation, sender })
+        Ok(Self { home: home.clone(), config, writer, registry, supervisor, rotation, fleet, sender })
     }
 
     /// Watches and tells until `stop`, by the configuration in force.
@@ -147,6 +153,12 @@ impl Alerts {
         let mut changes = self.config.changes();
         let mut is_changed = false;
         while !*stop.borrow() {
+            if !self.fleet.holds(fleet::ALERTS) {
+                tokio::select! {
+                    () = tokio::time::sleep(DUTY_LOOK) => continue,
+                    _ = stop.changed() => return,
+                }
+            }
             let config = changes.borrow_and_update().alerts.clone();
             let (end, ending) = watch::channel(false);
             let mut tasks = JoinSet::new();
@@ -159,6 +171,8 @@ impl Alerts {
                             break;
                         }
                     }
+                    // Another host tells from now on.
+                    () = tokio::time::sleep(DUTY_LOOK) => if !self.fleet.holds(fleet::ALERTS) { break },
                     _ = stop.changed() => break,
                 }
             }

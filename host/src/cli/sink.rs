@@ -14,8 +14,10 @@ use crate::config::{Config, Home};
 use crate::control::Operation;
 use crate::db::queries::Reader;
 use crate::db::uses::SinkState;
+use crate::fleet;
 use crate::report::iso8601;
 use crate::sinks::decide::Standing;
+use crate::sinks::own_states;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -49,8 +51,11 @@ struct Row {
     state: SinkState,
 }
 
-fn rows(config: Config, reader: &Reader) -> Result<Vec<Row>, Failure> {
-    let mut states = reader.sink_states()?;
+fn rows(home: &Home) -> Result<Vec<Row>, Failure> {
+    let (config, store) = (Config::load(home)?, home.database());
+    let reader = &Reader::open(&store)?;
+    let host_id = fleet::host_id(home.root()).map_err(|error| Failure::Other(error.to_string()))?;
+    let mut states = own_states(reader, &fleet::sink_suffix(&store, &host_id))?;
     let row = |(name, sink): (String, Sink)| {
         let in_force = reader.in_force(&sink.credential)?;
         let at = states.iter().position(|state| state.sink == name);
@@ -64,7 +69,7 @@ fn rows(config: Config, reader: &Reader) -> Result<Vec<Row>, Failure> {
 
 fn list(home: &Home, output: Output) -> Result<(), Failure> {
     home.require()?;
-    let rows = rows(Config::load(home)?, &Reader::open(&home.database())?)?;
+    let rows = rows(home)?;
     output.table(
         &rows,
         &["sink", "credential", "to", "state", "generation", "delivered", "error"],

@@ -2,6 +2,7 @@
 //! running daemon may be given another one (`Live`), and each part says whether it follows. A leaf.
 
 pub mod alerts;
+pub mod host;
 pub mod metrics;
 pub mod place;
 pub mod sinks;
@@ -299,6 +300,8 @@ pub struct Config {
     pub services: BTreeMap<String, ServiceRules>,
     /// Where secrets go that are in force, by name.
     pub sinks: sinks::Sinks,
+    /// What this machine is to the others that share its store.
+    pub host: host::HostConfig,
     /// A server that keeps everything; None: a file in the home does.
     pub store: Option<store::StoreConfig>,
 }
@@ -410,6 +413,8 @@ pub struct ServiceRules {
     /// Nothing of it is rotated by itself then.
     #[serde(deserialize_with = "quiet_windows")]
     pub quiet: Quiet,
+    /// Only hosts with all of these labels ask this service.
+    pub only_on: host::Labels,
 }
 
 fn quiet_windows<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Quiet, D::Error> {
@@ -459,6 +464,7 @@ impl Default for Config {
             text: String::new(),
             services: BTreeMap::new(),
             sinks: sinks::Sinks::new(),
+            host: host::HostConfig::default(),
             store: None,
         }
     }
@@ -565,6 +571,22 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #rate_per_minute = 60
 # Nothing is rotated by itself then, unless the secret would expire meanwhile; checks go on.
 #quiet = ["22:00-06:00 Europe/Berlin"]
+# Only hosts with these labels ask it, where several share a store.
+#only_on = { region = "eu" }
+
+# A PostgreSQL server in place of the file keywheel.db, for several hosts that share everything;
+# `keywheel store migrate` moves there. No password in it: that is in a file of mode 0600. TLS is
+# required, unless the server is on this machine.
+#[store]
+#url = "postgres://keywheel@db.example:5432/keywheel"
+#password_file = "/etc/keywheel/store.password"
+#ca_file = "/etc/keywheel/store-ca.pem"
+#tls = "require"
+
+# What this machine is to the others then. It is called as the machine is, if nothing is said.
+#[host]
+#name = "one"
+#labels = { region = "eu" }
 
 # A sink, by a name of your own: where a credential's secrets go whenever new ones are in force.
 # A file, then a command, then a webhook; any of them will do. None of it has a default but the
@@ -640,7 +662,8 @@ impl Config {
             );
             return Err(ConfigError::Parse { path, message });
         }
-        if let Err(message) = config.http.check().and_then(|()| config.telemetry.check()) {
+        let parts = config.http.check().and_then(|()| config.telemetry.check());
+        if let Err(message) = parts.and_then(|()| config.host.check()) {
             return Err(ConfigError::Parse { path, message });
         }
         if config.reports.archive.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {

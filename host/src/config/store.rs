@@ -17,6 +17,23 @@ pub struct StoreConfig {
     pub tls: Option<Tls>,
 }
 
+/// Takes the place of `[store]`, for containers that are told everything so. Never a password.
+pub const URL_VARIABLE: &str = "KEYWHEEL_STORE_URL";
+pub const PASSWORD_FILE_VARIABLE: &str = "KEYWHEEL_STORE_PASSWORD_FILE";
+pub const CA_FILE_VARIABLE: &str = "KEYWHEEL_STORE_CA_FILE";
+
+impl StoreConfig {
+    fn from_environment() -> Option<Self> {
+        let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Some(Self {
+            url: set(URL_VARIABLE)?,
+            password_file: set(PASSWORD_FILE_VARIABLE).map(PathBuf::from),
+            ca_file: set(CA_FILE_VARIABLE).map(PathBuf::from),
+            tls: None,
+        })
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tls {
@@ -33,12 +50,15 @@ pub enum Store {
 }
 
 impl Store {
-    /// What a home's configuration says, with the file where it says nothing or can't be read: who
+    /// What the environment says, else a home's configuration, with the file where it says nothing or can't be read: who
     /// loads it whole says what is wrong with it.
     pub(super) fn of(config: &Path, file: PathBuf) -> Self {
         #[derive(Deserialize)]
         struct Section {
             store: Option<StoreConfig>,
+        }
+        if let Some(named) = StoreConfig::from_environment() {
+            return Self::Server(named);
         }
         let text = std::fs::read_to_string(config).unwrap_or_default();
         let named = toml::from_str::<Section>(&text).ok().and_then(|section| section.store);

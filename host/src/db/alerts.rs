@@ -327,6 +327,7 @@ impl Writer {
 }
 
 fn apply(db: &Connection, change: &AlertChange, at: Millis) -> Written<()> {
+    db.hold("alerts")?;
     let mut put = db.prepare_cached(
         "INSERT INTO alert_states (subject, group_key, service, kind, severity, stage, since,
              opened_at, closed_at, told_severity, told_stage, what, why, hint)

@@ -194,7 +194,7 @@ fn note_read(db: &Connection, read: &SecretRead, at: Millis) -> Written<()> {
             "UPDATE api_reads SET last_at = ?1, times = times + 1
              WHERE id = (SELECT id FROM (SELECT id, first_at, peer, credential_id, generation, form
                                          FROM api_reads INDEXED BY api_reads_by_token
-                                         WHERE token_id = ?2 ORDER BY id DESC LIMIT ?8)
+                                         WHERE token_id = ?2 ORDER BY id DESC LIMIT ?8) newest
                          WHERE peer = ?3 AND credential_id = ?4 AND generation = ?5 AND form = ?6
                            AND first_at > ?7 LIMIT 1)",
         )?
@@ -226,7 +226,7 @@ fn note_refusal(db: &Connection, refusal: &ApiRefusal, at: Millis) -> Written<()
             "UPDATE api_refusals SET last_at = ?1, times = times + ?2
              WHERE id = (SELECT id FROM (SELECT id, first_at, reason, token_id, credential_id
                                          FROM api_refusals INDEXED BY api_refusals_by_peer
-                                         WHERE peer = ?3 ORDER BY id DESC LIMIT ?8)
+                                         WHERE peer = ?3 ORDER BY id DESC LIMIT ?8) newest
                          WHERE reason = ?4 AND token_id IS NOT DISTINCT FROM ?5
                            AND credential_id IS NOT DISTINCT FROM ?6
                            AND first_at > ?7 LIMIT 1)",
@@ -336,11 +336,11 @@ impl Reader {
             "SELECT * FROM (
                  SELECT * FROM (SELECT 'read', 0, times, first_at, last_at, token_id, peer,
                                        credential_id, generation, form, id
-                                FROM api_reads {filter} ORDER BY id DESC LIMIT {limit})
+                                FROM api_reads {filter} ORDER BY id DESC LIMIT {limit}) reads
                  UNION ALL
                  SELECT * FROM (SELECT reason, 1, times, first_at, last_at, token_id, peer,
-                                       credential_id, NULL, NULL, id
-                                FROM api_refusals {filter} ORDER BY id DESC LIMIT {limit}))
+                                       credential_id, CAST(NULL AS BIGINT), CAST(NULL AS TEXT), id
+                                FROM api_refusals {filter} ORDER BY id DESC LIMIT {limit}) refusals) history
              ORDER BY 5 DESC, 11 DESC LIMIT {limit}"
         );
         self.all(&sql, parameter, |row| {
@@ -528,11 +528,14 @@ mod tests {
             note_refusal(&db, &refusal(peer), NOW).unwrap();
         }
         // As if as many had come in between as there may be.
-        db.execute(
-            "UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'api_refusals'",
-            [limits::API_HISTORY_ROWS + 1],
-        )
-        .unwrap();
+        let last = limits::API_HISTORY_ROWS + 1;
+        let leap = match db {
+            Connection::Sqlite(_) => {
+                format!("UPDATE sqlite_sequence SET seq = {last} WHERE name = 'api_refusals'")
+            }
+            Connection::Postgres(_) => format!("ALTER TABLE api_refusals ALTER id RESTART WITH {}", last + 1),
+        };
+        db.execute_batch(&leap).unwrap();
         note_refusal(&db, &refusal("192.0.2.4"), NOW + 1).unwrap();
         let history = reader.api_history(None, 10).unwrap();
         let mut peers: Vec<_> =

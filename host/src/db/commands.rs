@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use super::sql::{self, Connection, Optional as _, Row, params};
+use super::sql::{self, Connection, News, Optional as _, Row, params};
 
 use super::column::{
     millis, read_generation, read_millis, read_optional_json, read_optional_millis, read_optional_word,
@@ -15,7 +15,7 @@ use super::column::{
 };
 use super::uses::{self, Behind};
 use super::writer::{
-    Claim, ClaimDue, ClaimToken, Claims, Due, Gate, GenerationChange, Interrupted, MonitorUpdate,
+    Allowed, Claim, ClaimDue, ClaimToken, Claims, Due, Gate, GenerationChange, Interrupted, MonitorUpdate,
     NewCredential, NewGeneration, OverdueRow, PREVIOUS_KEPT, Passage, PendingProvider, ProviderUpdate,
     Renewed, Rest, ScheduleChange, WriteError,
 };
@@ -23,6 +23,7 @@ use super::{Action, Actor, AuditEntry, Phase, SealedKey, Signer, TrustedKey};
 use crate::credential::Millis;
 use crate::limits::{IN_FLIGHT, PLUGIN_BYTES};
 use crate::provider::{CommitClass, Manifest};
+use crate::rate::Rate;
 use crate::report::{Report, iso8601, parse_iso8601};
 
 type Written<T> = Result<T, WriteError>;
@@ -117,7 +118,12 @@ pub(super) fn keep_plugin(
     let is_named = standing.is_some_and(|standing| {
         standing.plugin_digest == digest || standing.pending_digest.as_deref() == Some(digest)
     });
-    if is_named { insert_plugin(db, digest, bytes, at) } else { Ok(()) }
+    if !is_named {
+        return Ok(());
+    }
+    // Others may have looked for it in vain.
+    db.tell(News::Plugins)?;
+    insert_plugin(db, digest, bytes, at)
 }
 
 pub(super) fn put_provider(
@@ -126,6 +132,7 @@ pub(super) fn put_provider(
     note: Option<&AuditEntry>,
     at: Millis,
 ) -> Written<()> {
+    db.tell(News::Plugins)?;
     let before = hold_provider(db, &row.manifest.service, row.seen)?;
     if row.only_without_credentials && has_credentials(db, &row.manifest.service)? {
         return Err(WriteError::Pinned { service: row.manifest.service.clone() });
@@ -188,6 +195,7 @@ pub(super) fn set_provider_pending(
     note: Option<&AuditEntry>,
     at: Millis,
 ) -> Written<()> {
+    db.tell(News::Plugins)?;
     let before = hold_provider(db, service, seen)?;
     let manifest = pending.map(|pending| json(&pending.manifest)).transpose()?;
     let signer = pending.and_then(|pending| pending.signer.as_ref()).map(json).transpose()?;
@@ -224,6 +232,7 @@ pub(super) fn set_provider_state(
     note: &AuditEntry,
     at: Millis,
 ) -> Written<()> {
+    db.tell(News::Plugins)?;
     let before = hold_provider(db, service, seen)?;
     let changed = db
         .prepare_cached(
@@ -246,6 +255,7 @@ pub(super) fn set_provider_cadence(
     seconds: Option<u32>,
     at: Millis,
 ) -> Written<()> {
+    db.tell(News::Plugins)?;
     let changed = db
         .prepare_cached(
             "UPDATE cookie_rotation_providers
@@ -260,10 +270,10 @@ pub(super) fn set_provider_cadence(
         // for all of them come from one moment.
         db.prepare_cached(
             "UPDATE cookie_rotation_monitor
-             SET next_due_at = ?2 + (SELECT c.id * 2654435761 % ?3 FROM credentials c
+             SET next_due_at = ?2 + (SELECT c.id * 2654435761 % CAST(?3 AS BIGINT) FROM credentials c
                                      WHERE c.credential_id = cookie_id), next_reason = 'the cadence was changed',
                  next_action = 'validate'
-             WHERE service = ?1 AND next_due_at > ?2 + ?3
+             WHERE service = ?1 AND next_due_at > CAST(?2 AS BIGINT) + CAST(?3 AS BIGINT)
                AND EXISTS (SELECT 1 FROM credentials c WHERE c.credential_id = cookie_id
                            AND c.validate_interval_seconds IS NULL
                            AND NOT EXISTS (SELECT 1 FROM journal j WHERE j.credential = c.id))",
@@ -274,6 +284,7 @@ pub(super) fn set_provider_cadence(
 }
 
 pub(super) fn set_provider_paused(db: &Connection, service: &str, paused: bool, at: Millis) -> Written<()> {
+    db.tell(News::Plugins)?;
     let changed = db
         .prepare_cached(
             "UPDATE cookie_rotation_providers SET paused = ?2, updated_at = ?3 WHERE service = ?1",
@@ -283,6 +294,7 @@ pub(super) fn set_provider_paused(db: &Connection, service: &str, paused: bool, 
 }
 
 pub(super) fn remove_provider(db: &Connection, service: &str) -> Written<()> {
+    db.tell(News::Plugins)?;
     let before = hold_provider(db, service, None)?;
     let changed =
         db.prepare_cached("DELETE FROM cookie_rotation_providers WHERE service = ?1")?.execute([service])?;
@@ -361,6 +373,8 @@ pub(super) fn trust_key(
     note: &AuditEntry,
     at: Millis,
 ) -> Written<TrustedKey> {
+    db.tell(News::Plugins)?;
+    db.hold("trusted keys")?;
     let known: Option<TrustedKey> = db
         .prepare_cached("SELECT public_key, name, added_at FROM trusted_keys WHERE key_id = ?1")?
         .query_row([&key.key_id], |row| {
@@ -395,6 +409,7 @@ pub(super) fn trust_key(
 }
 
 pub(super) fn distrust_key(db: &Connection, key_id: &str, at: Millis) -> Written<()> {
+    db.tell(News::Plugins)?;
     let gone: Option<(String, Option<String>)> = db
         .prepare_cached("DELETE FROM trusted_keys WHERE key_id = ?1 RETURNING public_key, name")?
         .query_row([key_id], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -445,6 +460,7 @@ fn note_pinned(db: &Connection, service: &str, credential_id: &str, at: Millis) 
 // Credentials, by the operator
 
 pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -> Written<()> {
+    db.tell(News::Due)?;
     // The first one pins what its plugin may do.
     db.hold(&format!("provider {}", new.service))?;
     if let Some(shown) = &new.plugin_digest {
@@ -510,6 +526,7 @@ pub(super) fn set_schedule(
     change: &ScheduleChange,
     at: Millis,
 ) -> Written<()> {
+    db.tell(News::Due)?;
     let standing = standing(db, credential_id)?.kept(credential_id)?;
     for (column, value) in [
         ("validate_interval_seconds", change.validate_interval),
@@ -560,6 +577,7 @@ impl Standing {
 }
 
 fn standing(db: &Connection, credential_id: &str) -> Written<Standing> {
+    db.hold_credential_named(credential_id)?;
     db.prepare_cached(
         "SELECT c.id, c.current_generation, c.pending_generation, c.last_generation,
                 j.attempt_number, c.external
@@ -590,6 +608,7 @@ fn idle(db: &Connection, credential_id: &str) -> Written<Standing> {
 }
 
 pub(super) fn replace_generation(db: &Connection, new: &NewGeneration, at: Millis) -> Written<()> {
+    db.tell(News::Due)?;
     let standing = idle(db, &new.credential_id)?.kept(&new.credential_id)?;
     let expected = standing.last + 1;
     if new.generation != expected {
@@ -615,7 +634,7 @@ pub(super) fn replace_generation(db: &Connection, new: &NewGeneration, at: Milli
     prune_generations(db, standing.row)?;
     db.prepare_cached(
         "UPDATE cookie_rotation_monitor
-         SET next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) = 1 THEN NULL ELSE ?3 END,
+         SET next_due_at = CASE WHEN (SELECT paused FROM credentials WHERE id = ?1) = 1 THEN NULL ELSE CAST(?3 AS BIGINT) END,
              next_action = ?4, expires_at = ?5, consecutive_failures = 0, waits_since = NULL,
              next_reason = 'new secrets were imported'
          WHERE cookie_id = ?2",
@@ -643,6 +662,7 @@ pub(super) fn set_paused(
     paused: bool,
     resume_at: Millis,
 ) -> Written<()> {
+    db.tell(News::Due)?;
     let standing = standing(db, credential_id)?.kept(credential_id)?;
     db.prepare_cached("UPDATE credentials SET paused = ?2 WHERE id = ?1")?
         .execute(params![standing.row, paused])?;
@@ -659,6 +679,7 @@ pub(super) fn set_paused(
 }
 
 pub(super) fn make_due(db: &Connection, credential_id: &str, action: Action, due: Millis) -> Written<()> {
+    db.tell(News::Due)?;
     idle(db, credential_id)?.kept(credential_id)?;
     db.prepare_cached(
         "UPDATE cookie_rotation_monitor SET next_due_at = ?2, next_action = ?3, next_reason = NULL
@@ -697,6 +718,7 @@ pub(super) fn put_off(db: &Connection, rows: &[(i64, Millis)], why: &str) -> Wri
            AND NOT EXISTS (SELECT 1 FROM journal WHERE credential = ?1)",
     )?;
     for (row, due) in rows {
+        db.hold_credential(*row)?;
         update.execute(params![row, millis(*due), why])?;
     }
     Ok(())
@@ -719,8 +741,11 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
             next_due = [next_due, next].into_iter().flatten().min();
             continue;
         }
+        let allowed = claim.allowed.get(service).copied().unwrap_or_default();
+        let (quota, claimed_before) =
+            (quota.min(free_over_all(db, service, allowed, claim.now)?), claims.len());
         let mut left = quota;
-        for _ in 0..GATE_ROUNDS {
+        for _ in 0..if quota == 0 { 0 } else { GATE_ROUNDS } {
             let due = due_of(db, service, now, left, claim)?;
             let held = due.iter().filter(|found| matches!(found, Found::Held(..))).count();
             for found in due {
@@ -757,9 +782,64 @@ pub(super) fn claim_due(db: &Connection, claim: &ClaimDue) -> Written<Claims> {
                 break;
             }
         }
+        book(db, service, allowed, claims.len() - claimed_before, claim.now)?;
         next_due = [next_due, earliest(service)?].into_iter().flatten().min();
     }
     Ok(Claims { claims, overdue, next_due })
+}
+
+/// How many more of a service may begin, by what the operator allows over all hosts. Whoever asks
+/// is alone in asking until its claim is committed. A home alone counts for itself.
+fn free_over_all(db: &Connection, service: &str, allowed: Allowed, now: Millis) -> Written<u32> {
+    if db.file().is_some() || allowed == Allowed::default() {
+        return Ok(u32::MAX);
+    }
+    db.hold(&format!("limits of {service}"))?;
+    let mut free = u32::MAX;
+    if let Some(most) = allowed.concurrency {
+        let open: u32 = db
+            .prepare_cached(
+                "SELECT count(*) FROM journal j JOIN credentials c ON c.id = j.credential WHERE c.service = ?1",
+            )?
+            .query_row([service], |row| row.get(0))?;
+        free = most.saturating_sub(open);
+    }
+    if let Some(per_minute) = allowed.per_minute {
+        let rate = Rate::left_at(per_minute, next_request(db, service)?);
+        free = free.min(u32::try_from(rate.free(now)).unwrap_or(u32::MAX));
+    }
+    Ok(free)
+}
+
+fn next_request(db: &Connection, service: &str) -> Written<u64> {
+    let next: Option<i64> = db
+        .prepare_cached("SELECT next_at FROM service_rates WHERE service = ?1")?
+        .query_row([service], |row| row.get(0))
+        .optional()?;
+    Ok(next.unwrap_or(0).unsigned_abs())
+}
+
+/// Books requests of a service that begin, over all hosts.
+pub(super) fn book(
+    db: &Connection,
+    service: &str,
+    allowed: Allowed,
+    requests: usize,
+    now: Millis,
+) -> Written<()> {
+    let Some(per_minute) = allowed.per_minute else { return Ok(()) };
+    if db.file().is_some() || requests == 0 {
+        return Ok(());
+    }
+    db.hold(&format!("limits of {service}"))?;
+    let mut rate = Rate::left_at(per_minute, next_request(db, service)?);
+    rate.take(requests, now);
+    db.prepare_cached(
+        "INSERT INTO service_rates (service, next_at) VALUES (?1, ?2)
+         ON CONFLICT (service) DO UPDATE SET next_at = excluded.next_at",
+    )?
+    .execute(params![service, i64::try_from(rate.next()).unwrap_or(i64::MAX)])?;
+    Ok(())
 }
 
 /// Takes over these attempts of a claimant's own that it gave up.
@@ -771,6 +851,7 @@ pub(super) fn resume(
 ) -> Written<Vec<Claim>> {
     let mut claims = Vec::new();
     for token in tokens {
+        db.hold_credential(token.credential_row)?;
         let open = db
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM journal WHERE credential = ?1 AND fence = ?2)")?
             .query_row(params![token.credential_row, token.fence], |row| row.get(0))?;
@@ -784,7 +865,12 @@ pub(super) fn resume(
 /// Moves what was written down by a clock that was ahead: what an attempt of then made due, what
 /// was added then, and the leases of `owner`. `by` is how far it was ahead where that is known;
 /// else a credential waits from now as long as it would have from its last attempt.
+///
+/// On a server all times are its own clock's, which no host's can be ahead of.
 pub(super) fn set_back(db: &Connection, owner: &str, now: Millis, by: Option<Millis>) -> Written<usize> {
+    if db.file().is_none() {
+        return Ok(0);
+    }
     db.prepare_cached("UPDATE journal SET lease_until = max(?2, lease_until - ?3) WHERE owner = ?1")?
         .execute(params![owner, millis(now), by.map_or(0, millis)])?;
     let moved = if by.is_some() || was_ahead(db, now)? { set_credentials_back(db, now, by)? } else { 0 };
@@ -856,7 +942,9 @@ const CLAIM: &str = "
 const AFTER_CLAIM: usize = 25;
 
 /// Rows of open attempts have their lease's end as due time, so one that is due here with a
-/// journal row lost its owner, or its owner is the one who asks.
+/// journal row lost its owner, or its owner is the one who asks. What another host looks at in this
+/// moment is passed over; what it took a moment ago shows itself by the monitor row, which every
+/// claim writes.
 static DUE: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT {CLAIM}, j.fence, j.owner = ?4, m.next_action, m.next_due_at, m.waits_since
@@ -865,7 +953,8 @@ static DUE: LazyLock<String> = LazyLock::new(|| {
          LEFT JOIN journal j ON j.credential = c.id
          WHERE m.service = ?1 AND m.next_due_at <= ?2
            AND (j.credential IS NULL OR j.lease_until <= ?2)
-         ORDER BY m.next_due_at LIMIT ?3"
+         ORDER BY m.next_due_at LIMIT ?3
+         /*pg FOR UPDATE OF m, c SKIP LOCKED*/"
     )
 });
 
@@ -996,10 +1085,18 @@ fn rest_of(db: &Connection, credential: i64, now: Millis, gate: &Gate) -> Writte
     Ok(rest)
 }
 
+/// Of a file all that is open, for nobody else can be at it. On a server what this very host began
+/// before it was started again; what others began is theirs until their leases run out.
 pub(super) fn reclaim_interrupted(db: &Connection, owner: &str, lease_until: Millis) -> Written<Vec<Claim>> {
+    let host = match (db.file(), owner.split_once(':')) {
+        (None, Some((host, _))) => format!("{host}:"),
+        _ => String::new(),
+    };
     let open: Vec<i64> = db
-        .prepare_cached("SELECT credential FROM journal ORDER BY started_at")?
-        .query_map([], |row| row.get(0))?
+        .prepare_cached(
+            "SELECT credential FROM journal WHERE substr(owner, 1, length(?1)) = ?1 ORDER BY started_at",
+        )?
+        .query_map([host], |row| row.get(0))?
         .collect::<sql::Result<_>>()?;
     open.into_iter().map(|credential| take_over(db, credential, owner, lease_until)).collect()
 }
@@ -1136,6 +1233,7 @@ fn claim_from(row: Row<'_>) -> sql::Result<Unopened> {
 pub(super) fn renew(db: &Connection, tokens: &[ClaimToken], lease_until: Millis) -> Written<Renewed> {
     let mut all = Renewed::default();
     for token in tokens {
+        db.hold_credential(token.credential_row)?;
         let renewed = db
             .prepare_cached("UPDATE journal SET lease_until = ?3 WHERE credential = ?1 AND fence = ?2")?
             .execute(params![token.credential_row, token.fence, millis(lease_until)])?;
@@ -1194,6 +1292,7 @@ pub(super) fn store_pending(
     at: Millis,
 ) -> Written<()> {
     let credential = token.credential_row;
+    db.hold_credential(credential)?;
     let attempt: u32 = db
         .prepare_cached(
             "UPDATE journal SET phase = 'captured' WHERE credential = ?1 AND fence = ?2
@@ -1255,6 +1354,7 @@ pub(super) struct FinishRow {
 
 pub(super) fn finish(db: &Connection, end: &FinishRow) -> Written<i64> {
     let credential = end.token.credential_row;
+    db.hold_credential(credential)?;
     let closed = db
         .prepare_cached("DELETE FROM journal WHERE credential = ?1 AND fence = ?2 AND attempt_number = ?3")?
         .execute(params![credential, end.token.fence, end.report.attempt_number])?;

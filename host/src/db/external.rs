@@ -190,6 +190,9 @@ fn use_token(db: &Connection, token_id: &str, at: Millis) -> Written<()> {
 
 fn accept(db: &Connection, new: &ReportRow, at: Millis) -> Written<Accepted> {
     let report = &new.report;
+    // Two reports of one credential, or of one token that brings new ones, come one after the other.
+    db.hold(&format!("worker token {}", new.token_id))?;
+    db.hold_credential_named(&report.cookie_id)?;
     check_token(db, &new.token_id, &report.service, at)?;
     let other_service = || WriteError::OtherService { credential_id: report.cookie_id.clone() };
 
@@ -236,7 +239,7 @@ fn accept(db: &Connection, new: &ReportRow, at: Millis) -> Written<Accepted> {
         "UPDATE external_workers SET last_seen_at = max(last_seen_at, ?4)
          WHERE token_id = ?1 AND service = ?2
            AND (worker_id = ?3
-                OR (?3 IS NULL AND (SELECT count(*) FROM external_workers WHERE token_id = ?1) = 1))",
+                OR (CAST(?3 AS TEXT) IS NULL AND (SELECT count(*) FROM external_workers WHERE token_id = ?1) = 1))",
     )?
     .execute(params![new.token_id, report.service, new.worker_id, millis(at)])?;
     Ok(Accepted { id, duplicate: false })

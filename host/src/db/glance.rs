@@ -229,7 +229,7 @@ impl Reader {
                 "SELECT count(*) FROM
                      (SELECT 1 FROM cookie_rotation_monitor m INDEXED BY monitor_wants_person
                       JOIN credentials c ON c.credential_id = m.cookie_id
-                      WHERE {WANTS_PERSON} AND c.paused = 0 LIMIT {COUNTED_AT_MOST}) some"
+                      WHERE {WANTS_PERSON} AND c.paused = 0 LIMIT {COUNTED_AT_MOST}) counted"
             ))?
             .query_row([], |row| row.get(0))?;
         Ok(count)

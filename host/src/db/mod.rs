@@ -13,6 +13,7 @@ pub mod copies;
 pub mod external;
 pub mod firefox;
 pub mod glance;
+pub mod hosts;
 #[cfg(test)]
 #[path = "in_memory_tests.rs"]
 pub mod in_memory;
@@ -46,6 +47,7 @@ use server::Server;
 use sql::Connection;
 
 pub use crate::config::store::Store;
+pub use sql::News;
 pub use queries::Reader;
 pub use writer::{WriteError, Writer, WriterThread};
 
@@ -172,6 +174,18 @@ impl HomeLock {
         file.rewind().map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Hears what the hosts of a shared store tell each other, until the connection ends; then it says
+/// why. None: a file, which has one host.
+pub async fn listen(store: &Store, hear: impl FnMut(News) + Send + 'static) -> Option<DbError> {
+    match store {
+        Store::File(_) => None,
+        Store::Server(config) => match Server::named(config) {
+            Ok(server) => Some(server.listen(hear).await),
+            Err(error) => Some(error),
+        },
     }
 }
 

@@ -87,6 +87,14 @@ pub struct ProviderRow {
     pub revision: u32,
 }
 
+/// What the operator chose for a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceChoice {
+    pub service: String,
+    pub paused: bool,
+    pub validate_interval_seconds: Option<u32>,
+}
+
 /// A newer plugin that waits for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -400,6 +408,21 @@ impl Reader {
         self.all("SELECT digest FROM plugin_files", [], |row| row.get(0))
     }
 
+    /// What the operator chose for each service, apart from its plugin.
+    pub fn service_choices(&self) -> Found<Vec<ServiceChoice>> {
+        self.all(
+            "SELECT service, paused, operator_validate_interval_seconds FROM cookie_rotation_providers",
+            [],
+            |row| {
+                Ok(ServiceChoice {
+                    service: row.get(0)?,
+                    paused: row.get(1)?,
+                    validate_interval_seconds: row.get(2)?,
+                })
+            },
+        )
+    }
+
     /// The services of which nothing is done by itself.
     pub fn paused_services(&self) -> Found<Vec<String>> {
         self.all("SELECT service FROM cookie_rotation_providers WHERE paused = 1", [], |row| row.get(0))
@@ -455,7 +478,7 @@ impl Reader {
     /// Every credential, or those of one service, by id.
     pub fn credentials(&self, service: Option<&str>) -> Found<Vec<CredentialRow>> {
         let sql = format!(
-            "{CREDENTIAL_COLUMNS}{CREDENTIAL_TABLES} WHERE ?1 IS NULL OR c.service = ?1 ORDER BY c.credential_id"
+            "{CREDENTIAL_COLUMNS}{CREDENTIAL_TABLES} WHERE CAST(?1 AS TEXT) IS NULL OR c.service = ?1 ORDER BY c.credential_id"
         );
         self.all(&sql, [service], credential_from)
     }
@@ -710,7 +733,7 @@ impl Reader {
     pub fn failing(&self, service: Option<&str>, limit: u32) -> Found<(Vec<CredentialRow>, u64)> {
         let snapshot = self.db.snapshot()?;
         let from = "FROM cookie_rotation_monitor m INDEXED BY monitor_failing";
-        let filter = "WHERE m.consecutive_failures > 0 AND (?1 IS NULL OR m.service = ?1)";
+        let filter = "WHERE m.consecutive_failures > 0 AND (CAST(?1 AS TEXT) IS NULL OR m.service = ?1)";
         let rows = self.all(
             &format!(
                 "{CREDENTIAL_COLUMNS} {from}

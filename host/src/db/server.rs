@@ -12,6 +12,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
 use super::sql::postgres::{OLDEST, Pool, Session};
+use super::sql::News;
 use super::{DbError, sql};
 use crate::config::store::{StoreConfig, Tls};
 
@@ -84,6 +85,13 @@ impl Server {
         Ok(Self { pool: Arc::new(Pool::new(parsed, tls)), name })
     }
 
+    /// Hears what hosts tell each other, until the connection ends; then it says why.
+    pub async fn listen(&self, mut hear: impl FnMut(News) + Send + 'static) -> DbError {
+        let known = move |told: &str| News::parse(told).into_iter().for_each(&mut hear);
+        let source = sql::Error::Postgres(self.pool.listen(known).await);
+        DbError::Server { name: self.name.clone(), source }
+    }
+
     /// A connection that was used before, or a new one; the server is looked at first then.
     ///
     /// # Errors
@@ -107,6 +115,7 @@ impl Server {
                 "its fsync is off, so that a power cut takes back what it has acknowledged; hint: fsync = on in its postgresql.conf",
             )));
         }
+        greeting.clock.follow();
         Ok(session)
     }
 }

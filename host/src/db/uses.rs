@@ -114,9 +114,14 @@ impl Writer {
 
     /// Forgets the sinks that there aren't any more, and brings the consumers that are sinks in
     /// line with the configuration. Returns whether a rotation is due for that.
-    pub async fn settle_sinks(&self, sinks: Vec<String>, consumers: Vec<SinkConsumer>) -> Written<bool> {
-        let at = now();
-        self.run(move |db| settle_sinks(db, &sinks, &consumers, at)).await
+    pub async fn settle_sinks(
+        &self,
+        of_host: &str,
+        sinks: Vec<String>,
+        consumers: Vec<SinkConsumer>,
+    ) -> Written<bool> {
+        let (of_host, at) = (of_host.to_owned(), now());
+        self.run(move |db| settle_sinks(db, &of_host, &sinks, &consumers, at)).await
     }
 
     /// Adds a consumer, or changes how long it is waited for.
@@ -144,6 +149,7 @@ impl Writer {
 
 fn sink_delivered(db: &Connection, delivered: &Delivered, at: Millis) -> Written<bool> {
     let Delivered { sink, credential, generation, acknowledges } = delivered;
+    db.hold_credential(*credential)?;
     db.prepare_cached(
         "INSERT INTO sink_states (sink, credential, generation, delivered_at) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (sink) DO UPDATE SET
@@ -180,12 +186,18 @@ fn sink_failed(
     Ok(())
 }
 
-fn settle_sinks(db: &Connection, sinks: &[String], consumers: &[SinkConsumer], at: Millis) -> Written<bool> {
+fn settle_sinks(
+    db: &Connection,
+    of_host: &str,
+    sinks: &[String],
+    consumers: &[SinkConsumer],
+    at: Millis,
+) -> Written<bool> {
     let known: Vec<String> = db
         .prepare_cached("SELECT sink FROM sink_states")?
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    for gone in known.iter().filter(|sink| !sinks.contains(sink)) {
+    for gone in known.iter().filter(|sink| sink.ends_with(of_host) && !sinks.contains(sink)) {
         db.prepare_cached("DELETE FROM sink_states WHERE sink = ?1")?.execute([gone])?;
     }
     let standing: Vec<(i64, SinkConsumer)> = db
@@ -197,7 +209,7 @@ fn settle_sinks(db: &Connection, sinks: &[String], consumers: &[SinkConsumer], a
         })?
         .collect::<Result<_, _>>()?;
     let mut due = false;
-    for (credential, gone) in standing.iter().filter(|(_, consumer)| !consumers.contains(consumer)) {
+    for (credential, gone) in standing.iter().filter(|(_, gone)| gone.name.ends_with(of_host) && !consumers.contains(gone)) {
         db.prepare_cached("DELETE FROM consumers WHERE credential = ?1 AND name = ?2")?
             .execute(params![credential, gone.name])?;
         due |= release(db, *credential, at)?;
@@ -222,6 +234,7 @@ const SINK_CONSUMERS: &str = "
     FROM consumers k JOIN credentials c ON c.id = k.credential WHERE k.sink = 1";
 
 fn row_of(db: &Connection, credential_id: &str) -> Written<(i64, Option<u32>)> {
+    db.hold_credential_named(credential_id)?;
     let found: Option<(i64, Option<u32>, bool)> = db
         .prepare_cached("SELECT id, current_generation, external FROM credentials WHERE credential_id = ?1")?
         .query_row([credential_id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))

@@ -115,7 +115,7 @@ impl Reader {
                        FROM (SELECT m.cookie_id, m.service, m.last_verdict, m.last_status, m.last_success_at
                              FROM cookie_rotation_monitor m INDEXED BY {index}
                              WHERE {holds} ORDER BY m.last_success_at NULLS FIRST LIMIT {TROUBLED_LOOKED_AT}) w
-                       WHERE (?1 IS NULL OR w.service = ?1) AND {meant}
+                       WHERE (CAST(?1 AS TEXT) IS NULL OR w.service = ?1) AND {meant}
                        ORDER BY w.last_success_at NULLS FIRST LIMIT ?3 OFFSET ?2) found
                  CROSS JOIN cookie_rotation_monitor m ON m.cookie_id = found.id
                  CROSS JOIN credentials c ON c.credential_id = m.cookie_id
@@ -134,7 +134,7 @@ impl Reader {
         let count = |index: &str, holds: &str, most: u32| -> Found<u32> {
             let sql = format!(
                 "SELECT count(*) FROM (SELECT 1 FROM cookie_rotation_monitor m INDEXED BY {index}
-                                       WHERE {holds} LIMIT {most}) some"
+                                       WHERE {holds} LIMIT {most}) counted"
             );
             Ok(self.db.prepare_cached(&sql)?.query_row([], |row| row.get(0))?)
         };
@@ -239,7 +239,7 @@ impl Reader {
                 &format!(
                     "SELECT service, count(*) FROM
                          (SELECT m.service FROM cookie_rotation_monitor m INDEXED BY {index}
-                          WHERE {condition} LIMIT {COUNTED_AT_MOST}) some
+                          WHERE {condition} LIMIT {COUNTED_AT_MOST}) counted
                      GROUP BY service"
                 ),
                 [],
@@ -320,7 +320,10 @@ mod tests {
     /// A hundred credentials: each tenth fails, each twentieth wants a person, the others end an
     /// hour apart; every seventh is paused.
     fn filled() -> (Scratch, Reader) {
-        let scratch = Scratch::new();
+        filled_in(Scratch::new())
+    }
+
+    fn filled_in(scratch: Scratch) -> (Scratch, Reader) {
         let db = scratch.connection();
         for number in 0..100_i64 {
             let id = format!("account-{number:03}");
@@ -432,7 +435,7 @@ mod tests {
     /// The steps of SQLite's machine say what a million would cost, and no clock does.
     #[test]
     fn a_page_walks_indexes_and_sorts_nothing() {
-        let (_folder, reader) = filled();
+        let (_scratch, reader) = filled_in(Scratch::on_file());
         let plan = |sql: &str| {
             let mut explain = reader.db.prepare_cached(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let mut rows = explain.query([]).unwrap();

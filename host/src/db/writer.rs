@@ -5,6 +5,7 @@
 //!
 //! The futures here need no particular runtime: a bounded channel and a one-shot answer.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -280,7 +281,18 @@ pub struct ClaimDue {
     pub quotas: Vec<(String, u32)>,
     /// Over all of them; who is first in `quotas` is served first.
     pub at_most: u32,
+    /// What holds over all hosts that share the store; a home alone keeps to it by its quotas.
+    pub allowed: BTreeMap<String, Allowed>,
     pub gate: Gate,
+}
+
+/// What the operator allows of a service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// Attempts at once.
+    pub concurrency: Option<u32>,
+    /// Requests in a minute.
+    pub per_minute: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -436,6 +448,7 @@ const GATHER: Duration = Duration::from_millis(1);
 pub struct Writer {
     queue: mpsc::Sender<Box<dyn Job>>,
     progress: watch::Receiver<Progress>,
+    shared: bool,
 }
 
 /// What the writing thread has done since it started. Whoever watches it wakes after each commit,
@@ -504,7 +517,7 @@ impl Writer {
                 drop(lock);
             })
             .map_err(|source| DbError::Io { path: path.to_owned(), source })?;
-        Ok((Self { queue, progress }, WriterThread { handles: vec![handle] }))
+        Ok((Self { queue, progress, shared: false }, WriterThread { handles: vec![handle] }))
     }
 
     fn start_on(server: Arc<Server>, lock: HomeLock) -> Result<(Self, WriterThread), DbError> {
@@ -525,7 +538,12 @@ impl Writer {
                 .map_err(|source| DbError::Io { path: PathBuf::from("db-writer"), source })?;
             handles.push(handle);
         }
-        Ok((Self { queue, progress }, WriterThread { handles }))
+        Ok((Self { queue, progress, shared: true }, WriterThread { handles }))
+    }
+
+    /// Whether other hosts may write here too.
+    pub const fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// Changes with each commit, and when the database can't be written.
@@ -704,6 +722,12 @@ impl Writer {
     /// lease ran out.
     pub async fn claim_due(&self, claim: ClaimDue) -> Result<Claims, WriteError> {
         self.run_at(CLAIM, move |db| commands::claim_due(db, &claim)).await
+    }
+
+    /// Books requests that were made beside the first of an attempt with all hosts.
+    pub async fn book(&self, service: &str, allowed: Allowed, requests: usize) -> Result<(), WriteError> {
+        let (service, at) = (service.to_owned(), now());
+        self.run(move |db| commands::book(db, &service, allowed, requests, at)).await
     }
 
     /// Takes over attempts of one's own that nobody works on any more. What has ended meanwhile

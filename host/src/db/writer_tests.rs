@@ -187,6 +187,8 @@ fn due(now: Millis, quotas: &[(&str, u32)]) -> ClaimDue {
         lease_until: now + LEASE,
         quotas: quotas.iter().map(|(service, quota)| ((*service).to_owned(), *quota)).collect(),
         at_most: u32::MAX,
+        allowed: std::collections::BTreeMap::new(),
+        allowed: std::collections::BTreeMap::new(),
         gate: Gate::default(),
     }
 }
@@ -559,7 +561,7 @@ async fn who_asks_never_takes_its_own_attempt_over_unless_it_says_so() {
 #[tokio::test]
 async fn after_a_clock_was_ahead_what_it_made_due_comes_nearer_and_nothing_else() {
     const HOUR: Millis = 3_600_000;
-    let home = Home::new();
+    let home = Home::on_file(Scratch::on_file(), None);
     for id in ["before", "after", "dead", "open"] {
         home.add(id, "shop").await;
     }
@@ -602,7 +604,7 @@ async fn after_a_clock_was_ahead_what_it_made_due_comes_nearer_and_nothing_else(
 
 #[tokio::test]
 async fn by_how_much_the_clock_was_ahead_need_not_be_known() {
-    let home = Home::new();
+    let home = Home::on_file(Scratch::on_file(), None);
     home.add("shop-1", "shop").await;
     let claim = home.claim("shop-1", Action::Validate).await;
     let mut end = end_of(&claim);
@@ -753,7 +755,7 @@ async fn a_promotion_of_what_is_not_pending_changes_nothing() {
 
 #[tokio::test]
 async fn an_end_that_fails_at_its_last_write_leaves_nothing_half_done() {
-    let home = Home::new();
+    let home = Home::on_file(Scratch::on_file(), None);
     home.add("shop-1", "shop").await;
     let claim = home.claim("shop-1", Action::Rotate).await;
     home.writer.store_pending(&claim.token, 2, vec![key("session", b"new")]).await.unwrap();

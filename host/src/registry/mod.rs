@@ -340,9 +340,8 @@ impl Registry {
         providers: Arc<Providers>,
         policy: PluginPolicy,
     ) -> Arc<Self> {
-        let is_shared = home.database().file().is_none();
         Arc::new(Self {
-            inbox: is_shared.then(|| Mutex::new(Inbox::load(&home.inbox()))),
+            inbox: writer.is_shared().then(|| Mutex::new(Inbox::load(&home.inbox()))),
             home: home.clone(),
             cache: Cache::new(home),
             supervisor,
@@ -937,17 +936,12 @@ impl Registry {
             return Ok(Kept { changed: self.stop(row).await?, unfit });
         }
         let Grants { accepted, reveal } = grants_of(row);
-        if let Some(active) = self.providers.get(service)
-            && active.digest == row.plugin_digest
-        {
-            if self.inbox.is_none() {
-                return Ok(Kept::default());
-            }
-            // The operator may have granted it to another host.
-            if active.reveal == reveal {
-                self.follow_cadence(&active, row);
-                return Ok(Kept::default());
-            }
+        // A key may have been granted by way of another host.
+        let runs = self.providers.get(service).is_some_and(|active| {
+            active.digest == row.plugin_digest && (self.inbox.is_none() || active.reveal == reveal)
+        });
+        if runs {
+            return Ok(Kept::default());
         }
         let found = match self.take(&row.plugin_digest) {
             Ok(()) => self.inspect(&row.plugin_digest).await,
@@ -1107,14 +1101,6 @@ impl Registry {
         words::described(&found.path, &found.candidate, signature)
     }
 
-    /// The operator may have told another host how often a service is looked at.
-    fn follow_cadence(&self, active: &ActiveProvider, row: &ProviderRow) {
-        let wanted = row.operator_validate_interval_seconds;
-        if self.inbox.is_some() && active.validate_interval != wanted {
-            self.providers.set_cadence(&row.service, wanted);
-        }
-    }
-
     async fn activate(
         &self,
         service: &str,
@@ -1123,13 +1109,7 @@ impl Registry {
         row: Option<&ProviderRow>,
     ) -> Result<bool, RegistryError> {
         let active = self.providers.get(service);
-        if let Some(now) = &active
-            && now.digest == candidate.digest
-            && now.reveal == reveal
-        {
-            if let Some(row) = row {
-                self.follow_cadence(now, row);
-            }
+        if active.as_ref().is_some_and(|now| now.digest == candidate.digest && now.reveal == reveal) {
             return Ok(false);
         }
         let code = self

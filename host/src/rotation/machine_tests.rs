@@ -405,6 +405,7 @@ impl<'d> World<'d> {
                 lease_until: now + LEASE,
                 quotas: vec![("shop".into(), 1)],
                 at_most: 1,
+                allowed: std::collections::BTreeMap::new(),
                 gate: Gate::default(),
             });
         }

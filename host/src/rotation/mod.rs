@@ -10,7 +10,6 @@ pub mod decide;
 pub mod machine;
 mod pace;
 pub mod plan;
-mod rate;
 mod resolved;
 pub mod schedule;
 pub mod self_test;
@@ -25,15 +24,20 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::config::ServiceRules;
+use crate::config::host::Labels;
 use crate::credential::{Millis, now};
 use crate::db::Action;
+use crate::db::queries::ServiceChoice;
 use crate::db::uses::WAITS_FOR;
-use crate::db::writer::{Claim, ClaimDue, ClaimToken, Due, Gate, Passage, Renewed, WriteError, Writer};
+use crate::db::writer::{
+    Allowed, Claim, ClaimDue, ClaimToken, Due, Gate, Passage, Renewed, WriteError, Writer,
+};
 use crate::egress::Egress;
 use crate::limits;
 use crate::meter::Meter;
 use crate::provider::Resolved;
 use crate::quiet::Quiet;
+use crate::rate;
 use crate::registry::Providers;
 use crate::report::Report;
 use crate::supervisor::Supervisor;
@@ -46,6 +50,9 @@ const PER_SERVICE: usize = limits::CALL.in_flight as usize;
 
 /// The longest sleep between two looks at the due queue.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// The same where other hosts make things due: as late as their lost attempts are taken over.
+const SHARED_SLEEP: Duration = Duration::from_secs(5);
 
 /// Between two looks at the clocks: one that was set is noticed by then. Nothing is asked of the
 /// database for it.
@@ -72,6 +79,8 @@ pub struct Rotation {
     pub meter: Arc<Meter>,
     /// Names this host in claims.
     pub owner: String,
+    /// What services may ask of the hosts that ask them.
+    labels: Labels,
     resolved: resolved::ResolvedSettings,
     in_flight: Mutex<HashMap<String, Held>>,
     /// What was asked for by command, from before the database hears of it: in flight as well.
@@ -114,6 +123,7 @@ impl Rotation {
         writer: Writer,
         providers: Arc<Providers>,
         owner: String,
+        labels: Labels,
         rules: BTreeMap<String, ServiceRules>,
     ) -> Arc<Self> {
         let rates = Mutex::new(rates_of(&rules));
@@ -127,6 +137,7 @@ impl Rotation {
             providers,
             meter,
             owner,
+            labels,
             resolved: resolved::ResolvedSettings::default(),
             in_flight: Mutex::default(),
             asked: Mutex::default(),
@@ -191,6 +202,29 @@ impl Rotation {
             services.insert(service.to_owned());
         } else {
             services.remove(service);
+        }
+    }
+
+    fn has_label(&self, (label, value): (&String, &String)) -> bool {
+        self.labels.get(label) == Some(value)
+    }
+
+    /// Takes over what was chosen by way of another host.
+    pub fn follow(&self, choices: &[ServiceChoice]) {
+        let chosen: BTreeSet<String> =
+            choices.iter().filter(|choice| choice.paused).map(|choice| choice.service.clone()).collect();
+        let before = {
+            let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *paused, chosen.clone())
+        };
+        for choice in choices {
+            let known = self.providers.get(&choice.service);
+            if known.is_some_and(|known| known.validate_interval != choice.validate_interval_seconds) {
+                self.providers.set_cadence(&choice.service, choice.validate_interval_seconds);
+            }
+        }
+        if before != chosen {
+            self.wake();
         }
     }
 
@@ -392,12 +426,8 @@ impl Rotation {
         let held = InFlight { engine: self, id: &id };
         let result = attempt::run(self, claim).await;
         drop(held);
-        if let Ok(report) = &result
-            && let Some(rate) = self.rates().get_mut(&report.service)
-        {
-            // The first was booked with the claim.
-            let requests = report.meta.get("requests").and_then(serde_json::Value::as_u64).unwrap_or(0);
-            rate.take(usize::try_from(requests.saturating_sub(1)).unwrap_or(0), now());
+        if let Ok(report) = &result {
+            self.book(report).await;
         }
         if let Err(error) = &result {
             // The journal row stays; the lease runs out and the attempt is recovered.
@@ -405,6 +435,26 @@ impl Rotation {
         }
         self.changed.notify_one();
         result
+    }
+
+    /// Books the requests of an attempt that has ended, where the service has a rate: here, and with
+    /// the hosts that share the store.
+    async fn book(&self, report: &Report) {
+        let service = report.service.as_str();
+        // The first was booked with the claim.
+        let requests = report.meta.get("requests").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let more = usize::try_from(requests.saturating_sub(1)).unwrap_or(0);
+        match self.rates().get_mut(service) {
+            Some(rate) => rate.take(more, now()),
+            None => return,
+        }
+        if more == 0 || !self.writer.is_shared() {
+            return;
+        }
+        let allowed = allowed(&self.rules()).get(service).copied().unwrap_or_default();
+        if let Err(error) = self.writer.book(service, allowed, more).await {
+            tracing::warn!(service, %error, "requests were not counted against the service's rate");
+        }
     }
 
     /// Claims one credential because a person asked, and runs its attempt.
@@ -463,6 +513,7 @@ impl Rotation {
                 Err(error) => Err(error),
             };
             let sleep = match looked {
+                Ok(sleep) if self.writer.is_shared() => sleep.min(SHARED_SLEEP),
                 Ok(sleep) => sleep,
                 Err(error) => {
                     tracing::error!(%error, "nothing can be claimed, rotations are stopped");
@@ -524,7 +575,12 @@ impl Rotation {
                 (room, service)
             };
             let services = self.providers.services().into_iter();
-            services.filter(|service| !paused.contains(service)).map(room).collect()
+            let here = |service: &String| {
+                rules
+                    .get(service)
+                    .is_none_or(|rules| rules.only_on.iter().all(|wanted| self.has_label(wanted)))
+            };
+            services.filter(|service| !paused.contains(service) && here(service)).map(room).collect()
         };
         let quotas = quotas(room, free, self.turn.fetch_add(1, Ordering::Relaxed));
         if quotas.is_empty() {
@@ -541,6 +597,7 @@ impl Rotation {
                 lease_until: lease(),
                 quotas,
                 at_most,
+                allowed: allowed(&self.rules()),
                 gate,
             })
             .await?;
@@ -649,7 +706,7 @@ impl Rotation {
 
     /// Renews leases, and says which are still ours, and which another's by now.
     async fn renew(&self, tokens: Vec<ClaimToken>) -> Result<Renewed, WriteError> {
-        let asked = Instant::now();
+        let asked = crate::clock::steady();
         let renewed = self.writer.renew(tokens, lease()).await?;
         let mut in_flight = self.hold();
         for token in &renewed.held {
@@ -665,7 +722,8 @@ impl Rotation {
     /// Whether a claim is still ours, before something leaves that can't be taken back. Nobody is
     /// asked while the lease can't have run out.
     pub(super) async fn owns(&self, token: &ClaimToken) -> Result<bool, WriteError> {
-        let fresh = |held: &Held| held.token == *token && held.renewed.elapsed() < lease_time() * 2 / 3;
+        let age = |held: &Held| Duration::from_millis(crate::clock::steady().saturating_sub(held.renewed));
+        let fresh = |held: &Held| held.token == *token && age(held) < lease_time() * 2 / 3;
         if self.hold().get(&token.credential_id).is_some_and(fresh) {
             return Ok(true);
         }
@@ -702,6 +760,14 @@ fn rates_of(rules: &BTreeMap<String, ServiceRules>) -> HashMap<String, rate::Rat
     rules.iter().filter_map(rate).collect()
 }
 
+/// The rules in the words of a claim, for those services that have any.
+fn allowed(rules: &BTreeMap<String, ServiceRules>) -> BTreeMap<String, Allowed> {
+    let of =
+        |rules: &ServiceRules| Allowed { concurrency: rules.concurrency, per_minute: rules.rate_per_minute };
+    let all = rules.iter().map(|(service, rules)| (service.clone(), of(rules)));
+    all.filter(|(_, allowed)| *allowed != Allowed::default()).collect()
+}
+
 fn used_of(used: &HashMap<String, usize>, service: &str) -> usize {
     used.get(service).copied().unwrap_or(0)
 }
@@ -711,13 +777,13 @@ fn used_of(used: &HashMap<String, usize>, service: &str) -> usize {
 struct Held {
     service: String,
     token: ClaimToken,
-    /// When its lease was last known to be renewed.
-    renewed: Instant,
+    /// When its lease was last known to be renewed, by the steady clock.
+    renewed: Millis,
 }
 
 impl Held {
     fn new(claim: &Claim) -> Self {
-        Self { service: claim.service.clone(), token: claim.token.clone(), renewed: Instant::now() }
+        Self { service: claim.service.clone(), token: claim.token.clone(), renewed: crate::clock::steady() }
     }
 }
 

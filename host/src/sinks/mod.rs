@@ -28,7 +28,7 @@ use crate::config::sinks::Sink;
 use crate::crash;
 use crate::credential::{Millis, Secret, now};
 use crate::db::queries::{ReadError, Reader};
-use crate::db::uses::{Delivered, InForce, SinkConsumer};
+use crate::db::uses::{Delivered, InForce, SinkConsumer, SinkState};
 use crate::db::writer::{WriteError, Writer};
 use crate::db::{DbError, Store};
 use crate::egress::EgressError;
@@ -101,6 +101,8 @@ impl SinkError {
 /// Every sink of an installation. The same for the daemon and for a command that works without one.
 pub struct Sinks {
     database: Store,
+    /// What follows a sink's name in a store that several hosts share, each with sinks of its own.
+    of_host: String,
     vault: Arc<Vault>,
     writer: Writer,
     config: Live,
@@ -114,6 +116,18 @@ pub struct Sinks {
     at_once: Arc<Semaphore>,
     /// A sink was served, and may be behind again.
     served: Notify,
+}
+
+/// The states of one host's sinks, by the names that its configuration has.
+///
+/// # Errors
+/// The database's.
+pub fn own_states(reader: &Reader, of_host: &str) -> Result<Vec<SinkState>, ReadError> {
+    let own = |state: SinkState| {
+        let name = state.sink.strip_suffix(of_host)?.to_owned();
+        Some(SinkState { sink: name, ..state })
+    };
+    Ok(reader.sink_states()?.into_iter().filter_map(own).collect())
 }
 
 impl fmt::Debug for Sinks {
@@ -156,6 +170,7 @@ impl Sinks {
     /// `released` is called when a rotation that had waited is due.
     pub fn new(
         database: Store,
+        of_host: String,
         vault: Arc<Vault>,
         writer: Writer,
         config: Live,
@@ -164,6 +179,7 @@ impl Sinks {
     ) -> Arc<Self> {
         Arc::new(Self {
             database,
+            of_host,
             vault,
             writer,
             config,
@@ -283,7 +299,7 @@ impl Sinks {
             None => Reader::open(&self.database)?,
         };
         let states: BTreeMap<_, _> =
-            reader.sink_states()?.into_iter().map(|state| (state.sink.clone(), state)).collect();
+            own_states(&reader, &self.of_host)?.into_iter().map(|state| (state.sink.clone(), state)).collect();
         let (mut looked, mut consumers) = (Looked::default(), BTreeSet::new());
         let at = now();
         for (name, sink) in &config.sinks {
@@ -297,7 +313,7 @@ impl Sinks {
             if sink.acknowledges {
                 consumers.insert(SinkConsumer {
                     credential_id: sink.credential.clone(),
-                    name: name.clone(),
+                    name: self.stored(name),
                     wait_seconds: sink.acknowledge_wait_seconds,
                 });
             }
@@ -324,7 +340,8 @@ impl Sinks {
                 }),
             }
         }
-        let standing: BTreeSet<_> = reader.sink_consumers()?.into_iter().collect();
+        let is_own = |consumer: &SinkConsumer| consumer.name.ends_with(&self.of_host);
+        let standing: BTreeSet<_> = reader.sink_consumers()?.into_iter().filter(is_own).collect();
         rounds.reader = Some(reader);
         let forgotten = states.keys().any(|sink| !config.sinks.contains_key(sink));
         if forgotten {
@@ -337,8 +354,8 @@ impl Sinks {
             let difference = (consumers, standing);
             if forgotten || rounds.settling.as_ref() != Some(&difference) {
                 let wanted = difference.0.iter().cloned().collect();
-                let sinks = config.sinks.keys().cloned().collect();
-                if self.writer.settle_sinks(sinks, wanted).await? {
+                let sinks = config.sinks.keys().map(|name| self.stored(name)).collect();
+                if self.writer.settle_sinks(&self.of_host, sinks, wanted).await? {
                     (self.released)();
                 }
                 rounds.settling = Some(difference);
@@ -346,6 +363,11 @@ impl Sinks {
         }
         rounds.had_none = config.sinks.is_empty();
         Ok(looked)
+    }
+
+    /// A sink's name as the store has it.
+    fn stored(&self, name: &str) -> String {
+        format!("{name}{}", self.of_host)
     }
 
     /// Whether the same should be in a sink's file as when that was last found right. One that is
@@ -380,7 +402,8 @@ impl Sinks {
         turn: OwnedMutexGuard<Place>,
         insisted: bool,
     ) -> Result<(), SinkError> {
-        let state = Reader::open(&self.database)?.sink_states()?.into_iter().find(|state| state.sink == name);
+        let states = own_states(&Reader::open(&self.database)?, &self.of_host)?;
+        let state = states.into_iter().find(|state| state.sink == name);
         let state = state.unwrap_or_default();
         // Held until it is written down how it went, or the next look would begin anew.
         let mut turn = Some(turn);
@@ -396,7 +419,7 @@ impl Sinks {
                     tracing::debug!(sink = name, generation, "delivered");
                 }
                 let delivered = Delivered {
-                    sink: name.to_owned(),
+                    sink: self.stored(name),
                     credential,
                     generation,
                     acknowledges: sink.acknowledges,
@@ -412,7 +435,7 @@ impl Sinks {
                     tracing::warn!(sink = name, error = said, "the sink can't be served, it is tried again");
                 }
                 let next = now() + decide::pause(tries, error.trouble()).as_millis() as Millis;
-                self.writer.sink_failed(name, said, tries, Some(next)).await?;
+                self.writer.sink_failed(&self.stored(name), said, tries, Some(next)).await?;
                 Err(error)
             }
         }

@@ -376,6 +376,28 @@ impl<'r> Row<'r> {
     }
 }
 
+/// What one host changed that others follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Something may be due earlier than they know.
+    Due,
+    /// Plugins, what was approved of them, or what was chosen for their services.
+    Plugins,
+}
+
+impl News {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Due => "due",
+            Self::Plugins => "plugins",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Due, Self::Plugins].into_iter().find(|news| news.as_str() == text)
+    }
+}
+
 /// A connection to either engine. `Send`, not `Sync`.
 pub enum Connection {
     Sqlite(rusqlite::Connection),
@@ -471,6 +493,19 @@ impl Connection {
         }
     }
 
+    /// As `hold_credential`, by its name. It may not be there.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn hold_credential_named(&self, id: &str) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(_) => self
+                .execute("SELECT 1 FROM credentials WHERE credential_id = ?1 FOR UPDATE", params![id])
+                .map(drop),
+        }
+    }
+
     /// As `hold_credential`, for what has no row of its own to lock, or none yet.
     ///
     /// # Errors
@@ -484,6 +519,33 @@ impl Connection {
                 |_| Ok(()),
             ),
         }
+    }
+
+    /// Tells every host that shares the store once the transaction stands. Who doesn't hear it looks
+    /// by itself a little later.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn tell(&self, news: News) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(session) if !session.can_tell() => Ok(()),
+            Self::Postgres(_) => {
+                let channel = postgres::CHANNEL;
+                self.query_row("SELECT pg_notify(?1, ?2) IS NULL", params![channel, news.as_str()], |_| Ok(()))
+            }
+        }
+    }
+
+    /// Goes by the store's clock from now on, where that isn't this machine's.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn follow_clock(&self) -> Result<()> {
+        if let Self::Postgres(session) = self {
+            session.clock()?.follow();
+        }
+        Ok(())
     }
 
     /// Until what it returns is dropped every question is answered from one moment.

@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::error::Error as _;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,10 +17,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut};
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{Param, Value};
+use crate::clock::{self, Millis};
 
 /// The oldest server that is spoken to: the oldest that its makers still mend.
 pub const OLDEST: u32 = 14;
@@ -132,10 +134,33 @@ fn wait<T>(
 pub struct Greeting {
     /// Such as 15.
     pub version: u32,
+    /// Its clock, and ours before and after it was asked.
+    pub clock: Clock,
     /// Reads only: a standby, or a server that was told to.
     pub read_only: bool,
     /// A commit means that the disk has it.
     pub syncs: bool,
+}
+
+/// Where hosts tell each other.
+pub const CHANNEL: &str = "keywheel";
+
+/// How often a listener that hears nothing asks whether the server is still there.
+const STILL_THERE: Duration = Duration::from_secs(15);
+
+/// What a server's clock said, and what the steady one did before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    pub store: Millis,
+    pub asked: Millis,
+    pub answered: Millis,
+}
+
+impl Clock {
+    /// Goes by it from now on.
+    pub fn follow(self) {
+        clock::follow(self.store, self.asked, self.answered);
+    }
 }
 
 /// How to connect, and the connections that wait for their next use.
@@ -143,6 +168,8 @@ pub struct Pool {
     config: Config,
     tls: MakeRustlsConnect,
     idle: Mutex<Vec<Idle>>,
+    /// The server has no NOTIFY, as some that speak the same protocol.
+    is_mute: AtomicBool,
 }
 
 struct Idle {
@@ -162,7 +189,7 @@ impl Pool {
                 0 | 1 => TargetSessionAttrs::Any,
                 _ => TargetSessionAttrs::ReadWrite,
             });
-        Self { config, tls: MakeRustlsConnect::new(tls), idle: Mutex::default() }
+        Self { config, tls: MakeRustlsConnect::new(tls), idle: Mutex::default(), is_mute: AtomicBool::new(false) }
     }
 
     /// A connection that was used before; or a new one, with what its server says of itself.
@@ -186,6 +213,24 @@ impl Pool {
         }
     }
 
+    /// Hears what hosts tell each other, until the connection ends; then it says why.
+    pub async fn listen(&self, mut hear: impl FnMut(&str) + Send + 'static) -> Error {
+        match self.listening(&mut hear).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn listening(&self, hear: &mut (impl FnMut(&str) + Send)) -> Result<std::convert::Infallible, Error> {
+        if self.config.get_ssl_mode() == SslMode::Disable {
+            let (client, connection) = self.config.connect(NoTls).await?;
+            hearing(client, connection, hear).await
+        } else {
+            let (client, connection) = self.config.connect(self.tls.clone()).await?;
+            hearing(client, connection, hear).await
+        }
+    }
+
     fn connect(&self) -> Result<Client, Error> {
         let runtime = TURNING.as_ref().map_err(|error| Error::Threads(error.to_string()))?;
         // Each host has its time.
@@ -206,7 +251,7 @@ impl Pool {
 
 /// One connection. It goes back to its pool when it is dropped.
 pub struct Session {
-    client: Arc<Client>,
+    client: RefCell<Arc<Client>>,
     statements: RefCell<HashMap<String, Statement>>,
     pool: Arc<Pool>,
     changes: Cell<u64>,
@@ -214,12 +259,19 @@ pub struct Session {
     lost: Cell<bool>,
 }
 
+impl Session {
+    /// Whether the server can pass on what hosts tell each other.
+    pub fn can_tell(&self) -> bool {
+        !self.pool.is_mute.load(Ordering::Relaxed)
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.is_open() || self.in_transaction.get() {
             return;
         }
-        let idle = Idle { client: Arc::clone(&self.client), statements: self.statements.take() };
+        let idle = Idle { client: Arc::clone(&self.client.borrow()), statements: self.statements.take() };
         let mut kept = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < KEPT {
             kept.push(idle);
@@ -230,7 +282,7 @@ impl Drop for Session {
 impl Session {
     fn over(client: Arc<Client>, statements: HashMap<String, Statement>, pool: Arc<Pool>) -> Self {
         Self {
-            client,
+            client: RefCell::new(client),
             statements: RefCell::new(statements),
             pool,
             changes: Cell::new(0),
@@ -239,18 +291,35 @@ impl Session {
         }
     }
 
+    fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client.borrow())
+    }
+
     fn greet(&self) -> Result<Greeting, Error> {
         self.batch(SETTINGS)?;
+        let clock = self.clock()?;
         let said = self.ask(
             "SELECT current_setting('server_version_num'),
                     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
-                    current_setting('fsync')",
+                    current_setting('fsync'), to_regproc('pg_catalog.pg_notify') IS NOT NULL",
         )?;
+        let has_notify = said.get(3).is_some_and(|word| word == "t");
+        self.pool.is_mute.store(!has_notify, Ordering::Relaxed);
         Ok(Greeting {
+            clock,
             version: said.first().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0) / 10_000,
             read_only: said.get(1).is_some_and(|word| word == "t"),
             syncs: said.get(2).is_some_and(|word| word == "on"),
         })
+    }
+
+    /// # Errors
+    /// The server's, or silence.
+    pub fn clock(&self) -> Result<Clock, Error> {
+        let asked = clock::steady();
+        let said = self.ask("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")?;
+        let store = said.first().and_then(|millis| millis.parse().ok()).unwrap_or(0);
+        Ok(Clock { store, asked, answered: clock::steady() })
     }
 
     fn finish<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
@@ -262,19 +331,35 @@ impl Session {
         answer
     }
 
+    /// Another connection in place of one that was lost between transactions: those who keep a
+    /// session for hours outlive a server's restart so.
+    fn renew(&self) -> Result<(), Error> {
+        if self.is_open() || self.in_transaction.get() {
+            return Ok(());
+        }
+        let (mut other, _) = self.pool.session()?;
+        std::mem::swap(&mut *self.client.borrow_mut(), other.client.get_mut());
+        self.statements.swap(&other.statements);
+        self.lost.set(false);
+        // What is dropped here is the lost one, and not kept.
+        other.lost.set(true);
+        Ok(())
+    }
+
     /// Whether it can still be used.
     pub fn is_open(&self) -> bool {
-        !self.lost.get() && !self.client.is_closed()
+        !self.lost.get() && !self.client.borrow().is_closed()
     }
 
     /// # Errors
     /// The server's, or silence.
     pub fn prepare(&self, sql: &str) -> Result<Statement, Error> {
+        self.renew()?;
         if let Some(known) = self.statements.borrow().get(sql) {
             return Ok(known.clone());
         }
         let text = super::for_postgres(sql);
-        let statement = self.finish(wait(ANSWER_WITHIN, self.client.prepare(&text)))?;
+        let statement = self.finish(wait(ANSWER_WITHIN, self.client().prepare(&text)))?;
         self.statements.borrow_mut().insert(sql.to_owned(), statement.clone());
         Ok(statement)
     }
@@ -283,7 +368,7 @@ impl Session {
     /// The server's, or silence.
     pub fn execute(&self, statement: &Statement, params: &[&dyn Param]) -> Result<usize, Error> {
         let values: Vec<Value<'_>> = params.iter().map(|param| param.value()).collect();
-        let changed = self.finish(wait(ANSWER_WITHIN, self.client.execute_raw(statement, &values)))?;
+        let changed = self.finish(wait(ANSWER_WITHIN, self.client().execute_raw(statement, &values)))?;
         self.changes.set(self.changes.get() + changed);
         Ok(usize::try_from(changed).unwrap_or(usize::MAX))
     }
@@ -298,7 +383,7 @@ impl Session {
         let values: Vec<Value<'_>> = params.iter().map(|param| param.value()).collect();
         let values: Vec<&(dyn ToSql + Sync)> =
             values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
-        let rows = self.finish(wait(ANSWER_WITHIN, self.client.query(statement, &values)))?;
+        let rows = self.finish(wait(ANSWER_WITHIN, self.client().query(statement, &values)))?;
         // A statement that writes and returns rows counts as many.
         if self.in_transaction.get() {
             self.changes.set(self.changes.get() + rows.len() as u64);
@@ -311,9 +396,15 @@ impl Session {
     /// # Errors
     /// The server's, or silence.
     pub fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.finish(wait(ANSWER_WITHIN, self.client.batch_execute(sql)))?;
-        self.note_transaction(sql);
-        Ok(())
+        self.renew()?;
+        let answer = self.finish(wait(ANSWER_WITHIN, self.client().batch_execute(sql)));
+        match &answer {
+            Ok(()) => self.note_transaction(sql),
+            // Whatever it was, it ended with its connection.
+            Err(_) if self.lost.get() && sql == "ROLLBACK" => self.in_transaction.set(false),
+            Err(_) => {}
+        }
+        answer
     }
 
     /// As `batch`, and returns the one row of its last answer as text.
@@ -321,7 +412,8 @@ impl Session {
     /// # Errors
     /// The server's, or silence.
     pub fn ask(&self, sql: &str) -> Result<Vec<String>, Error> {
-        let messages = self.finish(wait(ANSWER_WITHIN, self.client.simple_query(sql)))?;
+        self.renew()?;
+        let messages = self.finish(wait(ANSWER_WITHIN, self.client().simple_query(sql)))?;
         self.note_transaction(sql);
         let row = messages.iter().rev().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
@@ -347,6 +439,40 @@ impl Session {
 
     pub fn is_in_transaction(&self) -> bool {
         self.in_transaction.get()
+    }
+}
+
+/// Drives a listener's connection.
+async fn hearing<S, T>(
+    client: Client,
+    mut connection: tokio_postgres::Connection<S, T>,
+    hear: &mut (impl FnMut(&str) + Send),
+) -> Result<std::convert::Infallible, Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let asking = async {
+        client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+        loop {
+            tokio::time::sleep(STILL_THERE).await;
+            let answer = tokio::time::timeout(ANSWER_WITHIN, client.batch_execute("")).await;
+            answer.map_err(|_| Error::Silent(ANSWER_WITHIN))??;
+        }
+    };
+    let turning = async {
+        loop {
+            match std::future::poll_fn(|context| connection.poll_message(context)).await {
+                Some(Ok(AsyncMessage::Notification(told))) => hear(told.payload()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(Error::from(error)),
+                None => return Err(Error::Lost),
+            }
+        }
+    };
+    tokio::select! {
+        ended = asking => ended,
+        ended = turning => ended,
     }
 }
 

@@ -25,6 +25,16 @@ impl Rate {
         Self { distance, slack: (burst - 1) * distance, next: 0 }
     }
 
+    /// As it was left: a rate, and when an even pace would have its next request.
+    pub fn left_at(per_minute: u32, next: u64) -> Self {
+        Self { next, ..Self::new(per_minute) }
+    }
+
+    /// When an even pace would have the next request, in microseconds.
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
     /// How many may begin now.
     pub fn free(&self, now: Millis) -> usize {
         let now = now.saturating_mul(1_000);
