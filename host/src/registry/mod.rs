@@ -663,8 +663,8 @@ impl Registry {
             return Ok(None);
         }
         let path = self.cache.stored(digest);
-        let bytes =
-            read_capped(&path, None).map_err(|source| RegistryError::Folder { path: path.clone(), source })?;
+        let bytes = read_capped(&path, None)
+            .map_err(|source| RegistryError::Folder { path: path.clone(), source })?;
         if hex::encode(Sha256::digest(&bytes)) != digest {
             return Err(RegistryError::Refused(format!("{} is damaged", path.display())));
         }
@@ -703,7 +703,9 @@ impl Registry {
         let Some(bytes) = reader.plugin_bytes(digest).map_err(|error| unreadable(&error))? else {
             return match self.cache.native(digest).exists() {
                 true => Ok(()),
-                false => Err(Unfit::passing("its bytes are gone; hint: `keywheel plugin install FILE`".into())),
+                false => {
+                    Err(Unfit::passing("its bytes are gone; hint: `keywheel plugin install FILE`".into()))
+                }
             };
         };
         if hex::encode(Sha256::digest(&bytes)) != digest {
@@ -756,7 +758,13 @@ impl Registry {
     }
 
     /// A file that is no wish, as it stands beside what is accepted.
-    fn beside(&self, found: &Found, signer: Option<&Signer>, row: &ProviderRow, known: &Known) -> PluginStatus {
+    fn beside(
+        &self,
+        found: &Found,
+        signer: Option<&Signer>,
+        row: &ProviderRow,
+        known: &Known,
+    ) -> PluginStatus {
         let described = self.described(found, known);
         let Candidate { digest, manifest, .. } = &found.candidate;
         let asked = Permissions::of(manifest);
@@ -772,11 +780,7 @@ impl Registry {
                 ..described
             };
         }
-        PluginStatus {
-            reason: Some(words::superseded(row)),
-            state: PluginState::Superseded,
-            ..described
-        }
+        PluginStatus { reason: Some(words::superseded(row)), state: PluginState::Superseded, ..described }
     }
 
     /// One service: which of its files serves it, and what that one may do.
@@ -1471,11 +1475,10 @@ impl Registry {
         }
         self.rescan_until_still().await?;
         let name = name_of(&target);
-        let installed = self
-            .status()
-            .into_iter()
-            .find(|status| status.file == name && !status.elsewhere)
-            .ok_or_else(|| RegistryError::Refused(format!("{name} was changed while it was installed")))?;
+        let installed =
+            self.status().into_iter().find(|status| status.file == name && !status.elsewhere).ok_or_else(
+                || RegistryError::Refused(format!("{name} was changed while it was installed")),
+            )?;
         match installed.state {
             PluginState::Superseded => Err(WriteError::Changed { service }.into()),
             _ => Ok(installed),

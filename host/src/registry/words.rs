@@ -528,7 +528,8 @@ pub(super) fn superseded(row: &ProviderRow) -> String {
             "`{service}` was removed after this file came; hint: `keywheel plugin install` of it brings it back"
         );
     }
-    let waits = row.pending.as_ref().map(|pending| format!(" and version {} waits", pending.manifest.version));
+    let waits =
+        row.pending.as_ref().map(|pending| format!(" and version {} waits", pending.manifest.version));
     format!(
         "another host's version of `{service}` came after this file: version {version} serves{}; hint: `keywheel plugin install` of this file puts it in that one's place",
         waits.unwrap_or_default()
