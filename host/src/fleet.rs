@@ -212,7 +212,11 @@ async fn listen(store: Store, tell: mpsc::Sender<News>) {
         // What doesn't fit is said already, and looked at.
         let Some(ended) = db::listen(&store, move |news| {
             let _ = to.try_send(news);
-        }).await else { return };
+        })
+        .await
+        else {
+            return;
+        };
         tracing::debug!(error = %ended, "what other hosts tell is not heard, it is looked for instead");
         tokio::time::sleep(BEAT).await;
     }

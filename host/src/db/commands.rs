@@ -945,6 +945,9 @@ const AFTER_CLAIM: usize = 25;
 /// journal row lost its owner, or its owner is the one who asks. What another host looks at in this
 /// moment is passed over; what it took a moment ago shows itself by the monitor row, which every
 /// claim writes.
+///
+/// Asked as "no row, or one that ran out" of the joined journal row, PostgreSQL took nearly nothing
+/// for left after that and read all credentials first, 250 ms for 200,000.
 static DUE: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT {CLAIM}, j.fence, j.owner = ?4, m.next_action, m.next_due_at, m.waits_since
@@ -952,7 +955,7 @@ static DUE: LazyLock<String> = LazyLock::new(|| {
          JOIN credentials c ON c.credential_id = m.cookie_id
          LEFT JOIN journal j ON j.credential = c.id
          WHERE m.service = ?1 AND m.next_due_at <= ?2
-           AND (j.credential IS NULL OR j.lease_until <= ?2)
+           AND NOT EXISTS (SELECT 1 FROM journal held WHERE held.credential = c.id AND held.lease_until > ?2)
          ORDER BY m.next_due_at LIMIT ?3
          /*pg FOR UPDATE OF m, c SKIP LOCKED*/"
     )

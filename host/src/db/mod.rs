@@ -47,8 +47,8 @@ use server::Server;
 use sql::Connection;
 
 pub use crate::config::store::Store;
-pub use sql::News;
 pub use queries::Reader;
+pub use sql::News;
 pub use writer::{WriteError, Writer, WriterThread};
 
 /// `KEYW`: in the header of every database of ours, so that another program's is refused.

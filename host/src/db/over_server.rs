@@ -60,8 +60,17 @@ enum Outcome {
     Committed,
     /// Nothing of it stands.
     TakenBack(String),
-    /// It was to be committed, and the answer was lost. Its number.
-    InDoubt(String, String),
+    /// It was to be committed, and the answer was lost.
+    InDoubt(Transaction, String),
+}
+
+/// By what a transaction can be asked after.
+#[derive(Clone)]
+struct Transaction {
+    number: String,
+    /// Of the server that gave the number (`Greeting::memory`). A crash forgets numbers that were
+    /// given, and a standby may never have heard of them: then another transaction gets the same.
+    memory: Option<String>,
 }
 
 /// Commits one command, with a bounded number of tries.
@@ -72,12 +81,12 @@ fn persist(
     failed: &mut u64,
 ) -> Result<(), String> {
     let mut pause = FIRST_PAUSE;
-    let mut doubt: Option<String> = None;
+    let mut doubt: Option<Transaction> = None;
     for tried in 1..=TRIES {
         let outcome = match (connected(server, connection), &doubt) {
             (Err(error), _) => Err(error),
             (Ok(db), None) => transact(db, batch),
-            (Ok(db), Some(number)) => Ok(ask_after(db, number)),
+            (Ok(db), Some(transaction)) => Ok(ask_after(db, transaction)),
         };
         let reason = match outcome {
             Ok(Outcome::Committed) => return Ok(()),
@@ -85,8 +94,8 @@ fn persist(
                 doubt = None;
                 reason
             }
-            Ok(Outcome::InDoubt(number, reason)) => {
-                doubt = Some(number);
+            Ok(Outcome::InDoubt(transaction, reason)) => {
+                doubt = Some(transaction);
                 reason
             }
             Err(reason) => reason,
@@ -144,7 +153,7 @@ fn transact(db: &Connection, batch: &mut [Box<dyn Job>]) -> Result<Outcome, Stri
             // Its own error is its answer, and what it wrote before goes.
             roll_back(db)?;
             match run(db, batch, Keep::Savepoints) {
-                Ok(number) => Ok(commit(db, batch, number)),
+                Ok(transaction) => Ok(commit(db, batch, transaction)),
                 Err(Stop::HalfDone) => Err(String::from("a savepoint did not take a command back")),
                 Err(Stop::Failed(error)) => {
                     roll_back(db)?;
@@ -156,54 +165,78 @@ fn transact(db: &Connection, batch: &mut [Box<dyn Job>]) -> Result<Outcome, Stri
             roll_back(db)?;
             Err(error.to_string())
         }
-        Ok(number) => Ok(commit(db, batch, number)),
+        Ok(transaction) => Ok(commit(db, batch, transaction)),
     }
 }
 
-/// Begins, and returns the transaction's number, by which it can be asked after.
-fn run(db: &Connection, batch: &mut [Box<dyn Job>], keep: Keep) -> Result<String, Stop> {
-    let begun = session(db)
-        .ok_or(sql::Error::NoRow)
-        .and_then(|session| Ok(session.ask("BEGIN; SELECT pg_current_xact_id()")?))?;
+/// Begins, and runs the commands.
+fn run(db: &Connection, batch: &mut [Box<dyn Job>], keep: Keep) -> Result<Transaction, Stop> {
+    let session = session(db).ok_or(sql::Error::NoRow)?;
+    let begun = session.ask("BEGIN; SELECT pg_current_xact_id()").map_err(sql::Error::from)?;
     let number = begun.into_iter().next().unwrap_or_default();
     for job in batch.iter_mut() {
         job.run(db, keep)?;
     }
-    Ok(number)
+    Ok(Transaction { number, memory: session.memory() })
 }
 
-fn commit(db: &Connection, batch: &[Box<dyn Job>], number: String) -> Outcome {
+fn commit(db: &Connection, batch: &[Box<dyn Job>], transaction: Transaction) -> Outcome {
     come_by(batch, 1);
     match db.execute_batch("COMMIT") {
         Ok(()) => {
             come_by(batch, 2);
             Outcome::Committed
         }
-        Err(error) => Outcome::InDoubt(number, error.to_string()),
+        Err(error) => Outcome::InDoubt(transaction, error.to_string()),
     }
 }
 
 fn roll_back(db: &Connection) -> Result<(), String> {
-    if db.is_in_transaction() {
+    // A server that is lost, or that is waited for in vain, takes back by itself.
+    if db.is_in_transaction() && session(db).is_some_and(Session::is_open) {
         db.execute_batch("ROLLBACK").map_err(|error| error.to_string())?;
     }
     Ok(())
 }
 
 /// What became of a transaction whose commit wasn't answered.
-fn ask_after(db: &Connection, number: &str) -> Outcome {
+fn ask_after(db: &Connection, transaction: &Transaction) -> Outcome {
+    let doubt = |why: &str| Outcome::InDoubt(transaction.clone(), why.to_owned());
+    let Some(session) = session(db) else { return doubt("no server") };
     // The number is the server's own, digits alone.
-    let asked = session(db).map(|session| session.ask(&format!("SELECT pg_xact_status('{number}')")));
-    let doubt = |why: String| Outcome::InDoubt(number.to_owned(), why);
-    match asked {
-        Some(Ok(answer)) => match answer.first().map(String::as_str) {
-            Some("committed") => Outcome::Committed,
-            Some("aborted") => Outcome::TakenBack(String::from("its connection was lost before the commit")),
-            // The server hasn't noticed yet that its client is gone, or is still at it.
-            Some("in progress") => doubt(String::from("its commit is still under way")),
-            _ => doubt(String::from("the server can't tell what became of a commit")),
-        },
-        Some(Err(error)) => doubt(error.to_string()),
-        None => doubt(String::from("no server")),
+    let asked = session.ask(&format!("SELECT pg_xact_status('{}')", transaction.number));
+    let is_who_was_asked = transaction.memory.is_some() && transaction.memory == session.memory();
+    match asked.as_ref().map(|answer| answer.first().map(String::as_str)) {
+        Ok(Some("committed")) if is_who_was_asked => Outcome::Committed,
+        Ok(Some("committed")) => doubt(
+            "its commit was under way when the server crashed or was replaced, which can't tell what became of it",
+        ),
+        // Whoever has the number: had it been committed, it would stand.
+        Ok(Some("aborted")) => Outcome::TakenBack(String::from("its connection was lost before the commit")),
+        // The server hasn't noticed yet that its client is gone, or is still at it.
+        Ok(Some("in progress")) => doubt("its commit is still under way"),
+        Ok(_) => doubt("the server can't tell what became of a commit"),
+        Err(error) => doubt(&error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::scratch::{Scratch, is_on_postgres};
+
+    #[test]
+    fn a_transaction_whose_first_question_fails_is_known_to_be_open() {
+        if !is_on_postgres() {
+            return;
+        }
+        let scratch = Scratch::new();
+        let db = scratch.connection();
+        let session = super::session(&db).expect("a server's");
+        session.ask("BEGIN; SELECT 1 / 0").expect_err("a division by zero");
+        assert!(db.is_in_transaction());
+        assert!(!super::is_usable(&db));
+        super::roll_back(&db).expect("it ends");
+        assert!(super::is_usable(&db));
+        assert_eq!(session.ask("SELECT 7").expect("an answer"), ["7"]);
     }
 }

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 use super::super::census::FIRST_DUE;
 use super::super::open_for_writing;
 use super::super::queries::Reader;
-use super::super::sql::{Connection, Owned, params};
+use super::super::scratch::{Scratch, is_on_postgres};
+use super::super::sql::{Connection, Owned, for_postgres, params};
 use super::{DUE, NEXT_DUE};
 use crate::credential::Millis;
 
@@ -169,4 +170,37 @@ fn a_scrape_finds_the_first_that_is_due_in_the_same_few_steps_and_counts_the_res
     assert_eq!(services.iter().map(|of| of.states[0]).sum::<u64>(), u64::from(count));
     let paused = count.div_ceil(10);
     assert_eq!(services.iter().map(|of| of.scheduled).sum::<u64>(), u64::from(count - paused));
+}
+
+/// Whatever a server's planner believes of the journal: usually that no lease in it has run out.
+#[test]
+fn a_claim_on_a_server_reads_no_table_whole() {
+    if !is_on_postgres() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let db = scratch.connection();
+    let fill = format!(
+        "INSERT INTO credentials (credential_id, service, settings_json, private_hosts_json,
+             current_generation, last_generation, rotated_at, created_at)
+         SELECT 'account-' || n, 'service-' || n % 100, '[]', '[]', 1, 1, {T0}, {T0} FROM generate_series(1, 20000) n;
+         INSERT INTO cookie_rotation_monitor (cookie_id, service, next_due_at, next_action)
+         SELECT credential_id, service, {T0} + id * 2654435761 % 600000, 'validate' FROM credentials;
+         INSERT INTO journal (credential, attempt_number, fence, owner, lease_until, action, started_at, phase)
+         SELECT id, 1, 1, 'host-a', {T0} + 360000 + id, 'validate', {T0}, 'claimed' FROM credentials WHERE id <= 400;
+         ANALYZE;
+         PREPARE due AS {};",
+        for_postgres(&DUE)
+    );
+    db.execute_batch(&fill).unwrap();
+    for plans in ["force_custom_plan", "force_generic_plan"] {
+        db.execute_batch(&format!("SET plan_cache_mode = {plans}")).unwrap();
+        let explain = format!("EXPLAIN EXECUTE due('service-7', {}, 64, 'host-b')", T0 + 300_000);
+        let mut select = db.prepare_cached(&explain).unwrap();
+        let plan: Vec<String> =
+            select.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        let plan = plan.join("\n");
+        assert!(plan.contains("monitor_by_due"), "{plans}:\n{plan}");
+        assert!(!plan.contains("Seq Scan on c"), "{plans}:\n{plan}");
+    }
 }

@@ -11,8 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
-use super::sql::postgres::{OLDEST, Pool, Session};
 use super::sql::News;
+use super::sql::postgres::{OLDEST, Pool, Session};
 use super::{DbError, sql};
 use crate::config::store::{StoreConfig, Tls};
 

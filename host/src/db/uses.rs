@@ -209,7 +209,9 @@ fn settle_sinks(
         })?
         .collect::<Result<_, _>>()?;
     let mut due = false;
-    for (credential, gone) in standing.iter().filter(|(_, gone)| gone.name.ends_with(of_host) && !consumers.contains(gone)) {
+    for (credential, gone) in
+        standing.iter().filter(|(_, gone)| gone.name.ends_with(of_host) && !consumers.contains(gone))
+    {
         db.prepare_cached("DELETE FROM consumers WHERE credential = ?1 AND name = ?2")?
             .execute(params![credential, gone.name])?;
         due |= release(db, *credential, at)?;

@@ -298,8 +298,10 @@ impl Sinks {
             Some(reader) => reader,
             None => Reader::open(&self.database)?,
         };
-        let states: BTreeMap<_, _> =
-            own_states(&reader, &self.of_host)?.into_iter().map(|state| (state.sink.clone(), state)).collect();
+        let states: BTreeMap<_, _> = own_states(&reader, &self.of_host)?
+            .into_iter()
+            .map(|state| (state.sink.clone(), state))
+            .collect();
         let (mut looked, mut consumers) = (Looked::default(), BTreeSet::new());
         let at = now();
         for (name, sink) in &config.sinks {

@@ -532,7 +532,11 @@ impl Connection {
             Self::Postgres(session) if !session.can_tell() => Ok(()),
             Self::Postgres(_) => {
                 let channel = postgres::CHANNEL;
-                self.query_row("SELECT pg_notify(?1, ?2) IS NULL", params![channel, news.as_str()], |_| Ok(()))
+                self.query_row(
+                    "SELECT pg_notify(?1, ?2) IS NULL",
+                    params![channel, news.as_str()],
+                    |_| Ok(()),
+                )
             }
         }
     }

@@ -140,6 +140,10 @@ pub struct Greeting {
     pub read_only: bool,
     /// A commit means that the disk has it.
     pub syncs: bool,
+    /// Which server this is, and since when it remembers: another after a crash, which forgets the
+    /// transactions that weren't written down, and another of a standby that was promoted. None:
+    /// it can't be told now.
+    pub memory: Option<String>,
 }
 
 /// Where hosts tell each other.
@@ -175,6 +179,7 @@ pub struct Pool {
 struct Idle {
     client: Arc<Client>,
     statements: HashMap<String, Statement>,
+    memory: Option<String>,
 }
 
 impl Pool {
@@ -189,7 +194,12 @@ impl Pool {
                 0 | 1 => TargetSessionAttrs::Any,
                 _ => TargetSessionAttrs::ReadWrite,
             });
-        Self { config, tls: MakeRustlsConnect::new(tls), idle: Mutex::default(), is_mute: AtomicBool::new(false) }
+        Self {
+            config,
+            tls: MakeRustlsConnect::new(tls),
+            idle: Mutex::default(),
+            is_mute: AtomicBool::new(false),
+        }
     }
 
     /// A connection that was used before; or a new one, with what its server says of itself.
@@ -201,12 +211,14 @@ impl Pool {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             match idle {
                 Some(idle) if idle.client.is_closed() => {}
-                Some(Idle { client, statements }) => {
-                    return Ok((Session::over(client, statements, Arc::clone(self)), None));
+                Some(Idle { client, statements, memory }) => {
+                    return Ok((Session::over(client, statements, memory, Arc::clone(self)), None));
                 }
                 None => {
-                    let session = Session::over(Arc::new(self.connect()?), HashMap::new(), Arc::clone(self));
+                    let client = Arc::new(self.connect()?);
+                    let session = Session::over(client, HashMap::new(), None, Arc::clone(self));
                     let greeting = session.greet()?;
+                    session.memory.replace(greeting.memory.clone());
                     return Ok((session, Some(greeting)));
                 }
             }
@@ -221,7 +233,10 @@ impl Pool {
         }
     }
 
-    async fn listening(&self, hear: &mut (impl FnMut(&str) + Send)) -> Result<std::convert::Infallible, Error> {
+    async fn listening(
+        &self,
+        hear: &mut (impl FnMut(&str) + Send),
+    ) -> Result<std::convert::Infallible, Error> {
         if self.config.get_ssl_mode() == SslMode::Disable {
             let (client, connection) = self.config.connect(NoTls).await?;
             hearing(client, connection, hear).await
@@ -253,6 +268,7 @@ impl Pool {
 pub struct Session {
     client: RefCell<Arc<Client>>,
     statements: RefCell<HashMap<String, Statement>>,
+    memory: RefCell<Option<String>>,
     pool: Arc<Pool>,
     changes: Cell<u64>,
     in_transaction: Cell<bool>,
@@ -271,7 +287,11 @@ impl Drop for Session {
         if !self.is_open() || self.in_transaction.get() {
             return;
         }
-        let idle = Idle { client: Arc::clone(&self.client.borrow()), statements: self.statements.take() };
+        let idle = Idle {
+            client: Arc::clone(&self.client.borrow()),
+            statements: self.statements.take(),
+            memory: self.memory.take(),
+        };
         let mut kept = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < KEPT {
             kept.push(idle);
@@ -280,10 +300,16 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn over(client: Arc<Client>, statements: HashMap<String, Statement>, pool: Arc<Pool>) -> Self {
+    fn over(
+        client: Arc<Client>,
+        statements: HashMap<String, Statement>,
+        memory: Option<String>,
+        pool: Arc<Pool>,
+    ) -> Self {
         Self {
             client: RefCell::new(client),
             statements: RefCell::new(statements),
+            memory: RefCell::new(memory),
             pool,
             changes: Cell::new(0),
             in_transaction: Cell::new(false),
@@ -301,7 +327,10 @@ impl Session {
         let said = self.ask(
             "SELECT current_setting('server_version_num'),
                     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
-                    current_setting('fsync'), to_regproc('pg_catalog.pg_notify') IS NOT NULL",
+                    current_setting('fsync'), to_regproc('pg_catalog.pg_notify') IS NOT NULL,
+                    -- A crash ends all its processes but the first, which starts others.
+                    pg_postmaster_start_time()::text || ' ' ||
+                        (SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer')",
         )?;
         let has_notify = said.get(3).is_some_and(|word| word == "t");
         self.pool.is_mute.store(!has_notify, Ordering::Relaxed);
@@ -310,6 +339,7 @@ impl Session {
             version: said.first().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0) / 10_000,
             read_only: said.get(1).is_some_and(|word| word == "t"),
             syncs: said.get(2).is_some_and(|word| word == "on"),
+            memory: said.get(4).filter(|text| !text.is_empty()).cloned(),
         })
     }
 
@@ -320,6 +350,11 @@ impl Session {
         let said = self.ask("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")?;
         let store = said.first().and_then(|millis| millis.parse().ok()).unwrap_or(0);
         Ok(Clock { store, asked, answered: clock::steady() })
+    }
+
+    /// What its greeting said of it.
+    pub fn memory(&self) -> Option<String> {
+        self.memory.borrow().clone()
     }
 
     fn finish<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
@@ -340,6 +375,7 @@ impl Session {
         let (mut other, _) = self.pool.session()?;
         std::mem::swap(&mut *self.client.borrow_mut(), other.client.get_mut());
         self.statements.swap(&other.statements);
+        self.memory.swap(&other.memory);
         self.lost.set(false);
         // What is dropped here is the lost one, and not kept.
         other.lost.set(true);
@@ -397,11 +433,14 @@ impl Session {
     /// The server's, or silence.
     pub fn batch(&self, sql: &str) -> Result<(), Error> {
         self.renew()?;
+        self.note_begin(sql);
         let answer = self.finish(wait(ANSWER_WITHIN, self.client().batch_execute(sql)));
         match &answer {
-            Ok(()) => self.note_transaction(sql),
-            // Whatever it was, it ended with its connection.
-            Err(_) if self.lost.get() && sql == "ROLLBACK" => self.in_transaction.set(false),
+            Ok(()) => self.note_end(sql),
+            // Whatever it was, it ended with its connection, or never began.
+            Err(_) if self.lost.get() && ["BEGIN", "ROLLBACK"].contains(&first_word(sql)) => {
+                self.in_transaction.set(false);
+            }
             Err(_) => {}
         }
         answer
@@ -413,8 +452,9 @@ impl Session {
     /// The server's, or silence.
     pub fn ask(&self, sql: &str) -> Result<Vec<String>, Error> {
         self.renew()?;
+        self.note_begin(sql);
         let messages = self.finish(wait(ANSWER_WITHIN, self.client().simple_query(sql)))?;
-        self.note_transaction(sql);
+        self.note_end(sql);
         let row = messages.iter().rev().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -424,12 +464,21 @@ impl Session {
         }))
     }
 
-    fn note_transaction(&self, sql: &str) {
-        match sql.trim_start().split([' ', ';']).next() {
-            Some("BEGIN") => self.in_transaction.set(true),
-            Some("COMMIT") => self.in_transaction.set(false),
-            Some("ROLLBACK") if !sql.contains(" TO ") => self.in_transaction.set(false),
-            _ => {}
+    /// Before it is asked: of several statements a later one may fail, and the first stands.
+    fn note_begin(&self, sql: &str) {
+        if first_word(sql) == "BEGIN" {
+            self.in_transaction.set(true);
+        }
+    }
+
+    fn note_end(&self, sql: &str) {
+        let ends = match first_word(sql) {
+            "COMMIT" => true,
+            "ROLLBACK" => !sql.contains(" TO "),
+            _ => false,
+        };
+        if ends {
+            self.in_transaction.set(false);
         }
     }
 
@@ -474,6 +523,10 @@ where
         ended = asking => ended,
         ended = turning => ended,
     }
+}
+
+fn first_word(sql: &str) -> &str {
+    sql.trim_start().split([' ', ';']).next().unwrap_or_default()
 }
 
 /// Drives a connection until either side ends it.
