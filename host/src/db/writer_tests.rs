@@ -188,7 +188,6 @@ fn due(now: Millis, quotas: &[(&str, u32)]) -> ClaimDue {
         quotas: quotas.iter().map(|(service, quota)| ((*service).to_owned(), *quota)).collect(),
         at_most: u32::MAX,
         allowed: std::collections::BTreeMap::new(),
-        allowed: std::collections::BTreeMap::new(),
         gate: Gate::default(),
     }
 }
