@@ -4,62 +4,27 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdin, Stdio};
 
 use serde_json::Value;
 
 use crate::harness::*;
 use crate::plugins::{in_folder, listed, patched, text};
-
-/// A PostgreSQL server for as long as the value lives.
-struct Postgres {
-    url: String,
-    child: Child,
-    stdin: Option<ChildStdin>,
-}
-
-impl Postgres {
-    fn start() -> Self {
-        let mut server = command("bash");
-        server.arg(source("tests/peers/postgres.sh"));
-        // It stays until nobody holds its input any more, however this process ends.
-        server.args(["sh", "-c", "echo \"$KEYWHEEL_TEST_POSTGRES\"; exec cat"]);
-        server.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = server.spawn().expect("bash starts");
-        let stdin = child.stdin.take();
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let mut lines = lines.map(|line| line.expect("the server's script speaks UTF-8"));
-        let url = lines.find(|line| line.starts_with("postgres://")).expect("a server");
-        Self { url, child, stdin }
-    }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        let _ = self.child.wait();
-    }
-}
+use crate::postgres_server::Postgres;
 
 /// Hosts of one store; the first of them made it.
 struct Fleet {
     first: TestHome,
     second: TestHome,
-    url: String,
-    /// None: the tests were given one.
-    _server: Option<Postgres>,
+    server: Postgres,
 }
 
 impl Fleet {
     fn new() -> Self {
-        let given = schema_on_server();
-        let server = given.is_none().then(Postgres::start);
-        let url = given.or_else(|| Some(server.as_ref()?.url.clone())).expect("a server");
-        let first = home_on(&url);
+        let server = Postgres::start();
+        let first = home_on(&server.url());
         first.run(&["init"]).ok();
-        let second = join(&first, &url);
-        Self { first, second, url, _server: server }
+        let second = join(&first, &server.url());
+        Self { first, second, server }
     }
 
     fn hosts(&self) -> [&TestHome; 2] {
@@ -68,7 +33,7 @@ impl Fleet {
 
     /// A host more, whose daemon never ran.
     fn another(&self) -> TestHome {
-        join(&self.first, &self.url)
+        join(&self.first, &self.server.url())
     }
 
     /// Waits until every host answers for ann with this plugin.
@@ -238,6 +203,18 @@ fn what_waits_by_one_host_is_approved_on_another_and_serves_on_hosts_without_a_f
     wait_until_it_serves(b, &digest);
     let stored = fs::read(b.path().join("store").join(format!("{digest}.wasm"))).expect("its bytes");
     assert_eq!(digest_of(&stored), digest);
+
+    // The store has each of them once, and what nobody runs any more is gone.
+    assert_eq!(fleet.server.sql("SELECT digest FROM plugin_files"), digest);
+    // Who can write there and nothing else gives no host anything to run.
+    fleet.server.sql("UPDATE plugin_files SET bytes = '\\x00' || bytes");
+    let late = fleet.another();
+    let _late_daemon = late.serve();
+    let refused = wait_until(SOON, "the new host says why", || listed(&late).into_iter().next());
+    assert_eq!(refused["state"], "refused", "{refused}");
+    assert!(text(&refused, "reason").contains("others than its digest says"), "{refused}");
+    assert_eq!(serving(&late), None);
+    wait_until_it_serves(a, &digest);
 }
 
 #[test]
