@@ -192,8 +192,8 @@ fn what_waits_by_one_host_is_approved_on_another_and_serves_on_hosts_without_a_f
     fleet.wait_until_all_serve(&digest);
     assert_eq!((decided(a, "granted"), decided(a, "waits")), (1, 1));
     assert_eq!(fs::read_dir(b.path().join("plugins")).expect("a folder").count(), 0);
-    let listed = listed(b);
-    assert_eq!((listed.len(), &listed[0]["elsewhere"]), (1, &Value::Bool(true)), "{listed:?}");
+    let all = listed(b);
+    assert_eq!((all.len(), &all[0]["elsewhere"]), (1, &Value::Bool(true)), "{all:?}");
 
     // A home that lost everything that can be made again has it all back.
     fs::remove_dir_all(b.path().join("store")).expect("the store");

@@ -100,6 +100,7 @@ impl Host {
             // Its service has no other.
             quotas: vec![(id.to_owned(), 5)],
             at_most: 10,
+            allowed: std::collections::BTreeMap::new(),
             gate: Gate::default(),
         }
     }
