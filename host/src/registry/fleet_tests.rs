@@ -28,7 +28,7 @@ impl Host {
         home.make_folders().unwrap();
         Vault::create(&home.master_key()).unwrap();
         let lock = HomeLock::acquire(&home.lock()).unwrap();
-        let (writer, thread) = Writer::start(&home.database(), lock).unwrap();
+        let (writer, thread) = Writer::start(home.database(), lock).unwrap();
         let mut registry = Registry::new(
             &home,
             Supervisor::new(Path::new("/nonexistent"), Require::All, false).unwrap(),
