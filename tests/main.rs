@@ -20,6 +20,7 @@ mod external_workers;
 mod faults;
 mod first_hour;
 mod fleet;
+mod fleet_plugins;
 mod harness;
 mod home;
 mod host_keys;

@@ -414,6 +414,7 @@ impl From<WriteError> for Refusal {
             WriteError::Busy { .. }
             | WriteError::Fenced { .. }
             | WriteError::Pinned { .. }
+            | WriteError::Changed { .. }
             | WriteError::Resting { .. }
             | WriteError::Replaced { .. } => RefusalKind::Busy,
             _ => RefusalKind::Unavailable,
@@ -476,6 +477,7 @@ impl From<RegistryError> for Refusal {
                 Self::not_found(format!("{error}: {source}"))
             }
             RegistryError::Folder { ref source, .. } => Self::bad_input(format!("{error}: {source}")),
+            RegistryError::Inbox(ref source) => Self::internal(format!("{error}: {source}")),
             RegistryError::Open(_) | RegistryError::Read(_) => Self::internal(error.to_string()),
         }
     }

@@ -590,11 +590,12 @@ impl Watcher {
             PluginState::PendingApproval => "waits for approval",
             PluginState::Conflict => "in conflict",
             PluginState::Refused => "refused",
+            PluginState::Superseded => "superseded",
         };
         let plugins = registry
             .status()
             .into_iter()
-            .filter(|plugin| plugin.state != PluginState::Active)
+            .filter(|plugin| !matches!(plugin.state, PluginState::Active | PluginState::Superseded))
             .map(|plugin| {
                 let reason = plugin.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
                 (plugin.file, plugin.service, format!("{}{reason}", word(plugin.state)))

@@ -341,7 +341,7 @@ fn of_plugin(plugin: &PluginStatus) -> Option<Need> {
     let (file, service) = (plugin.file.as_str(), plugin.service.as_deref());
     let why = plugin.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
     match plugin.state {
-        PluginState::Active => None,
+        PluginState::Active | PluginState::Superseded => None,
         PluginState::PendingApproval => Some(Need::new(
             Kind::Approval,
             Some(file),

@@ -222,6 +222,11 @@ impl Home {
         self.root.join("store")
     }
 
+    /// What the plugin folder has said already, where several hosts share a store.
+    pub fn inbox(&self) -> PathBuf {
+        self.root.join("inbox.json")
+    }
+
     /// Native code made from the store; may be deleted at any time.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")

@@ -21,7 +21,7 @@ use super::writer::{
 };
 use super::{Action, Actor, AuditEntry, Phase, SealedKey, Signer, TrustedKey};
 use crate::credential::Millis;
-use crate::limits::IN_FLIGHT;
+use crate::limits::{IN_FLIGHT, PLUGIN_BYTES};
 use crate::provider::{CommitClass, Manifest};
 use crate::rate::Rate;
 use crate::report::{Report, iso8601, parse_iso8601};
@@ -47,6 +47,85 @@ pub(super) fn remember(db: &Connection, key: &str, value: &[u8]) -> Written<Vec<
     Ok(stored)
 }
 
+/// The row of a provider before a command changes it.
+struct StandingProvider {
+    revision: u32,
+    plugin_digest: String,
+    pending_digest: Option<String>,
+}
+
+/// Holds a provider until the transaction ends: what is read of it next stays true until it is
+/// written. Refuses what was decided on another row than the one that stands.
+fn hold_provider(db: &Connection, service: &str, seen: Option<u32>) -> Written<Option<StandingProvider>> {
+    db.hold(&format!("provider {service}"))?;
+    let standing = db
+        .prepare_cached(
+            "SELECT revision, plugin_digest, pending_digest FROM cookie_rotation_providers WHERE service = ?1",
+        )?
+        .query_row([service], |row| {
+            Ok(StandingProvider {
+                revision: row.get(0)?,
+                plugin_digest: row.get(1)?,
+                pending_digest: row.get(2)?,
+            })
+        })
+        .optional()?;
+    let found = standing.as_ref().map_or(0, |standing| standing.revision);
+    if seen.is_some_and(|seen| seen != found) {
+        return Err(WriteError::Changed { service: service.to_owned() });
+    }
+    Ok(standing)
+}
+
+fn insert_plugin(db: &Connection, digest: &str, bytes: &[u8], at: Millis) -> Written<()> {
+    if bytes.len() as u64 > PLUGIN_BYTES {
+        return Err(WriteError::Invalid(format!(
+            "a plugin of {} bytes; at most {PLUGIN_BYTES} are allowed",
+            bytes.len()
+        )));
+    }
+    db.prepare_cached(
+        "INSERT INTO plugin_files (digest, bytes, added_at) VALUES (?1, ?2, ?3)
+         ON CONFLICT (digest) DO NOTHING",
+    )?
+    .execute(params![digest, bytes, millis(at)])?;
+    Ok(())
+}
+
+/// Removes what the row named and nobody names any more. A plugin is for one service, so holding
+/// the provider is enough: nobody else is about to name it.
+fn forget_plugins(db: &Connection, before: Option<&StandingProvider>) -> Written<()> {
+    let Some(before) = before else { return Ok(()) };
+    for digest in [Some(&before.plugin_digest), before.pending_digest.as_ref()].into_iter().flatten() {
+        db.prepare_cached(
+            "DELETE FROM plugin_files WHERE digest = ?1 AND NOT EXISTS (
+                 SELECT 1 FROM cookie_rotation_providers p
+                 WHERE p.plugin_digest = ?1 OR p.pending_digest = ?1)",
+        )?
+        .execute([digest])?;
+    }
+    Ok(())
+}
+
+pub(super) fn keep_plugin(
+    db: &Connection,
+    service: &str,
+    digest: &str,
+    bytes: &[u8],
+    at: Millis,
+) -> Written<()> {
+    let standing = hold_provider(db, service, None)?;
+    let is_named = standing.is_some_and(|standing| {
+        standing.plugin_digest == digest || standing.pending_digest.as_deref() == Some(digest)
+    });
+    if !is_named {
+        return Ok(());
+    }
+    // Others may have looked for it in vain.
+    db.tell(News::Plugins)?;
+    insert_plugin(db, digest, bytes, at)
+}
+
 pub(super) fn put_provider(
     db: &Connection,
     row: &ProviderUpdate,
@@ -54,12 +133,16 @@ pub(super) fn put_provider(
     at: Millis,
 ) -> Written<()> {
     db.tell(News::Plugins)?;
+    let before = hold_provider(db, &row.manifest.service, row.seen)?;
     if row.only_without_credentials && has_credentials(db, &row.manifest.service)? {
         return Err(WriteError::Pinned { service: row.manifest.service.clone() });
     }
     let Manifest { service, title, version, validate_url, keys, validate_interval, max_age, .. } =
         &row.manifest;
     let signer = row.signer.as_ref().map(json).transpose()?;
+    if let Some(bytes) = &row.bytes {
+        insert_plugin(db, &row.plugin_digest, bytes, at)?;
+    }
     db.prepare_cached(
         "INSERT INTO cookie_rotation_providers (service, title, version, validate_url,
              key_mapping_json, validate_interval_seconds, max_age_seconds, plugin_digest,
@@ -81,6 +164,7 @@ pub(super) fn put_provider(
              pending_signer_json = NULL,
              signer_json = excluded.signer_json,
              file = excluded.file,
+             revision = cookie_rotation_providers.revision + 1,
              updated_at = excluded.updated_at",
     )?
     .execute(params![
@@ -99,23 +183,27 @@ pub(super) fn put_provider(
         row.file,
         millis(at),
     ])?;
+    forget_plugins(db, before.as_ref())?;
     note.map_or(Ok(()), |note| insert_audit(db, note, at))
 }
 
 pub(super) fn set_provider_pending(
     db: &Connection,
     service: &str,
+    seen: Option<u32>,
     pending: Option<&PendingProvider>,
     note: Option<&AuditEntry>,
     at: Millis,
 ) -> Written<()> {
     db.tell(News::Plugins)?;
+    let before = hold_provider(db, service, seen)?;
     let manifest = pending.map(|pending| json(&pending.manifest)).transpose()?;
     let signer = pending.and_then(|pending| pending.signer.as_ref()).map(json).transpose()?;
     let changed = db
         .prepare_cached(
             "UPDATE cookie_rotation_providers
-             SET pending_digest = ?2, pending_manifest_json = ?3, pending_signer_json = ?4, updated_at = ?5
+             SET pending_digest = ?2, pending_manifest_json = ?3, pending_signer_json = ?4,
+                 updated_at = ?5, revision = revision + 1
              WHERE service = ?1",
         )?
         .execute(params![
@@ -128,6 +216,10 @@ pub(super) fn set_provider_pending(
     if changed == 0 {
         return Err(not_found("provider", service));
     }
+    if let Some(PendingProvider { plugin_digest, bytes: Some(bytes), .. }) = pending {
+        insert_plugin(db, plugin_digest, bytes, at)?;
+    }
+    forget_plugins(db, before.as_ref())?;
     note.map_or(Ok(()), |note| insert_audit(db, note, at))
 }
 
@@ -135,20 +227,26 @@ pub(super) fn set_provider_pending(
 pub(super) fn set_provider_state(
     db: &Connection,
     service: &str,
+    seen: Option<u32>,
     state: &str,
     note: &AuditEntry,
     at: Millis,
 ) -> Written<()> {
     db.tell(News::Plugins)?;
+    let before = hold_provider(db, service, seen)?;
     let changed = db
         .prepare_cached(
             "UPDATE cookie_rotation_providers
              SET state = ?2, pending_digest = NULL, pending_manifest_json = NULL,
-                 pending_signer_json = NULL, updated_at = ?3
+                 pending_signer_json = NULL, updated_at = ?3, revision = revision + 1
              WHERE service = ?1",
         )?
         .execute(params![service, state, millis(at)])?;
-    if changed == 0 { Err(not_found("provider", service)) } else { insert_audit(db, note, at) }
+    if changed == 0 {
+        return Err(not_found("provider", service));
+    }
+    forget_plugins(db, before.as_ref())?;
+    insert_audit(db, note, at)
 }
 
 pub(super) fn set_provider_cadence(
@@ -197,9 +295,13 @@ pub(super) fn set_provider_paused(db: &Connection, service: &str, paused: bool, 
 
 pub(super) fn remove_provider(db: &Connection, service: &str) -> Written<()> {
     db.tell(News::Plugins)?;
+    let before = hold_provider(db, service, None)?;
     let changed =
         db.prepare_cached("DELETE FROM cookie_rotation_providers WHERE service = ?1")?.execute([service])?;
-    if changed == 0 { Err(not_found("provider", service)) } else { Ok(()) }
+    if changed == 0 {
+        return Err(not_found("provider", service));
+    }
+    forget_plugins(db, before.as_ref())
 }
 
 fn has_credentials(db: &Connection, service: &str) -> Written<bool> {
@@ -359,6 +461,8 @@ fn note_pinned(db: &Connection, service: &str, credential_id: &str, at: Millis) 
 
 pub(super) fn add_credential(db: &Connection, new: &NewCredential, at: Millis) -> Written<()> {
     db.tell(News::Due)?;
+    // The first one pins what its plugin may do.
+    db.hold(&format!("provider {}", new.service))?;
     if let Some(shown) = &new.plugin_digest {
         let found: Option<String> = db
             .prepare_cached("SELECT plugin_digest FROM cookie_rotation_providers WHERE service = ?1")?

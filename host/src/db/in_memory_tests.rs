@@ -153,6 +153,13 @@ impl InMemory {
                 self.0.execute(&insert, row.clone()).expect("a row");
             }
         }
+        if self.1.is_some() {
+            for table in ["credentials", "cookie_rotation_reports"] {
+                let past =
+                    format!("SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}");
+                self.0.execute_batch(&past).expect("numbers go on");
+            }
+        }
         self.transact(|db| copies::begin_restored(db, restored, at)).expect("it is restored");
     }
 

@@ -82,6 +82,9 @@ pub struct ProviderRow {
     pub paused: bool,
     #[serde(serialize_with = "iso")]
     pub updated_at: Millis,
+    /// Another one after each decision.
+    #[serde(skip)]
+    pub revision: u32,
 }
 
 /// What the operator chose for a service.
@@ -345,7 +348,7 @@ const PROVIDER_COLUMNS: &str = "
     SELECT service, title, version, validate_url, key_mapping_json, validate_interval_seconds,
            max_age_seconds, plugin_digest, permissions_json, manifest_json, state,
            pending_digest, pending_manifest_json, operator_validate_interval_seconds, updated_at,
-           signer_json, pending_signer_json, file, paused
+           signer_json, pending_signer_json, file, paused, revision
     FROM cookie_rotation_providers";
 
 const TOKEN_COLUMNS: &str = "
@@ -392,6 +395,17 @@ impl Reader {
 
     pub fn provider(&self, service: &str) -> Found<Option<ProviderRow>> {
         self.one(&format!("{PROVIDER_COLUMNS} WHERE service = ?1"), [service], provider_from)
+    }
+
+    /// A plugin's bytes, where the store has them. They are what somebody put there: whoever runs
+    /// them holds them against their digest first.
+    pub fn plugin_bytes(&self, digest: &str) -> Found<Option<Vec<u8>>> {
+        self.one("SELECT bytes FROM plugin_files WHERE digest = ?1", [digest], |row| row.get(0))
+    }
+
+    /// The digests of the plugins that the store has.
+    pub fn kept_plugins(&self) -> Found<Vec<String>> {
+        self.all("SELECT digest FROM plugin_files", [], |row| row.get(0))
     }
 
     /// What the operator chose for each service, apart from its plugin.
@@ -882,6 +896,7 @@ fn provider_from(row: Row<'_>) -> sql::Result<ProviderRow> {
         operator_validate_interval_seconds: row.get(13)?,
         paused: row.get(18)?,
         updated_at: read_millis(row, 14)?,
+        revision: row.get(19)?,
     })
 }
 

@@ -40,7 +40,7 @@ pub const ALL: &[Table] = &[
         "service, title, version, validate_url, key_mapping_json, validate_interval_seconds, \
          max_age_seconds, plugin_digest, permissions_json, manifest_json, state, pending_digest, \
          pending_manifest_json, operator_validate_interval_seconds, updated_at, signer_json, \
-         pending_signer_json, file, paused",
+         pending_signer_json, file, paused, revision",
     ),
     table("trusted_keys", "key_id", "key_id, public_key, name, added_at"),
     numbered(

@@ -58,6 +58,10 @@ pub enum WriteError {
     #[error("`{service}` got its first credential meanwhile, and what its plugin may do is pinned")]
     Pinned { service: String },
     #[error(
+        "another host decided about the plugin of `{service}` meanwhile; hint: look again, `keywheel plugin show {service}`"
+    )]
+    Changed { service: String },
+    #[error(
         "the plugin of `{service}` was replaced meanwhile; hint: `keywheel plugin show {service}` says what it may do now, then add the credential again"
     )]
     Replaced { service: String },
@@ -324,6 +328,11 @@ pub struct ProviderUpdate {
     pub file: Option<String>,
     /// Refuse this where there is a credential: what it asks for was compared with nothing.
     pub only_without_credentials: bool,
+    /// The plugin itself, for a store that several hosts share.
+    pub bytes: Option<Arc<[u8]>>,
+    /// The revision of the row that this was decided on, 0 where there was none. None: whatever
+    /// stands.
+    pub seen: Option<u32>,
 }
 
 /// A newer plugin that waits for the operator.
@@ -332,6 +341,8 @@ pub struct PendingProvider {
     pub plugin_digest: String,
     pub manifest: Manifest,
     pub signer: Option<Signer>,
+    /// As in `ProviderUpdate`.
+    pub bytes: Option<Arc<[u8]>>,
 }
 
 /// A credential with its keys sealed for generation 1.
@@ -584,26 +595,39 @@ impl Writer {
         self.run(move |db| commands::put_provider(db, &row, note.as_ref(), at)).await
     }
 
+    /// `seen` as in `ProviderUpdate`.
     pub async fn set_provider_pending(
         &self,
         service: &str,
+        seen: Option<u32>,
         pending: Option<PendingProvider>,
         note: Option<AuditEntry>,
     ) -> Result<(), WriteError> {
         let (service, at) = (service.to_owned(), now());
-        self.run(move |db| commands::set_provider_pending(db, &service, pending.as_ref(), note.as_ref(), at))
-            .await
+        self.run(move |db| {
+            commands::set_provider_pending(db, &service, seen, pending.as_ref(), note.as_ref(), at)
+        })
+        .await
     }
 
-    /// For a provider that doesn't serve any more; what waited waits no longer.
+    /// For a provider that doesn't serve any more; what waited waits no longer. `seen` as in
+    /// `ProviderUpdate`.
     pub async fn set_provider_state(
         &self,
         service: &str,
+        seen: Option<u32>,
         state: &'static str,
         note: AuditEntry,
     ) -> Result<(), WriteError> {
         let (service, at) = (service.to_owned(), now());
-        self.run(move |db| commands::set_provider_state(db, &service, state, &note, at)).await
+        self.run(move |db| commands::set_provider_state(db, &service, seen, state, &note, at)).await
+    }
+
+    /// Puts a plugin into the store that its provider's row names and that isn't there. One that it
+    /// doesn't name any more is left out.
+    pub async fn keep_plugin(&self, service: &str, digest: &str, bytes: Arc<[u8]>) -> Result<(), WriteError> {
+        let (service, digest, at) = (service.to_owned(), digest.to_owned(), now());
+        self.run(move |db| commands::keep_plugin(db, &service, &digest, &bytes, at)).await
     }
 
     /// Writes decisions down that change no other row. One that repeats the newest about its

@@ -888,8 +888,9 @@ async fn a_provider_row_stands_as_put_and_keeps_the_operators_cadence() {
         plugin_digest: String::from("d2"),
         manifest: manifest("Shop 2"),
         signer: Some(signer()),
+        bytes: None,
     };
-    home.writer.set_provider_pending("shop", Some(waiting), None).await.unwrap();
+    home.writer.set_provider_pending("shop", None, Some(waiting), None).await.unwrap();
     let row = home.reader().provider("shop").unwrap().unwrap();
     assert_eq!(row.manifest, manifest("Shop"));
     assert_eq!(row.key_mapping, manifest("Shop").keys);
@@ -904,7 +905,7 @@ async fn a_provider_row_stands_as_put_and_keeps_the_operators_cadence() {
     assert_eq!((row.signer, row.file.as_deref()), (Some(signer()), Some("s.wasm")));
     assert_eq!(row.operator_validate_interval_seconds, Some(30));
     home.writer.remove_provider("shop").await.unwrap();
-    let gone = home.writer.set_provider_pending("shop", None, None).await;
+    let gone = home.writer.set_provider_pending("shop", None, None, None).await;
     assert!(matches!(gone, Err(WriteError::NotFound { .. })), "{gone:?}");
 }
 
@@ -917,6 +918,8 @@ fn update(title: &str) -> ProviderUpdate {
         signer: None,
         file: None,
         only_without_credentials: false,
+        bytes: None,
+        seen: None,
     }
 }
 
@@ -961,7 +964,7 @@ async fn a_decision_is_written_down_with_what_it_decides_or_not_at_all() {
     let late = home.writer.put_provider(compared_with_nothing, note()).await;
     assert!(matches!(late, Err(WriteError::Pinned { .. })), "{late:?}");
     assert_eq!(home.reader().provider("shop").unwrap().unwrap().title, "Shop");
-    let nobody = home.writer.set_provider_state("bank", "removed", said("removed", None, "")).await;
+    let nobody = home.writer.set_provider_state("bank", None, "removed", said("removed", None, "")).await;
     assert!(matches!(nobody, Err(WriteError::NotFound { .. })), "{nobody:?}");
     assert_eq!(actions(&home), ["first-seen", "pinned"]);
 }
@@ -976,6 +979,120 @@ async fn a_credential_for_a_plugin_that_was_replaced_meanwhile_is_refused() {
     assert_eq!(actions(&home), [""; 0]);
     home.writer.add_credential(of("d1")).await.unwrap();
     assert_eq!(actions(&home), ["pinned"]);
+}
+
+/// A version of `shop`, decided on a row that was read.
+fn version(digest: &str, seen: u32) -> ProviderUpdate {
+    let (bytes, seen) = (Some(digest.as_bytes().into()), Some(seen));
+    ProviderUpdate { plugin_digest: digest.into(), bytes, seen, ..update(digest) }
+}
+
+fn waiting(digest: &str) -> PendingProvider {
+    let bytes = Some(digest.as_bytes().into());
+    PendingProvider { plugin_digest: digest.into(), manifest: manifest(digest), signer: None, bytes }
+}
+
+#[tokio::test]
+async fn what_was_decided_on_an_older_row_of_a_provider_is_refused() {
+    let home = Home::new();
+    let revision = || home.reader().provider("shop").unwrap().unwrap().revision;
+    home.writer.put_provider(version("d1", 0), None).await.unwrap();
+    let seen = revision();
+    home.writer.set_provider_pending("shop", Some(seen), Some(waiting("d2")), None).await.unwrap();
+    assert!(revision() > seen);
+    let note = || said("removed", None, "");
+    let late = [
+        home.writer.put_provider(version("d3", 0), None).await,
+        home.writer.put_provider(version("d3", seen), Some(note())).await,
+        home.writer.set_provider_pending("shop", Some(seen), None, Some(note())).await,
+        home.writer.set_provider_state("shop", Some(seen), "removed", note()).await,
+    ];
+    for refused in late {
+        assert!(matches!(refused, Err(WriteError::Changed { .. })), "{refused:?}");
+    }
+    let row = home.reader().provider("shop").unwrap().unwrap();
+    assert_eq!((row.plugin_digest.as_str(), row.state.as_str()), ("d1", "active"));
+    assert_eq!(row.pending.map(|pending| pending.plugin_digest).as_deref(), Some("d2"));
+    assert_eq!(actions(&home), [""; 0]);
+    home.writer.put_provider(version("d3", revision()), None).await.unwrap();
+    // What the operator chose about it is no decision about the plugin.
+    let seen = revision();
+    home.writer.set_provider_paused("shop", true).await.unwrap();
+    home.writer.set_provider_state("shop", Some(seen), "removed", note()).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_versions_that_come_at_once_one_stands_and_the_others_are_refused() {
+    let home = Home::new();
+    for round in 0..10 {
+        let seen = home.reader().provider("shop").unwrap().map_or(0, |row| row.revision);
+        let digests: Vec<String> = (0..8).map(|number| format!("d-{round}-{number}")).collect();
+        let puts = digests.iter().map(|digest| home.writer.put_provider(version(digest, seen), None));
+        let stand: Vec<_> = futures_util::future::join_all(puts).await.into_iter().zip(&digests).collect();
+        let stand: Vec<_> = stand.iter().filter(|(put, _)| put.is_ok()).map(|(_, digest)| *digest).collect();
+        let row = home.reader().provider("shop").unwrap().unwrap();
+        assert_eq!(stand, [&row.plugin_digest]);
+        assert_eq!(home.reader().kept_plugins().unwrap(), [row.plugin_digest]);
+    }
+}
+
+#[tokio::test]
+async fn the_first_credential_pins_what_was_shown_or_another_version_stands_never_both() {
+    let home = Home::new();
+    for round in 0..10 {
+        let seen = home.reader().provider("shop").unwrap().map_or(0, |row| row.revision);
+        home.writer.put_provider(version("d1", seen), None).await.unwrap();
+        let wider = ProviderUpdate { only_without_credentials: true, ..version("d2", seen + 1) };
+        let first = NewCredential { plugin_digest: Some("d1".into()), ..credential("a", "shop") };
+        let (put, added) =
+            tokio::join!(home.writer.put_provider(wider, None), home.writer.add_credential(first));
+        match (&put, &added) {
+            (Ok(()), Err(WriteError::Replaced { .. })) => {}
+            (Err(WriteError::Pinned { .. }), Ok(())) => home.writer.remove_credential("a").await.unwrap(),
+            neither => panic!("round {round}: {neither:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_store_has_exactly_the_plugins_that_a_provider_names() {
+    let home = Home::new();
+    let kept = || {
+        let mut kept = home.reader().kept_plugins().unwrap();
+        kept.sort();
+        kept
+    };
+    let writer = &home.writer;
+    writer.put_provider(version("d1", 0), None).await.unwrap();
+    writer.set_provider_pending("shop", Some(1), Some(waiting("d2")), None).await.unwrap();
+    assert_eq!(kept(), ["d1", "d2"]);
+    assert_eq!(home.reader().plugin_bytes("d2").unwrap().as_deref(), Some(&b"d2"[..]));
+    writer.set_provider_pending("shop", Some(2), Some(waiting("d3")), None).await.unwrap();
+    assert_eq!(kept(), ["d1", "d3"]);
+    // Approved by who has no file of it.
+    writer.put_provider(ProviderUpdate { bytes: None, ..version("d3", 3) }, None).await.unwrap();
+    assert_eq!(kept(), ["d3"]);
+    // One that can return is named.
+    writer.set_provider_state("shop", Some(4), "removed", said("removed", None, "")).await.unwrap();
+    assert_eq!(kept(), ["d3"]);
+    writer.keep_plugin("shop", "d9", b"d9"[..].into()).await.unwrap();
+    writer.keep_plugin("bank", "d3", b"d3"[..].into()).await.unwrap();
+    assert_eq!(kept(), ["d3"], "what nobody names isn't kept");
+    let huge = vec![0; usize::try_from(crate::limits::PLUGIN_BYTES).unwrap() + 1];
+    let refused = writer.put_provider(ProviderUpdate { bytes: Some(huge.into()), ..version("d4", 5) }, None);
+    assert!(matches!(refused.await, Err(WriteError::Invalid(_))));
+    writer.remove_provider("shop").await.unwrap();
+    assert_eq!(kept(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_named_plugin_that_the_store_lacks_is_put_there_by_who_has_it() {
+    let home = Home::new();
+    home.writer.put_provider(ProviderUpdate { bytes: None, ..version("d1", 0) }, None).await.unwrap();
+    assert_eq!(home.reader().plugin_bytes("d1").unwrap(), None);
+    home.writer.keep_plugin("shop", "d1", b"d1"[..].into()).await.unwrap();
+    assert_eq!(home.reader().plugin_bytes("d1").unwrap().as_deref(), Some(&b"d1"[..]));
+    assert_eq!(home.reader().provider("shop").unwrap().unwrap().revision, 1, "nothing was decided");
 }
 
 #[tokio::test]

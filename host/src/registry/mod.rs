@@ -2,8 +2,12 @@
 //! database and what is active, and brings them together; whoever wakes it only says "look
 //! again". It compiles and describes plugins through the supervisor and never reads their
 //! code itself.
+//!
+//! Where several hosts share a store, the providers' rows are what all of them follow, with the
+//! plugins' bytes beside them, and a folder only brings wishes (`inbox`).
 
 pub mod cache;
+mod inbox;
 pub mod joined;
 pub mod manifest;
 pub mod permissions;
@@ -14,6 +18,7 @@ mod words;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -34,6 +39,7 @@ use crate::provider::Manifest;
 use crate::supervisor::{CallError, Code, Supervisor};
 use crate::vault::Vault;
 use cache::{Cache, CacheError, is_plugin_name};
+use inbox::{Inbox, Letter, Standing};
 use permissions::{Permissions, difference};
 use signature::{SIGNATURE_BYTES, Signed};
 pub use watcher::watch;
@@ -48,6 +54,9 @@ pub const SETTLING: Duration = Duration::from_millis(500);
 
 /// What a plugin says of why it is none: a few faults of a template, each with what to do.
 const REFUSAL_CHARS: usize = 1_500;
+
+/// It runs without time and chance, so this takes a hole in the sandbox or in us.
+const DESCRIBES_ITSELF_OTHERWISE: &str = "describes itself otherwise than when it was accepted, and asks for more; hint: remove it and ask its author";
 
 /// File systems stamp by a clock that ticks every 4 to 10 ms. A file read within the tick of its
 /// last change may change once more without its stamp showing it.
@@ -110,6 +119,8 @@ pub enum RegistryError {
     Open(#[from] DbError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error("what the plugin folder said can't be written down")]
+    Inbox(#[source] std::io::Error),
     #[error("no plugin for `{0}`; hint: `keywheel plugin list` shows what there is")]
     NoSuchService(String),
     #[error("{0}")]
@@ -120,6 +131,8 @@ pub enum RegistryError {
 #[derive(Debug, Clone)]
 pub struct Candidate {
     pub digest: String,
+    /// A digest of the file itself and of the signature beside it.
+    content: String,
     pub manifest: Manifest,
     signed: Signed,
     shape: PoolShape,
@@ -265,6 +278,14 @@ struct Settled {
     settling: bool,
 }
 
+/// What became of the accepted version of a service.
+#[derive(Default)]
+struct Kept {
+    changed: bool,
+    /// Why it doesn't run.
+    unfit: Option<String>,
+}
+
 /// What `states` of a provider's row there are.
 mod state {
     pub const ACTIVE: &str = "active";
@@ -285,6 +306,8 @@ pub struct Registry {
     policy: PluginPolicy,
     /// Held during a rescan: two at once would compile everything twice.
     seen: tokio::sync::Mutex<Folder>,
+    /// Set where other hosts share the store.
+    inbox: Option<Mutex<Inbox>>,
     /// What was written down about files that changed nothing else, by file: another scan has
     /// nothing to add.
     noted: Mutex<BTreeMap<String, AuditEntry>>,
@@ -318,6 +341,7 @@ impl Registry {
         policy: PluginPolicy,
     ) -> Arc<Self> {
         Arc::new(Self {
+            inbox: writer.is_shared().then(|| Mutex::new(Inbox::load(&home.inbox()))),
             home: home.clone(),
             cache: Cache::new(home),
             supervisor,
@@ -420,7 +444,9 @@ impl Registry {
             }
         }
         let mut bad = Vec::new();
-        for row in known.rows.values().filter(|row| row.state != state::REMOVED) {
+        // A shared store's rows stand whatever becomes of files.
+        let mine = known.rows.values().filter(|row| row.state != state::REMOVED && self.inbox.is_none());
+        for row in mine {
             if let Some(update) = self.bad_update(row, seen, &known, &claimed)? {
                 for other in claimed.remove(&row.service).unwrap_or_default() {
                     status.push(self.conflict(&row.service, &update.path, &other, &known));
@@ -446,10 +472,30 @@ impl Registry {
                 }
                 // One plugin's trouble is not the others'.
                 Err(RegistryError::Refused(why)) => status.push(refused(&file, &why.into())),
+                // Another host was faster, more than once: its word counts at the next look.
+                Err(RegistryError::Write(WriteError::Changed { .. })) => settling = true,
                 Err(error) => return Err(error),
             }
         }
-        changed |= self.remove_unserved(&served, &known, removing).await?;
+        if self.inbox.is_some() {
+            let names = seen.keys().map(|path| unmistakable(path)).collect();
+            self.in_inbox(|inbox| inbox.looked_through(&names))?;
+            for row in known.rows.values().filter(|row| !served.contains(&row.service)) {
+                match self.follow(row, &known, Settled::default()).await {
+                    Ok(settled) => {
+                        changed |= settled.changed;
+                        status.extend(settled.status);
+                    }
+                    Err(RegistryError::Refused(why)) => {
+                        status.push(words::accepted_elsewhere(row, Some(why), &known.trusted));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            self.give(&known).await?;
+        } else {
+            changed |= self.remove_unserved(&served, &known, removing).await?;
+        }
         for (row, update) in bad {
             status.retain(|known| known.file != name_of(&update.path));
             status.push(self.after_bad_update(row, &update));
@@ -460,7 +506,9 @@ impl Registry {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
         if changed {
             self.changed.send_modify(|count| *count += 1);
-            self.prune(&known.rows);
+            // Another host may have decided since the rows were read.
+            let rows = if self.inbox.is_some() { self.known()?.rows } else { known.rows };
+            self.prune(&rows);
         }
         Ok(settling)
     }
@@ -555,8 +603,184 @@ impl Registry {
     ) -> Result<Settled, RegistryError> {
         match self.settle(service, found, known).await {
             Err(RegistryError::Write(WriteError::Pinned { .. })) => self.settle(service, found, known).await,
+            Err(RegistryError::Write(WriteError::Changed { .. })) => {
+                self.settle(service, found, &self.known()?).await
+            }
             settled => settled,
         }
+    }
+
+    /// Does something with what the folder has said, and makes it last.
+    fn in_inbox<T: Default>(&self, what: impl FnOnce(&mut Inbox) -> T) -> Result<T, RegistryError> {
+        let Some(inbox) = &self.inbox else { return Ok(T::default()) };
+        let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = inbox.clone();
+        let done = what(&mut next);
+        if next != *inbox {
+            next.save(&self.home.inbox()).map_err(RegistryError::Inbox)?;
+            *inbox = next;
+        }
+        Ok(done)
+    }
+
+    /// Whether a file says what the operator wants now. Where nobody shares the store it always
+    /// does.
+    fn is_wish(
+        &self,
+        found: &Found,
+        signer: Option<&Signer>,
+        row: Option<&ProviderRow>,
+        known: &Known,
+    ) -> Result<bool, RegistryError> {
+        if self.inbox.is_none() {
+            return Ok(true);
+        }
+        let Candidate { content, digest, .. } = &found.candidate;
+        let name = unmistakable(&found.path);
+        let letter = Letter { name: &name, content, plugin: digest };
+        let standing = row.map(|row| Standing { revision: row.revision, plugin: &row.plugin_digest });
+        if self.in_inbox(|inbox| inbox.hear(letter, standing))? {
+            return Ok(true);
+        }
+        // Who is trusted since vouches for what runs already: that takes nothing from anybody.
+        Ok(row.is_some_and(|row| {
+            row.plugin_digest == *digest
+                && row.state == state::ACTIVE
+                && row.pending.is_none()
+                && signer.is_some_and(|signer| known.trusts(signer))
+                && !row.signer.as_ref().is_some_and(|signer| known.trusts(signer))
+        }))
+    }
+
+    /// The revision that a decision is about, where another host may decide at the same time.
+    fn seen_at(&self, row: Option<&ProviderRow>) -> Option<u32> {
+        self.inbox.is_some().then(|| row.map_or(0, |row| row.revision))
+    }
+
+    /// A plugin of the home's store for the shared one, if there is one.
+    fn for_the_others(&self, digest: &str) -> Result<Option<Arc<[u8]>>, RegistryError> {
+        if self.inbox.is_none() {
+            return Ok(None);
+        }
+        let path = self.cache.stored(digest);
+        let bytes = read_capped(&path, None)
+            .map_err(|source| RegistryError::Folder { path: path.clone(), source })?;
+        if hex::encode(Sha256::digest(&bytes)) != digest {
+            return Err(RegistryError::Refused(format!("{} is damaged", path.display())));
+        }
+        Ok(Some(bytes.into()))
+    }
+
+    /// Puts into the shared store what a row names and only a home has: the rows came from a store
+    /// that nobody shared.
+    async fn give(&self, known: &Known) -> Result<(), RegistryError> {
+        let kept: HashSet<String> = self.reader()?.kept_plugins()?.into_iter().collect();
+        for row in known.rows.values() {
+            let pending = row.pending.as_ref().map(|pending| &pending.plugin_digest);
+            for digest in [Some(&row.plugin_digest), pending].into_iter().flatten() {
+                if kept.contains(digest) || !self.cache.stored(digest).exists() {
+                    continue;
+                }
+                match self.for_the_others(digest) {
+                    Ok(Some(bytes)) => self.writer.keep_plugin(&row.service, digest, bytes).await?,
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::warn!(service = row.service, %error, "a plugin isn't given to the other hosts");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a plugin out of the shared store into the home's.
+    fn take(&self, digest: &str) -> Result<(), Unfit> {
+        if self.cache.stored(digest).exists() {
+            return Ok(());
+        }
+        let unreadable = |error: &dyn std::fmt::Display| Unfit::passing(format!("can't be fetched: {error}"));
+        let reader = self.reader().map_err(|error| unreadable(&error))?;
+        let Some(bytes) = reader.plugin_bytes(digest).map_err(|error| unreadable(&error))? else {
+            return match self.cache.native(digest).exists() {
+                true => Ok(()),
+                false => {
+                    Err(Unfit::passing("its bytes are gone; hint: `keywheel plugin install FILE`".into()))
+                }
+            };
+        };
+        if hex::encode(Sha256::digest(&bytes)) != digest {
+            return Err(Unfit::passing("its bytes in the store are others than its digest says".into()));
+        }
+        self.cache.keep(digest, &bytes).map_err(|error| Unfit::passing(format!("can't be stored: {error}")))
+    }
+
+    /// Makes this host do what a provider's row says, whoever brought it, and says how each version
+    /// stands of which this folder has no file.
+    async fn follow(
+        &self,
+        row: &ProviderRow,
+        known: &Known,
+        mut settled: Settled,
+    ) -> Result<Settled, RegistryError> {
+        let removed = row.state == state::REMOVED;
+        let kept = match removed {
+            true => Kept { changed: self.end(&row.service), unfit: None },
+            false => self.run_accepted(row, known).await?,
+        };
+        settled.changed |= kept.changed;
+        if let Some(pending) = &row.pending
+            && let Err(Unfit { why, .. }) = self.take(&pending.plugin_digest)
+        {
+            tracing::warn!(service = row.service, why, "the version that waits isn't here yet");
+        }
+        let unfit = kept.unfit.is_some();
+        let accepted = words::accepted_elsewhere(row, kept.unfit, &known.trusted);
+        let line = |status: &[PluginStatus], digest: &str| {
+            status.iter().position(|status| status.digest.as_deref() == Some(digest))
+        };
+        match line(&settled.status, &row.plugin_digest) {
+            Some(at) if unfit => {
+                let line = &mut settled.status[at];
+                (line.state, line.reason) = (accepted.state, accepted.reason);
+            }
+            Some(_) => {}
+            None if removed => {}
+            // A file of the service says already what is in use.
+            None if settled.status.is_empty() || unfit => settled.status.push(accepted),
+            None => {}
+        }
+        if let Some(pending) = &row.pending
+            && line(&settled.status, &pending.plugin_digest).is_none()
+        {
+            settled.status.push(words::waits_elsewhere(row, pending, &known.trusted));
+        }
+        Ok(settled)
+    }
+
+    /// A file that is no wish, as it stands beside what is accepted.
+    fn beside(
+        &self,
+        found: &Found,
+        signer: Option<&Signer>,
+        row: &ProviderRow,
+        known: &Known,
+    ) -> PluginStatus {
+        let described = self.described(found, known);
+        let Candidate { digest, manifest, .. } = &found.candidate;
+        let asked = Permissions::of(manifest);
+        if row.state != state::REMOVED && row.plugin_digest == *digest {
+            return PluginStatus { permissions: asked.lines(), ..described };
+        }
+        if row.pending.as_ref().is_some_and(|pending| pending.plugin_digest == *digest) {
+            let waits = words::Waits::of(row, signer, &asked);
+            return PluginStatus {
+                reason: Some(waits.reason()),
+                state: PluginState::PendingApproval,
+                permissions: waits.lines(),
+                ..described
+            };
+        }
+        PluginStatus { reason: Some(words::superseded(row)), state: PluginState::Superseded, ..described }
     }
 
     /// One service: which of its files serves it, and what that one may do.
@@ -576,11 +800,15 @@ impl Registry {
             }
         }
         if fit.is_empty() {
-            if let Some(row) = row.filter(|row| row.state != state::REMOVED) {
-                self.withdraw(row, "the file that waited is gone").await?;
-                settled.changed = self.keep_approved(row, known).await?;
-            }
-            return Ok(settled);
+            return match row.filter(|row| row.state != state::REMOVED) {
+                Some(row) if self.inbox.is_some() => self.follow(row, known, settled).await,
+                Some(row) => {
+                    self.withdraw(row, "the file that waited is gone").await?;
+                    settled.changed = self.keep_approved(row, known).await?;
+                    Ok(settled)
+                }
+                None => Ok(settled),
+            };
         }
         // The approved one stays, or else what replaced its file; among newcomers the first by
         // name, so that a rescan decides the same again.
@@ -596,6 +824,12 @@ impl Registry {
         for (other, _) in fit {
             settled.status.push(self.conflict(service, &chosen.path, other, known));
         }
+        if !self.is_wish(chosen, signer.as_ref(), row, known)?
+            && let Some(row) = row
+        {
+            settled.status.push(self.beside(chosen, signer.as_ref(), row, known));
+            return self.follow(row, known, settled).await;
+        }
         let candidate = &chosen.candidate;
         let asked = Permissions::of(&candidate.manifest);
         let granted = row.map(grants_of);
@@ -604,17 +838,16 @@ impl Registry {
         if let (Some(granted), true, true) = (&granted, same, pinned)
             && difference(&granted.accepted, &asked).is_wider()
         {
-            // It runs without time and chance, so this takes a hole in the sandbox or in us.
-            return Err(RegistryError::Refused(
-                "describes itself otherwise than when it was accepted, and asks for more; hint: remove it and ask its author".into(),
-            ));
+            return Err(RegistryError::Refused(DESCRIBES_ITSELF_OTHERWISE.into()));
         }
         if let (Some(row), Some(granted), false, true) = (row, &granted, same, pinned) {
             let difference = difference(&granted.accepted, &asked);
             let resigned = row.signer.as_ref().is_some_and(|was| !is_same(Some(was), signer.as_ref()));
             if resigned && chosen.fresh {
                 // Its signature may still be on the way.
-                self.withdraw(row, "the file that waited was replaced").await?;
+                if self.inbox.is_none() {
+                    self.withdraw(row, "the file that waited was replaced").await?;
+                }
                 settled.settling = true;
                 settled.changed = self.keep_approved(row, known).await?;
                 return Ok(settled);
@@ -637,10 +870,15 @@ impl Registry {
                         plugin_digest: candidate.digest.clone(),
                         manifest: candidate.manifest.clone(),
                         signer: signer.clone(),
+                        bytes: self.for_the_others(&candidate.digest)?,
                     };
-                    self.writer.set_provider_pending(service, Some(pending), Some(note)).await?;
+                    let seen = self.seen_at(Some(row));
+                    self.writer.set_provider_pending(service, seen, Some(pending), Some(note)).await?;
                 }
-                settled.changed = self.keep_approved(row, known).await?;
+                // Where it was removed for all hosts only an approval brings it back.
+                if self.inbox.is_none() || row.state != state::REMOVED {
+                    settled.changed = self.keep_approved(row, known).await?;
+                }
                 return Ok(settled);
             }
         }
@@ -660,6 +898,8 @@ impl Registry {
                 signer: signer.clone(),
                 file: Some(name_of(&chosen.path)),
                 only_without_credentials: !pinned && !same,
+                bytes: self.for_the_others(&candidate.digest)?,
+                seen: self.seen_at(row),
             };
             self.writer.put_provider(update, accepted.note(&grants)).await?;
         }
@@ -689,38 +929,61 @@ impl Registry {
 
     /// What was accepted runs from the store while the file in the folder waits, or is no good.
     async fn keep_approved(&self, row: &ProviderRow, known: &Known) -> Result<bool, RegistryError> {
+        Ok(self.run_accepted(row, known).await?.changed)
+    }
+
+    async fn run_accepted(&self, row: &ProviderRow, known: &Known) -> Result<Kept, RegistryError> {
         let service = row.service.as_str();
         let believed = row.signer.as_ref().is_some_and(|signer| known.trusts(signer));
         if self.policy == PluginPolicy::SignedOnly && !believed {
-            return self.stop(row).await;
+            let unfit = Some(words::unsigned(&Signed::No, row.signer.as_ref()));
+            return Ok(Kept { changed: self.stop(row).await?, unfit });
         }
-        if self.providers.get(service).is_some_and(|active| active.digest == row.plugin_digest) {
-            return Ok(false);
+        let Grants { accepted, reveal } = grants_of(row);
+        // A key may have been granted by way of another host.
+        let runs = self.providers.get(service).is_some_and(|active| {
+            active.digest == row.plugin_digest && (self.inbox.is_none() || active.reveal == reveal)
+        });
+        if runs {
+            return Ok(Kept::default());
         }
-        match self.inspect(&row.plugin_digest).await {
+        let found = match self.take(&row.plugin_digest) {
+            Ok(()) => self.inspect(&row.plugin_digest).await,
+            Err(unfit) => Err(unfit),
+        };
+        let unfit = match found {
+            // It was another host that looked at it.
+            Ok((manifest, _))
+                if self.inbox.is_some()
+                    && self.reader()?.has_credentials(service)?
+                    && difference(&accepted, &Permissions::of(&manifest)).is_wider() =>
+            {
+                DESCRIBES_ITSELF_OTHERWISE.to_owned()
+            }
             Ok((manifest, shape)) => {
-                let candidate =
-                    Candidate { digest: row.plugin_digest.clone(), manifest, signed: Signed::No, shape };
-                if row.state != state::ACTIVE {
+                let (digest, content) = (row.plugin_digest.clone(), String::new());
+                let candidate = Candidate { digest, content, manifest, signed: Signed::No, shape };
+                // What one host's policy says is nothing to the others.
+                if row.state != state::ACTIVE && self.inbox.is_none() {
                     let note = words::of_row(action::RETURNED, row);
-                    self.writer.set_provider_state(service, state::ACTIVE, note).await?;
+                    self.writer.set_provider_state(service, None, state::ACTIVE, note).await?;
                 }
-                self.activate(service, &candidate, grants_of(row).reveal, Some(row)).await
+                let changed = self.activate(service, &candidate, reveal, Some(row)).await?;
+                return Ok(Kept { changed, unfit: None });
             }
-            Err(Unfit { why, .. }) => {
-                tracing::error!(service, why, "the approved plugin can't be run from the store");
-                Ok(false)
-            }
-        }
+            Err(Unfit { why, .. }) => why,
+        };
+        tracing::error!(service, why = unfit, "the approved plugin can't be run from the store");
+        Ok(Kept { changed: false, unfit: Some(unfit) })
     }
 
     /// Ends what ran, because the policy doesn't let it run any more.
     async fn stop(&self, row: &ProviderRow) -> Result<bool, RegistryError> {
         let service = row.service.as_str();
         let ran = self.providers.get(service).is_some();
-        if row.state != state::REFUSED {
+        if row.state != state::REFUSED && self.inbox.is_none() {
             let note = words::of_row(action::STOPPED, row);
-            self.writer.set_provider_state(service, state::REFUSED, note).await?;
+            self.writer.set_provider_state(service, None, state::REFUSED, note).await?;
         }
         if ran {
             tracing::warn!(service, "plugin stopped: nobody who is trusted signed it");
@@ -740,7 +1003,7 @@ impl Registry {
                 signer: pending.signer.as_ref().map(|signer| signer.key_id.clone()),
                 ..entry(Actor::Host, action::WITHDRAWN, serde_json::json!({ "reason": why }))
             };
-            self.writer.set_provider_pending(&row.service, None, Some(note)).await?;
+            self.writer.set_provider_pending(&row.service, None, None, Some(note)).await?;
         }
         Ok(())
     }
@@ -757,19 +1020,27 @@ impl Registry {
             if row.state != state::REMOVED {
                 let by = if removing == Some(&row.service) { Actor::Operator } else { Actor::Host };
                 let note = AuditEntry { actor: by, ..words::of_row(action::REMOVED, row) };
-                self.writer.set_provider_state(&row.service, state::REMOVED, note).await?;
+                self.writer.set_provider_state(&row.service, None, state::REMOVED, note).await?;
             }
         }
         for service in self.providers.services() {
             if !served.contains(&service) {
-                tracing::info!(service, "plugin removed");
-                self.supervisor.remove(&service);
-                self.providers.remove(&service);
-                self.previous.lock().unwrap_or_else(PoisonError::into_inner).remove(&service);
-                changed = true;
+                changed |= self.end(&service);
             }
         }
         Ok(changed)
+    }
+
+    /// Ends what runs for a service. Returns whether anything did.
+    fn end(&self, service: &str) -> bool {
+        let ran = self.providers.get(service).is_some();
+        if ran {
+            tracing::info!(service, "plugin removed");
+            self.supervisor.remove(service);
+            self.providers.remove(service);
+            self.previous.lock().unwrap_or_else(PoisonError::into_inner).remove(service);
+        }
+        ran
     }
 
     /// Adds to each file what is accepted for its service, as the scan left it.
@@ -893,6 +1164,7 @@ impl Registry {
         };
         let bytes = read_capped(path, Some(&stamp.plugin)).map_err(unreadable)?;
         let signed = signature::judge(&bytes, signature.as_deref(), &known.trusted);
+        let content = content_of(&bytes, signature.as_deref());
         let Bytes { plugin: bytes, digest, signed } = match joined::is_template(path) {
             true => self.joined(&bytes, signed, known)?,
             false => Bytes { digest: hex::encode(Sha256::digest(&bytes)), plugin: bytes, signed },
@@ -913,7 +1185,7 @@ impl Registry {
             Ok((manifest, shape))
         });
         match inspected {
-            Ok((manifest, shape)) => Ok(Candidate { digest, manifest, signed, shape }),
+            Ok((manifest, shape)) => Ok(Candidate { digest, content, manifest, signed, shape }),
             Err(unfit) => {
                 if !stored {
                     // Nothing refers to it, and a folder of broken files must not fill the store.
@@ -1079,6 +1351,7 @@ impl Registry {
         if !wish.needs_approval {
             return Ok(wish);
         }
+        let decided_on = self.seen_at(Some(&row));
         let (manifest, signer) = match row.pending {
             Some(pending) => (pending.manifest, pending.signer),
             None => (row.manifest, row.signer),
@@ -1088,10 +1361,13 @@ impl Registry {
             manifest,
             plugin_digest: wish.to.digest.clone(),
             permissions_json: to_json(&Grants { reveal: asked.reveal.clone(), accepted: asked })?,
-            state: row.state,
+            state: if self.inbox.is_some() { state::ACTIVE.into() } else { row.state },
             signer,
-            file: wish.file.clone().or(row.file),
+            file: wish.file.clone().or(row.file.clone()),
             only_without_credentials: false,
+            // What waits is in the store since it waits.
+            bytes: None,
+            seen: decided_on,
         };
         self.writer.put_provider(update, Some(wish.note(action::GRANTED, None))).await?;
         wish.granted = true;
@@ -1173,6 +1449,7 @@ impl Registry {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(source) => return Err(failed(&signature::beside(path))(source)),
         };
+        let content = content_of(&bytes, signature.as_deref());
         let kind = if joined::is_template(path) { "toml" } else { "wasm" };
         let target =
             self.file_of(&service).unwrap_or_else(|| self.home.plugins().join(format!("{service}.{kind}")));
@@ -1193,38 +1470,71 @@ impl Registry {
                 None => remove_if_there(&beside).map_err(failed(&beside))?,
             }
             crate::config::write_atomically(&target, &bytes).map_err(failed(&target))?;
+            // Whatever it said before, it is meant now.
+            self.in_inbox(|inbox| inbox.forget(&content))?;
         }
         self.rescan_until_still().await?;
         let name = name_of(&target);
-        self.status()
-            .into_iter()
-            .find(|status| status.file == name)
-            .ok_or_else(|| RegistryError::Refused(format!("{name} was changed while it was installed")))
+        let installed =
+            self.status().into_iter().find(|status| status.file == name && !status.elsewhere).ok_or_else(
+                || RegistryError::Refused(format!("{name} was changed while it was installed")),
+            )?;
+        match installed.state {
+            PluginState::Superseded => Err(WriteError::Changed { service }.into()),
+            _ => Ok(installed),
+        }
     }
 
-    /// Removes a service's file and its signature; its credentials and reports stay.
+    /// Removes a service's file and its signature; its credentials and reports stay. Where several
+    /// hosts share the store none of them serves it any more, whichever had its file.
     ///
     /// # Errors
-    /// Where no file serves it.
+    /// Where nothing serves it.
     pub async fn remove(&self, service: &str) -> Result<String, RegistryError> {
-        let path = self.file_of(service).ok_or_else(|| RegistryError::NoSuchService(service.to_owned()))?;
+        let nobody = || RegistryError::NoSuchService(service.to_owned());
+        let path = self.file_of(service);
+        if path.is_none() && self.inbox.is_none() {
+            return Err(nobody());
+        }
         let mut seen = self.seen.lock().await;
-        fs::remove_file(&path).map_err(|source| RegistryError::Folder { path: path.clone(), source })?;
-        let beside = signature::beside(&path);
-        remove_if_there(&beside).map_err(|source| RegistryError::Folder { path: beside, source })?;
+        let mut name = None;
+        if self.inbox.is_some() {
+            let known = self.known()?;
+            let row = known.rows.get(service).filter(|row| row.state != state::REMOVED);
+            // First of all: a file that is left over then says nothing any more.
+            if let Some(row) = row {
+                let note = AuditEntry { actor: Actor::Operator, ..words::of_row(action::REMOVED, row) };
+                let decided_on = self.seen_at(Some(row));
+                self.writer.set_provider_state(service, decided_on, state::REMOVED, note).await?;
+                name = Some(row.file.clone().unwrap_or_else(|| service.to_owned()));
+            }
+        }
+        if let Some(path) = &path {
+            let failed = |path: &Path| {
+                let path = path.to_owned();
+                move |source| RegistryError::Folder { path, source }
+            };
+            fs::remove_file(path).map_err(failed(path))?;
+            let beside = signature::beside(path);
+            remove_if_there(&beside).map_err(failed(&beside))?;
+            name = Some(name_of(path));
+        }
         self.scan(&mut seen, Some(service)).await?;
-        Ok(name_of(&path))
+        name.ok_or_else(nobody)
     }
 
     fn file_of(&self, service: &str) -> Option<PathBuf> {
         let status = self.status();
         let of = |state| {
-            status.iter().find(|status| status.service.as_deref() == Some(service) && status.state == state)
+            status.iter().find(|status| {
+                status.service.as_deref() == Some(service) && status.state == state && !status.elsewhere
+            })
         };
         of(PluginState::Active)
             .or_else(|| of(PluginState::PendingApproval))
             // A bad update: what it replaced is still served.
             .or_else(|| of(PluginState::Refused))
+            .or_else(|| of(PluginState::Superseded))
             .and_then(|status| {
                 // By what it is shown as, for a name may hold what can't be shown.
                 let mut entries = fs::read_dir(self.home.plugins()).ok()?.flatten();
@@ -1240,6 +1550,20 @@ impl Registry {
         used.extend(self.status().into_iter().filter_map(|status| status.digest));
         used.extend(self.previous.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
         self.cache.prune(|digest| used.contains(digest));
+    }
+}
+
+/// A file's name as no other file of the folder has it, in text.
+fn unmistakable(path: &Path) -> String {
+    path.file_name().map(|name| name.as_bytes().escape_ascii().to_string()).unwrap_or_default()
+}
+
+/// A digest of a file and of the signature beside it.
+fn content_of(bytes: &[u8], signature: Option<&[u8]>) -> String {
+    let file = hex::encode(Sha256::digest(bytes));
+    match signature {
+        Some(signature) => hex::encode(Sha256::new().chain_update(&file).chain_update(signature).finalize()),
+        None => file,
     }
 }
 
@@ -1377,3 +1701,7 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "fleet_tests.rs"]
+mod tests;

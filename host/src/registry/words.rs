@@ -11,8 +11,9 @@ use super::permissions::{Difference, Permissions, difference};
 use super::signature::{Signed, named};
 use super::{Candidate, Grants, Unfit, grants_of, is_same, state};
 use crate::catalogue::Entry;
-use crate::db::queries::ProviderRow;
+use crate::db::queries::{PendingRow, ProviderRow};
 use crate::db::{Actor, AuditEntry, Signer, TrustedKey};
+use crate::provider::Manifest;
 
 /// A file name has 255 bytes at most.
 const FILE_NAME: usize = 255;
@@ -57,10 +58,13 @@ pub enum PluginState {
     Conflict,
     /// It is no usable plugin; `reason` says why.
     Refused,
+    /// Another version came later by another host, or the service was removed there.
+    Superseded,
 }
 
 impl PluginState {
-    pub const ALL: [Self; 4] = [Self::Active, Self::PendingApproval, Self::Conflict, Self::Refused];
+    pub const ALL: [Self; 5] =
+        [Self::Active, Self::PendingApproval, Self::Conflict, Self::Refused, Self::Superseded];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -68,6 +72,7 @@ impl PluginState {
             Self::PendingApproval => "pending-approval",
             Self::Conflict => "conflict",
             Self::Refused => "refused",
+            Self::Superseded => "superseded",
         }
     }
 }
@@ -85,6 +90,9 @@ pub struct PluginStatus {
     /// None: there is none beside it.
     pub signature: Option<Signature>,
     pub reason: Option<String>,
+    /// It came by another host that shares the store; this folder has no file of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub elsewhere: bool,
     /// What it may do, or what a pending one asks for beyond that, a line each.
     pub permissions: Vec<String>,
     /// What serves its service now: this file, or what was accepted before it.
@@ -323,7 +331,13 @@ pub(super) struct Waits<'a> {
     pub resigned: bool,
 }
 
-impl Waits<'_> {
+impl<'a> Waits<'a> {
+    /// What a version asks for, against what is accepted.
+    pub fn of(row: &'a ProviderRow, signer: Option<&'a Signer>, asked: &Permissions) -> Self {
+        let resigned = row.signer.is_some() && !is_same(row.signer.as_ref(), signer);
+        Self { row, signer, difference: difference(&grants_of(row).accepted, asked), resigned }
+    }
+
     pub fn reason(&self) -> String {
         let why = match (self.difference.is_wider(), self.resigned) {
             (true, true) => "asks for more than was granted, and is not of the same signer",
@@ -430,6 +444,7 @@ pub(super) fn refused(path: &Path, unfit: &Unfit) -> PluginStatus {
         digest: unfit.digest.clone(),
         signature: Signature::of(signed, None, &[]),
         reason: Some(unfit.why.clone()),
+        elsewhere: false,
         permissions: Vec::new(),
         in_use: None,
         provider: None,
@@ -446,10 +461,79 @@ pub(super) fn described(path: &Path, candidate: &Candidate, signature: Option<Si
         digest: Some(candidate.digest.clone()),
         signature,
         reason: None,
+        elsewhere: false,
         permissions: Vec::new(),
         in_use: None,
         provider: None,
     }
+}
+
+/// The accepted version of a service, which another host brought.
+pub(super) fn accepted_elsewhere(
+    row: &ProviderRow,
+    unfit: Option<String>,
+    trusted: &[TrustedKey],
+) -> PluginStatus {
+    PluginStatus {
+        state: unfit.as_ref().map_or(PluginState::Active, |_| PluginState::Refused),
+        reason: unfit.map(|why| format!("this host can't run it: {why}")),
+        ..elsewhere(row, &row.manifest, &row.plugin_digest, row.signer.as_ref(), trusted)
+    }
+}
+
+/// The version that waits, which another host brought.
+pub(super) fn waits_elsewhere(
+    row: &ProviderRow,
+    pending: &PendingRow,
+    trusted: &[TrustedKey],
+) -> PluginStatus {
+    let PendingRow { plugin_digest, manifest, signer } = pending;
+    let waits = Waits::of(row, signer.as_ref(), &Permissions::of(manifest));
+    PluginStatus {
+        state: PluginState::PendingApproval,
+        reason: Some(waits.reason()),
+        permissions: waits.lines(),
+        ..elsewhere(row, manifest, plugin_digest, signer.as_ref(), trusted)
+    }
+}
+
+fn elsewhere(
+    row: &ProviderRow,
+    manifest: &Manifest,
+    digest: &str,
+    signer: Option<&Signer>,
+    trusted: &[TrustedKey],
+) -> PluginStatus {
+    PluginStatus {
+        file: row.file.clone().unwrap_or_else(|| row.service.clone()),
+        state: PluginState::Active,
+        service: Some(row.service.clone()),
+        title: Some(manifest.title.clone()),
+        version: Some(manifest.version.clone()),
+        digest: Some(digest.to_owned()),
+        signature: Signature::of(&Signed::No, signer, trusted),
+        reason: None,
+        elsewhere: true,
+        permissions: Permissions::of(manifest).lines(),
+        in_use: None,
+        provider: None,
+    }
+}
+
+/// Why a file that was looked at once isn't what serves.
+pub(super) fn superseded(row: &ProviderRow) -> String {
+    let ProviderRow { service, version, .. } = row;
+    if row.state == state::REMOVED {
+        return format!(
+            "`{service}` was removed after this file came; hint: `keywheel plugin install` of it brings it back"
+        );
+    }
+    let waits =
+        row.pending.as_ref().map(|pending| format!(" and version {} waits", pending.manifest.version));
+    format!(
+        "another host's version of `{service}` came after this file: version {version} serves{}; hint: `keywheel plugin install` of this file puts it in that one's place",
+        waits.unwrap_or_default()
+    )
 }
 
 // For the audit
@@ -483,7 +567,9 @@ pub(super) fn of_row(action: &'static str, row: &ProviderRow) -> AuditEntry {
 pub(super) fn of_file(status: &PluginStatus) -> Option<AuditEntry> {
     let signature = status.signature.as_ref();
     let action = match status.state {
-        PluginState::Active | PluginState::PendingApproval => return None,
+        PluginState::Active | PluginState::PendingApproval | PluginState::Superseded => return None,
+        // The host that has the file writes it down.
+        _ if status.elsewhere => return None,
         PluginState::Conflict => action::CONFLICT,
         PluginState::Refused if signature.is_some_and(|s| s.state == SignatureState::Bad) => {
             action::SIGNATURE_REFUSED

@@ -151,6 +151,7 @@ fn stray(file: &PluginStatus) -> Markup {
         PluginState::PendingApproval => ("failing", "waits for approval"),
         PluginState::Conflict => ("failing", "conflict"),
         PluginState::Refused => ("person", "refused"),
+        PluginState::Superseded => ("sound", "superseded"),
     };
     html! {
         div.title { h3 { bdi { (file.file) } } span class={ "badge " (class) } { (word) } }
