@@ -52,10 +52,16 @@ fn said(home: &TestHome) -> Vec<Value> {
     said
 }
 
+fn server_of_ours() -> Postgres {
+    let server = Postgres::start();
+    server.with_database("keywheel");
+    server
+}
+
 /// The address of a new and empty schema there.
 fn place(server: &Postgres, schema: &str) -> String {
-    server.sql(&format!("CREATE SCHEMA {schema}"));
-    in_schema(&server.url(), schema)
+    server.sql("keywheel", &format!("CREATE SCHEMA {schema} AUTHORIZATION keywheel"));
+    in_schema(&server.url("keywheel"), schema)
 }
 
 fn in_schema(url: &str, schema: &str) -> String {
@@ -76,7 +82,7 @@ fn config(home: &TestHome) -> String {
 fn a_home_goes_to_a_server_and_back_and_says_the_same_of_everything() {
     let (home, service) = home_in_use();
     let (before, config_before) = (said(&home), config(&home));
-    let server = Postgres::start();
+    let server = server_of_ours();
     let url = place(&server, "there");
     let shown = home.json(&["store", "show"]);
     assert_eq!((&shown["engine"], &shown["state"]), (&"sqlite".into(), &"in-use".into()), "{shown}");
@@ -103,7 +109,7 @@ fn a_home_goes_to_a_server_and_back_and_says_the_same_of_everything() {
     assert_eq!(reports.expect("the reports")["rows"], 3, "{moved}");
 
     assert_eq!(said(&home), before);
-    assert_eq!(server.sql("SELECT count(*) FROM there.credentials"), "3");
+    assert_eq!(server.sql("keywheel", "SELECT count(*) FROM there.credentials"), "3");
     assert!(config(&home).starts_with(&config_before), "{}", config(&home));
     let shown = home.json(&["store", "show"]);
     assert_eq!((&shown["engine"], &shown["state"]), (&"postgres".into(), &"in-use".into()), "{shown}");
@@ -133,7 +139,7 @@ fn a_home_goes_to_a_server_and_back_and_says_the_same_of_everything() {
 #[test]
 fn killed_at_any_step_either_way_the_home_has_one_store_and_the_next_try_ends_the_move() {
     let (home, _service) = home_in_use();
-    let (before, server) = (said(&home), Postgres::start());
+    let (before, server) = (said(&home), server_of_ours());
     let cut = |arguments: &[&str], point: &str| {
         let cut = home.command(arguments).env("KEYWHEEL_CRASH_AT", point).output().expect("it starts");
         assert_eq!(cut.status.signal(), Some(9), "{point}: {cut:?}");
@@ -166,7 +172,7 @@ fn killed_at_any_step_either_way_the_home_has_one_store_and_the_next_try_ends_th
 #[test]
 fn a_daemon_goes_on_after_a_move_was_cut_and_ends_it_first() {
     let (home, _service) = home_in_use();
-    let server = Postgres::start();
+    let server = server_of_ours();
     let url = place(&server, "taken_up");
     let cut =
         home.command(&to_server(&url)).env("KEYWHEEL_CRASH_AT", "move.retired").output().expect("it starts");
@@ -185,7 +191,7 @@ fn a_daemon_goes_on_after_a_move_was_cut_and_ends_it_first() {
 #[test]
 fn what_cannot_be_a_target_is_refused_and_neither_side_is_changed() {
     let (home, _service) = home_in_use();
-    let server = Postgres::start();
+    let server = server_of_ours();
     let (before, config_before) = (said(&home), config(&home));
     let refused = |arguments: &[&str], code: i32, words: &[&str]| {
         let refused = home.run(arguments);
@@ -198,16 +204,19 @@ fn what_cannot_be_a_target_is_refused_and_neither_side_is_changed() {
     };
 
     let foreign = place(&server, "foreign_one");
-    server.sql("CREATE TABLE foreign_one.notes (text text); INSERT INTO foreign_one.notes VALUES ('mine')");
+    server.sql(
+        "keywheel",
+        "CREATE TABLE foreign_one.notes (text text); INSERT INTO foreign_one.notes VALUES ('mine')",
+    );
     refused(&to_server(&foreign), 78, &["is not a Keywheel database", "left as it is"]);
-    assert_eq!(server.sql("SELECT text FROM foreign_one.notes"), "mine");
-    assert_eq!(server.sql("SELECT count(*) FROM pg_class WHERE relname = 'credentials'"), "0");
+    assert_eq!(server.sql("keywheel", "SELECT text FROM foreign_one.notes"), "mine");
+    assert_eq!(server.sql("keywheel", "SELECT count(*) FROM pg_class WHERE relname = 'credentials'"), "0");
 
     // Another home's, first in use and then retired.
     let (theirs, _their_service) = home_in_use();
     let taken = place(&server, "taken");
     theirs.run(&to_server(&taken)).ok();
-    let count = || server.sql("SELECT count(*), max(length(sealed)) FROM taken.generation_keys");
+    let count = || server.sql("keywheel", "SELECT count(*), max(length(sealed)) FROM taken.generation_keys");
     let there = count();
     refused(&to_server(&taken), 65, &["was left as it is", "of its own", "hint:"]);
     theirs.run(&TO_FILE).ok();
@@ -215,17 +224,18 @@ fn what_cannot_be_a_target_is_refused_and_neither_side_is_changed() {
     assert_eq!(count(), there);
 
     let newer = place(&server, "newer");
-    server.sql("CREATE TABLE newer.keywheel_schema (version bigint)");
-    server.sql("INSERT INTO newer.keywheel_schema VALUES (999)");
+    server.sql("keywheel", "CREATE TABLE newer.keywheel_schema (version bigint)");
+    server.sql("keywheel", "INSERT INTO newer.keywheel_schema VALUES (999)");
+    server.sql("keywheel", "ALTER TABLE newer.keywheel_schema OWNER TO keywheel");
     refused(&to_server(&newer), 78, &["schema 999"]);
 
-    server.sql("CREATE ROLE guarded LOGIN PASSWORD 'right-horse'");
-    server.sql("CREATE SCHEMA guarded AUTHORIZATION guarded");
+    server.sql("keywheel", "CREATE ROLE guarded LOGIN PASSWORD 'right-horse'");
+    server.sql("keywheel", "CREATE SCHEMA guarded AUTHORIZATION guarded");
     let rules = "local all guarded scram-sha-256\nlocal all all trust\n";
-    fs::write(server.socket_folder().join("data/pg_hba.conf"), rules).expect("the rules");
-    server.sql("SELECT pg_reload_conf()");
+    fs::write(server.socket().with_file_name("data").join("pg_hba.conf"), rules).expect("the rules");
+    server.sql("keywheel", "SELECT pg_reload_conf()");
     let (locked, file) = (
-        in_schema(&server.url().replace("keywheel@", "guarded@"), "guarded"),
+        in_schema(&server.url("keywheel").replace("keywheel@", "guarded@"), "guarded"),
         home.outside().join("password"),
     );
     let with_password =
@@ -251,7 +261,7 @@ fn what_cannot_be_a_target_is_refused_and_neither_side_is_changed() {
 fn a_retired_store_is_refused_where_it_is_named_again_until_it_is_reopened_in_doubt() {
     let (home, _service) = home_in_use();
     let config_before = config(&home);
-    let server = Postgres::start();
+    let server = server_of_ours();
     let url = place(&server, "named_again");
     home.run(&to_server(&url)).ok();
     fs::write(home.path().join("config.toml"), &config_before).expect("config.toml");
@@ -278,15 +288,15 @@ fn a_retired_store_is_refused_where_it_is_named_again_until_it_is_reopened_in_do
 #[test]
 fn a_store_that_is_away_is_said_to_be_and_why() {
     let (home, _service) = home_in_use();
-    let mut server = Postgres::start();
-    home.run(&to_server(&server.url())).ok();
-    server.stop_at_once();
+    let server = server_of_ours();
+    home.run(&to_server(&server.url("keywheel"))).ok();
+    server.stop();
     let shown = home.run(&["store", "show", "--json"]);
     assert_eq!(shown.code(), 75, "{shown:?}");
     let value = shown.json();
     assert_eq!((&value["engine"], &value["reachable"]), (&"postgres".into(), &false.into()), "{value}");
     assert!(value["why"].as_str().is_some_and(|why| !why.is_empty()), "{value}");
-    server.start_again();
+    server.restart();
     assert_eq!(home.json(&["store", "show"])["reachable"], true);
     home.run(&TO_FILE).ok();
 }
