@@ -26,6 +26,8 @@ const EDGES: &[(&str, &[&str])] = &[
             // When an external worker counts as silent.
             "external",
             "formats",
+            // How hosts are let in, and opening what they may.
+            "keys",
             "kit",
             "limits",
             // That it is ready is said where the log says it.
@@ -103,6 +105,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "db",
             "egress",
+            "keys",
             "limits",
             // How it is, for systemd.
             "notify_systemd",
@@ -221,6 +224,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("egress", &["credential", "limits", "meter", "protocol", "provider"]),
     ("db", &["crash", "credential", "external", "limits", "provider", "report", "token"]),
     ("sealing", &["credential", "db", "vault"]),
+    // From a home to its master key, by way of the store where hosts share one.
+    ("keys", &["config", "crash", "credential", "db", "report", "vault"]),
     // The words in which the registry shows what an operator typed.
     ("formats", &["credential", "limits", "provider", "registry", "report"]),
     ("hook", &["limits"]),
@@ -269,7 +274,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("SYS_clone", &["supervisor/worker_process.rs", "worker/probe.rs"]),
     ("wasmtime", &["worker"]),
     ("chacha20poly1305", &["vault"]),
-    (".master_key()", &["config", "daemon.rs", "cli/backup.rs", "cli/init.rs"]),
+    ("hpke", &["vault"]),
+    (".master_key()", &["config", "daemon.rs", "keys.rs", "cli/backup.rs", "cli/init.rs"]),
+    (".host_key()", &["config", "keys.rs"]),
     // `write_atomically` and the listings of folders are all that a file is touched with
     // elsewhere; the key's own name stands where the home is laid out.
     ("\"master.key\"", &["config"]),

@@ -15,7 +15,13 @@ use shim::*;
 
 /// The rows of the table "Faults" in docs/operating.md, and the tests that show them.
 const ROWS: &[(&str, &[&str])] = &[
-    ("the disk is full", &["a_full_disk_loses_nothing_issued_starts_nothing_and_is_outlasted"]),
+    (
+        "the disk is full",
+        &[
+            "a_full_disk_loses_nothing_issued_starts_nothing_and_is_outlasted",
+            "a_daemon_that_dies_on_a_full_disk_finds_what_was_issued_in_the_room_kept_for_it",
+        ],
+    ),
     (
         "the file system turns read-only under the daemon",
         &["a_file_system_that_turns_read_only_is_outlasted"],
@@ -44,6 +50,15 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "a_power_cut_leaves_what_was_acknowledged_and_nothing_that_no_sync_covered",
             "a_daemon_that_dies_among_the_writes_of_receipt_and_end_loses_nothing",
+        ],
+    ),
+    (
+        "the store can't be reached for longer than an attempt lasts, or until the daemon dies",
+        &[
+            "a_daemon_that_dies_while_the_database_takes_no_secret_finds_it_at_home_and_calls_nobody",
+            "a_database_that_is_away_for_longer_than_an_attempt_lasts_costs_nothing_issued",
+            "what_was_issued_is_at_home_long_before_a_first_try_to_store_it_fails",
+            "a_late_secret_that_was_damaged_is_set_aside_and_told_once",
         ],
     ),
     ("the disk is slow", &["slow_syncs_delay_and_break_nothing"]),
@@ -567,6 +582,156 @@ fn a_file_system_that_turns_read_only_is_outlasted() {
         faults.fail_syncs(libc::EROFS, FOREVER, DB | WAL | SHM);
     };
     expect_an_unwritable_database_to_be_outlasted(&home, &daemon, turn, || faults.release());
+}
+
+/// The files of issued secrets that wait at home, by the end of their names.
+fn late(home: &TestHome, end: &str) -> Vec<std::path::PathBuf> {
+    let folder = std::fs::read_dir(home.path().join("late")).expect("the folder");
+    let files = folder.map(|entry| entry.expect("an entry").path());
+    files.filter(|file| file.extension().is_some_and(|extension| extension == end)).collect()
+}
+
+/// Answers a rotation while the database takes nothing, and returns where its secret lies.
+#[track_caller]
+fn answer_unstored(home: &TestHome, faults: &Faults, service: &Service) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    faults.fail_writes(libc::EROFS, FOREVER, DB | WAL | SHM);
+    faults.fail_syncs(libc::EROFS, FOREVER, DB | WAL | SHM);
+    service.release("/rotate");
+    let file = wait_until(SOON, "what was issued is on disk", || late(home, "json").pop());
+    let text = std::fs::read_to_string(&file).expect("a text");
+    let issued = service.issued().pop().expect("a session");
+    assert!(!text.contains(&issued), "{text}");
+    assert_eq!(file.metadata().expect("a file").permissions().mode() & 0o777, 0o600);
+    file
+}
+
+/// What was issued last is in force, after one rotation and without a person.
+#[track_caller]
+fn assert_recovered_by_itself(home: &TestHome, service: &Service) {
+    let reports = home.wait_for_reports("ann", 2);
+    assert_one_report_each(&reports);
+    let last = reports.last().expect("a report");
+    assert_eq!(
+        last["meta"]["path"],
+        serde_json::json!(["recovered", "validate-pending", "promoted"]),
+        "{last}"
+    );
+    assert_eq!(Some(session_in_force(home, "ann", service)), service.issued().pop());
+    assert_eq!(service.count("/rotate"), 1);
+    assert!(late(home, "json").is_empty());
+    let status = home.run(&["status", "--json"]).stdout;
+    assert!(!status.contains("unstored") && !status.contains("needs-human"), "{status}");
+}
+
+#[test]
+fn a_daemon_that_dies_while_the_database_takes_no_secret_finds_it_at_home_and_calls_nobody() {
+    let home = TestHome::new();
+    let faults = Faults::of(&home);
+    let daemon = home.serve_in(&faults.environment());
+    let service = burning(&home, &[]);
+    home.wait_for_reports("ann", 1);
+    rotate_struck(&home, &service, || {
+        answer_unstored(&home, &faults, &service);
+        daemon.kill_9();
+    });
+    let unwell = home.run(&["status", "--json"]);
+    assert!(unwell.stdout.contains("issued secret waits on this home's disk"), "{unwell:?}");
+    faults.release();
+    let _daemon = home.serve_in(&faults.environment());
+    assert_recovered_by_itself(&home, &service);
+}
+
+#[test]
+fn what_was_issued_is_at_home_long_before_a_first_try_to_store_it_fails() {
+    let home = TestHome::new();
+    let daemon = home.serve();
+    let service = burning(&home, &[]);
+    home.wait_for_reports("ann", 1);
+    rotate_struck(&home, &service, || {
+        let foreign = Foreign::holding(&home, &["BEGIN EXCLUSIVE"]);
+        service.release("/rotate");
+        wait_until(SOON, "what was issued is on disk", || late(&home, "json").pop());
+        let log = daemon.log();
+        daemon.kill_9();
+        assert!(!log.contains("severity=\"critical\""), "{log}");
+        foreign.let_go();
+    });
+    let _daemon = home.serve();
+    assert_recovered_by_itself(&home, &service);
+}
+
+#[test]
+fn a_daemon_that_dies_on_a_full_disk_finds_what_was_issued_in_the_room_kept_for_it() {
+    let name = "a_daemon_that_dies_on_a_full_disk_finds_what_was_issued_in_the_room_kept_for_it";
+    let Some(disk) = SmallDisk::for_test(name, 16 << 20) else { return };
+    let home = &disk.home;
+    let daemon = home.serve();
+    let service = burning(home, &[]);
+    home.wait_for_reports("ann", 1);
+    wait_until(SOON, "room is kept", || home.path().join("late/room-3").exists().then_some(()));
+    rotate_struck(home, &service, || {
+        disk.fill();
+        service.release("/rotate");
+        wait_until(SOON, "what was issued is on disk", || late(home, "json").pop());
+        daemon.kill_9();
+    });
+    disk.free();
+    let _daemon = home.serve();
+    assert_recovered_by_itself(home, &service);
+}
+
+#[test]
+fn a_database_that_is_away_for_longer_than_an_attempt_lasts_costs_nothing_issued() {
+    let home = TestHome::new();
+    let faults = Faults::of(&home);
+    let environment = [&faults.environment()[..], &[("KEYWHEEL_LEASE_MS", "1000")]].concat();
+    let daemon = home.serve_in(&environment);
+    let service = burning(&home, &[]);
+    home.wait_for_reports("ann", 1);
+    rotate_struck(&home, &service, || {
+        answer_unstored(&home, &faults, &service);
+        wait_for_log(&daemon, "an issued secret can't be stored yet");
+        signal(&daemon, rustix::process::Signal::STOP);
+        faults.lengthen_stop(Duration::from_secs(600));
+        signal(&daemon, rustix::process::Signal::CONT);
+        wait_for_log(&daemon, "an attempt could not be written down");
+        assert_eq!(late(&home, "json").len(), 1);
+        faults.release();
+    });
+    assert_recovered_by_itself(&home, &service);
+}
+
+#[test]
+fn a_late_secret_that_was_damaged_is_set_aside_and_told_once() {
+    let home = TestHome::new();
+    let faults = Faults::of(&home);
+    let daemon = home.serve_in(&faults.environment());
+    let service = burning(&home, &[]);
+    home.wait_for_reports("ann", 1);
+    let mut file = std::path::PathBuf::new();
+    rotate_struck(&home, &service, || {
+        file = answer_unstored(&home, &faults, &service);
+        daemon.kill_9();
+    });
+    faults.release();
+    let text = std::fs::read_to_string(&file).expect("a text");
+    // One digit of the seal's last byte.
+    let seal = text.find("\"sealed\":\"").expect("a seal");
+    let end = seal + 10 + text[seal + 10..].find('"').expect("its end") - 1;
+    let other = if text.as_bytes()[end] == b'0' { "1" } else { "0" };
+    std::fs::write(&file, format!("{}{other}{}", &text[..end], &text[end + 1..])).expect("a file");
+    for _ in 0..2 {
+        let daemon = home.serve_in(&faults.environment());
+        // The old secret is dead, and a person has to know.
+        home.wait_for_reports("ann", 2);
+        assert!(daemon.stop().success());
+    }
+    assert_eq!((late(&home, "json").len(), late(&home, "unreadable").len()), (0, 1));
+    let audit = home.json(&["plugin", "history", "--limit", "100"]);
+    let told = audit.as_array().expect("an array").iter().filter(|row| row["action"] == "set-aside").count();
+    assert_eq!(told, 1, "{audit}");
+    assert_eq!(home.reports("ann")[1]["meta"]["verdict"], "needs-human");
 }
 
 #[test]

@@ -105,6 +105,8 @@ pub struct TestHome {
     daemons: AtomicU32,
     /// Where the store is, if not in the home: tests run on a server so.
     store: Option<String>,
+    /// The network namespace that its commands and daemons live in.
+    network: Option<String>,
 }
 
 /// A schema of its own at the server that `KEYWHEEL_TEST_POSTGRES` names, as the address of a store.
@@ -130,7 +132,23 @@ impl TestHome {
     /// A folder in which nothing was made yet.
     pub fn without_init() -> Self {
         let folder = tempfile::Builder::new().prefix("keywheel-test-").tempdir().expect("a temporary folder");
-        Self { folder, printed: Mutex::default(), daemons: AtomicU32::new(0), store: schema_on_server() }
+        Self {
+            folder,
+            printed: Mutex::default(),
+            daemons: AtomicU32::new(0),
+            store: schema_on_server(),
+            network: None,
+        }
+    }
+
+    /// The same with its store there.
+    pub fn with_store(self, url: &str) -> Self {
+        Self { store: Some(url.to_owned()), ..self }
+    }
+
+    /// The same in a network namespace.
+    pub fn in_network(self, space: &str) -> Self {
+        Self { network: Some(space.to_owned()), ..self }
     }
 
     /// KEYWHEEL_HOME.
@@ -145,7 +163,15 @@ impl TestHome {
 
     /// The binary as a person runs it here, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = command(env!("CARGO_BIN_EXE_keywheel"));
+        let binary = env!("CARGO_BIN_EXE_keywheel");
+        let mut command = match &self.network {
+            None => command(binary),
+            Some(space) => {
+                let mut inside = command("ip");
+                inside.args(["netns", "exec", space, binary]);
+                inside
+            }
+        };
         // Nothing of the developer's own environment may decide a test.
         command.env_clear().env("HOME", self.folder.path()).env("KEYWHEEL_HOME", self.path());
         if let Some(store) = &self.store {

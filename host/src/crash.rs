@@ -39,6 +39,9 @@ pub const HOUSEKEEPING: &[&str] = &[
     "alert.sending",
     "alert.sent",
     "alert.marked",
+    "join.made",
+    "rekey.written",
+    "rekey.stored",
 ];
 
 /// Dies here if it was told to.

@@ -20,11 +20,13 @@ use crate::control::{self, ApiToken, DashboardLink, Operation, Outcome, Refusal,
 use crate::credential::{ID_RULE, Jar, Key, Millis, Secret, is_id, now};
 use crate::db::api_tokens::NewApiToken;
 use crate::db::external::NewWorkerToken;
+use crate::db::host_keys::MARKER;
 use crate::db::queries::{GenerationRow, ReadError, Reader};
 use crate::db::writer::{NewCredential, NewGeneration, ScheduleChange, WriteError, Writer, WriterThread};
-use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock};
+use crate::db::{Action, Actor, AuditEntry, DbError, HomeLock, Store};
 use crate::egress::{Between, Egress, EgressError, EgressOptions};
 use crate::fleet::{self, Fleet};
+use crate::keys::{self, KeyError};
 use crate::limits;
 use crate::notify_systemd::{self, Pulse};
 use crate::provider::KeySpec;
@@ -34,6 +36,7 @@ use crate::reload::{self, Reloaded};
 use crate::retention::{Effort, Position, Retention, RetentionError, Rules};
 use crate::rotation::Rotation;
 use crate::rotation::attempt::{open_jar, seal_jar};
+use crate::rotation::late::LateSecrets;
 use crate::sinks::Sinks;
 use crate::supervisor::Supervisor;
 use crate::telemetry;
@@ -53,6 +56,9 @@ const IDLE_LOOK: Duration = Duration::from_secs(15);
 /// What the writing thread may take for a command that does nothing, behind all that waits: a
 /// slow disk takes seconds, and the five tries of a failing one six.
 const WRITER_TURN: Duration = Duration::from_secs(60);
+
+/// How often a host that others have admitted looks whether it still is: one row, by its key.
+const REVOKED_LOOK: Duration = Duration::from_secs(5);
 
 /// How often the daemon looks for reports that end.
 const PRUNE: Duration = Duration::from_secs(60);
@@ -76,6 +82,8 @@ pub enum OpenError {
     Db(#[from] DbError),
     #[error(transparent)]
     Vault(#[from] VaultError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error(transparent)]
     Egress(#[from] EgressError),
     #[error(transparent)]
@@ -106,6 +114,8 @@ pub struct Host {
     pub home: Home,
     pub config: Live,
     pub vault: Arc<Vault>,
+    /// Of a host that was admitted by others; None: the home has the master key itself.
+    pub host_id: Option<String>,
     pub writer: Writer,
     pub supervisor: Supervisor,
     pub registry: Arc<Registry>,
@@ -175,21 +185,56 @@ pub fn make_home(home: &Home) -> Result<(), OpenError> {
             home.master_key().display()
         )));
     }
-    if home.exists() {
-        open_vault(home)?;
-    } else {
-        Vault::create(&home.master_key())?;
+    let taken = || {
+        OpenError::NotNew(format!(
+            "the store belongs to an installation whose master key isn't at {}; hint: `keywheel host join` lets this machine in, or put the backup of the key there",
+            home.master_key().display()
+        ))
+    };
+    let shared = match home.database() {
+        Store::File(_) => None,
+        Store::Server(store) => Some(store),
+    };
+    let is_new = !home.exists();
+    if is_new && shared.is_some() && Reader::open(home.database())?.installation(MARKER)?.is_some() {
+        return Err(taken());
     }
-    Ok(())
+    let vault = if is_new { Vault::create(&home.master_key())? } else { keys::open(home)?.vault };
+    match shared.map(|store| keys::claim(&store, &vault)) {
+        None | Some(Ok(())) => Ok(()),
+        Some(Err(KeyError::Vault(VaultError::WrongKey))) => {
+            // Another host was faster, so nothing was ever sealed with this one.
+            if is_new {
+                let _ = std::fs::remove_file(home.master_key());
+            }
+            Err(taken())
+        }
+        Some(Err(error)) => Err(error.into()),
+    }
 }
 
-/// Opens the home's master key, wherever it is.
-///
-/// # Errors
-/// The vault's.
-pub fn open_vault(home: &Home) -> Result<Vault, VaultError> {
-    let path = home.master_key();
-    if home.key_is_credential() { Vault::open_credential(&path) } else { Vault::open(&path) }
+/// Returns once this host was revoked, with what is to be said of it. A store that can't be asked
+/// revokes nobody.
+pub async fn until_revoked(home: Home, host_id: String) -> KeyError {
+    loop {
+        tokio::time::sleep(REVOKED_LOOK).await;
+        let (asked, id) = (home.clone(), host_id.clone());
+        let look = tokio::task::spawn_blocking(move || {
+            Ok::<_, KeyError>(Reader::open(asked.database())?.host_is_revoked(&id)?)
+        });
+        match look.await {
+            // Why is the store's to say; one that can't be asked for that revokes nobody either.
+            Ok(Ok(true)) => match keys::open(&home) {
+                Err(
+                    error @ (KeyError::Asking { .. } | KeyError::Revoked { .. } | KeyError::Unknown { .. }),
+                ) => return error,
+                _ => {}
+            },
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "whether this host was revoked can't be asked"),
+            Err(error) => tracing::error!(%error, "whether this host was revoked was not asked"),
+        }
+    }
 }
 
 impl Host {
@@ -201,11 +246,13 @@ impl Host {
         home.require()?;
         home.make_folders()?;
         let lock = HomeLock::acquire(&home.lock())?;
-        let vault = Arc::new(open_vault(&home)?);
+        keys::prepare(&home)?;
+        let keys::Opened { vault, host_id } = keys::open(&home)?;
+        let vault = Arc::new(vault);
         let (writer, thread) = Writer::start(&home.database(), lock)?;
-        let host_id = fleet::host_id(home.root())
+        let own_id = fleet::host_id(home.root(), host_id.as_deref())
             .map_err(|source| OpenError::Io { what: "host-id can't be read or made", source })?;
-        let marker = writer.remember("vault_marker", vault.marker()?).await?;
+        let marker = writer.remember(MARKER, vault.marker()?).await?;
         vault.check_marker(&marker)?;
         let extra_ca_pem = match &config.extra_ca_file {
             Some(path) => Some(
@@ -241,8 +288,9 @@ impl Host {
             writer.clone(),
             providers,
             // The process's part keeps it apart from the one before it.
-            format!("{host_id}:{}:{}", std::process::id(), now()),
+            format!("{own_id}:{}:{}", std::process::id(), now()),
             config.host.labels.clone(),
+            LateSecrets::new(home.late()),
             config.services.clone(),
         );
         registry.rescan().await?;
@@ -253,7 +301,7 @@ impl Host {
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
         let started_with = config.text.clone();
         let config = Live::new(config);
-        let fleet = Arc::new(Fleet::new(host_id, writer.clone(), home.database(), config.clone()));
+        let fleet = Arc::new(Fleet::new(own_id, writer.clone(), home.database(), config.clone()));
         let alerts = Arc::new(Alerts::new(
             &home,
             config.clone(),
@@ -278,6 +326,7 @@ impl Host {
             home,
             config,
             vault,
+            host_id,
             writer,
             supervisor,
             registry,

@@ -54,12 +54,20 @@ pub struct Fleet {
     held: Mutex<HashMap<&'static str, Millis>>,
 }
 
-/// The number that this home goes by among hosts, made when it is asked for first.
+/// The number that this home goes by among hosts: the one it was given when it joined them, or one
+/// that is made when it is asked for first.
 ///
 /// # Errors
 /// The system's.
-pub fn host_id(home: &Path) -> io::Result<String> {
+pub fn host_id(home: &Path, given: Option<&str>) -> io::Result<String> {
     let path = home.join(ID_FILE);
+    if let Some(given) = given {
+        if fs::read_to_string(&path).is_ok_and(|text| text.trim() == given) {
+            return Ok(given.to_owned());
+        }
+        write_atomically(&path, format!("{given}\n").as_bytes())?;
+        return Ok(given.to_owned());
+    }
     match fs::read_to_string(&path) {
         Ok(text) if is_id(text.trim()) => return Ok(text.trim().to_owned()),
         Ok(_) => tracing::warn!(path = %path.display(), "no number of a host is in it, a new one is made"),
@@ -237,10 +245,13 @@ mod tests {
     #[test]
     fn a_home_goes_by_the_same_number_ever_after() {
         let home = tempfile::tempdir().unwrap();
-        let first = host_id(home.path()).unwrap();
+        let first = host_id(home.path(), None).unwrap();
         assert!(is_id(&first), "{first}");
-        assert_eq!(host_id(home.path()).unwrap(), first);
+        assert_eq!(host_id(home.path(), None).unwrap(), first);
         fs::write(home.path().join(ID_FILE), "half").unwrap();
-        assert_ne!(host_id(home.path()).unwrap(), first);
+        assert_ne!(host_id(home.path(), None).unwrap(), first);
+        let given = "00112233aabbccdd";
+        assert_eq!(host_id(home.path(), Some(given)).unwrap(), given);
+        assert_eq!(host_id(home.path(), None).unwrap(), given);
     }
 }

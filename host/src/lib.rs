@@ -21,6 +21,7 @@ pub mod external;
 pub mod fleet;
 pub mod formats;
 pub mod hook;
+pub mod keys;
 pub mod kit;
 pub mod limits;
 pub mod meter;

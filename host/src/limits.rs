@@ -84,6 +84,15 @@ pub const COMPILE_ADDRESS_SPACE: u64 = 2 << 30;
 /// From spawn to announce; measured 3 ms, and a loaded machine is no reason to give up.
 pub const WORKER_READY: Duration = Duration::from_secs(10);
 
+/// Files in `late/`, those set aside included. While the store is away nothing new begins, so
+/// there is at most one for each attempt in flight then; twice that outlasts a second outage whose
+/// first one's secrets wait for others' attempts.
+pub const LATE_FILES: usize = 2 * IN_FLIGHT;
+
+/// One of them: all cookies that a credential may have, each as long as a secret may be, in
+/// hexadecimal, with room for names.
+pub const LATE_BYTES: u64 = (2 * COOKIES * SECRET_BYTES) as u64 + (1 << 20);
+
 /// What a draining worker may still finish.
 pub const DRAIN: Duration = Duration::from_secs(60);
 

@@ -1,8 +1,9 @@
 //! Seals, opens and fingerprints secrets, and authenticates files this installation made. The
-//! only place that sees the master key. It stores nothing but that key's own file, and never
-//! puts a secret, a key or what either might be into an error or a `Debug` line.
+//! only place that sees the master key and the keys of hosts. It stores nothing but those keys' own
+//! files, and never puts a secret, a key or what either might be into an error or a `Debug` line.
 
 pub mod stream;
+pub mod wrapped;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -64,18 +65,19 @@ impl Place<'_> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
-    #[error("master key {} already exists; hint: a new one would make every stored secret unreadable, so it is never overwritten", .0.display())]
-    Exists(PathBuf),
-    #[error("no master key at {}; hint: `keywheel init` makes one, put the backup of it back, or name its file in KEYWHEEL_MASTER_KEY", .0.display())]
-    Missing(PathBuf),
-    #[error("master key {} is not a regular file", .0.display())]
-    NotAFile(PathBuf),
-    #[error("master key {} has mode {found:04o}, at most 0600 is allowed; hint: chmod 600 {}", path.display(), path.display())]
-    Readable { path: PathBuf, found: u32 },
-    #[error("master key of {found} bytes, exactly {KEY_BYTES} are needed; hint: put the backup of it back")]
-    Length { found: usize },
-    #[error("master key {} can't be used", path.display())]
+    #[error("{kind} {} already exists; hint: {}, so it is never overwritten", path.display(), kind.loss())]
+    Exists { kind: Kind, path: PathBuf },
+    #[error("no {kind} at {}; hint: {}", path.display(), kind.source())]
+    Missing { kind: Kind, path: PathBuf },
+    #[error("{kind} {} is not a regular file", path.display())]
+    NotAFile { kind: Kind, path: PathBuf },
+    #[error("{kind} {} has mode {found:04o}, at most 0600 is allowed; hint: chmod 600 {}", path.display(), path.display())]
+    Readable { kind: Kind, path: PathBuf, found: u32 },
+    #[error("{kind} of {found} bytes, exactly {KEY_BYTES} are needed; hint: {}", kind.remedy())]
+    Length { kind: Kind, found: usize },
+    #[error("{kind} {} can't be used", path.display())]
     Io {
+        kind: Kind,
         path: PathBuf,
         #[source]
         source: io::Error,
@@ -90,7 +92,151 @@ pub enum VaultError {
         "this master key is not the one the database was sealed with; hint: put the backup of master.key back, or import the credentials again into a new home"
     )]
     WrongKey,
+    #[error(
+        "what the store holds for host `{host}` doesn't open with its key: it was changed, moved or sealed for another; hint: on a host that has the master key, `keywheel host revoke {host}`; then join again from a new home"
+    )]
+    Unwrapped { host: String },
+    #[error(
+        "the key of host `{host}` is none that anything can be sealed for; hint: join again from a new home"
+    )]
+    Unusable { host: String },
 }
+
+/// What a file of `KEY_BYTES` bytes is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The installation's: opens every secret.
+    Master,
+    /// One host's own: opens the master key where that is sealed for it.
+    Host,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Master => "master key",
+            Self::Host => "host key",
+        })
+    }
+}
+
+impl Kind {
+    const fn loss(self) -> &'static str {
+        match self {
+            Self::Master => "a new one would make every stored secret unreadable",
+            Self::Host => "a new one would shut this host out",
+        }
+    }
+
+    const fn source(self) -> &'static str {
+        match self {
+            Self::Master => {
+                "`keywheel init` makes one, put the backup of it back, or name its file in KEYWHEEL_MASTER_KEY"
+            }
+            Self::Host => {
+                "`keywheel host join` makes one; KEYWHEEL_HOST_KEY names its file where that lies elsewhere"
+            }
+        }
+    }
+
+    const fn remedy(self) -> &'static str {
+        match self {
+            Self::Master => "put the backup of it back",
+            Self::Host => "join again from a new home",
+        }
+    }
+}
+
+/// A key as it lies in its file: wiped when dropped, and invisible to `Debug`.
+pub struct KeyBytes(Zeroizing<[u8; KEY_BYTES]>);
+
+impl fmt::Debug for KeyBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyBytes(…)")
+    }
+}
+
+impl KeyBytes {
+    /// Makes a new key in a file only its owner can read, durably.
+    fn create(kind: Kind, path: &Path) -> Result<Self, VaultError> {
+        let io = |source| VaultError::Io { kind, path: path.to_owned(), source };
+        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+        getrandom::fill(&mut *bytes).map_err(VaultError::Random)?;
+
+        let folder = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // Written aside and then linked in: a crash leaves no short key behind, and a key
+        // that is there already can't be replaced, not even in a race.
+        let mut file = tempfile::Builder::new()
+            .prefix(".master-key-")
+            .permissions(std::fs::Permissions::from_mode(0o600))
+            .tempfile_in(folder)
+            .map_err(io)?;
+        file.write_all(&*bytes).map_err(io)?;
+        file.as_file().sync_all().map_err(io)?;
+        file.persist_noclobber(path).map_err(|error| match error.error.kind() {
+            io::ErrorKind::AlreadyExists => VaultError::Exists { kind, path: path.to_owned() },
+            _ => io(error.error),
+        })?;
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
+        Ok(Self(bytes))
+    }
+
+    /// Reads the key in a file, which must have none of the rights `forbidden`.
+    fn open(kind: Kind, path: &Path, forbidden: u32) -> Result<Self, VaultError> {
+        let io = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => VaultError::Missing { kind, path: path.to_owned() },
+            _ => VaultError::Io { kind, path: path.to_owned(), source },
+        };
+        // Without NONBLOCK a named pipe in the key's place would hang the host for ever.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(io)?;
+        // Asked of the open file: the path may point elsewhere a moment later.
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(VaultError::NotAFile { kind, path: path.to_owned() });
+        }
+        let found = metadata.permissions().mode() & 0o7777;
+        if found & forbidden != 0 {
+            return Err(VaultError::Readable { kind, path: path.to_owned(), found });
+        }
+        // One byte more than a key has tells "too long" without reading all of it.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_BYTES + 1));
+        file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
+        if bytes.len() > KEY_BYTES {
+            let found = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+            return Err(VaultError::Length { kind, found });
+        }
+        Self::of(kind, &bytes)
+    }
+
+    fn of(kind: Kind, bytes: &[u8]) -> Result<Self, VaultError> {
+        let key = bytes.try_into().map_err(|_| VaultError::Length { kind, found: bytes.len() })?;
+        Ok(Self(Zeroizing::new(key)))
+    }
+
+    /// The master key in a file.
+    ///
+    /// # Errors
+    /// A file that others can read, one of the wrong length, none at all, or none that can be read.
+    pub fn master(path: &Path) -> Result<Self, VaultError> {
+        Self::open(Kind::Master, path, OWNER_ALONE)
+    }
+
+    /// The same for a credential of systemd's: its folder is this service's alone, and the rights
+    /// of the file's group are where the file system shows what an access list grants it.
+    ///
+    /// # Errors
+    /// Those of `master`.
+    pub fn master_credential(path: &Path) -> Result<Self, VaultError> {
+        Self::open(Kind::Master, path, OF_A_CREDENTIAL)
+    }
+}
+
+/// The rights that a key's file must not give.
+const OWNER_ALONE: u32 = 0o077;
+const OF_A_CREDENTIAL: u32 = 0o037;
 
 /// The keys derived from one master key. Cheap to use from any thread.
 pub struct Vault {
@@ -113,81 +259,26 @@ impl Vault {
     /// # Errors
     /// `Exists` where there is a file already; `Io` and `Random` from the system.
     pub fn create(path: &Path) -> Result<Self, VaultError> {
-        let io = |source| VaultError::Io { path: path.to_owned(), source };
-        let mut master = Zeroizing::new([0; KEY_BYTES]);
-        getrandom::fill(&mut *master).map_err(VaultError::Random)?;
-
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        // Written aside and then linked in: a crash leaves no short key behind, and a key
-        // that is there already can't be replaced, not even in a race.
-        let mut file = tempfile::Builder::new()
-            .prefix(".master-key-")
-            .permissions(std::fs::Permissions::from_mode(0o600))
-            .tempfile_in(folder)
-            .map_err(io)?;
-        file.write_all(&*master).map_err(io)?;
-        file.as_file().sync_all().map_err(io)?;
-        file.persist_noclobber(path).map_err(|error| match error.error.kind() {
-            io::ErrorKind::AlreadyExists => VaultError::Exists(path.to_owned()),
-            _ => io(error.error),
-        })?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
-        Self::from_bytes(&*master)
+        Ok(Self::of(&KeyBytes::create(Kind::Master, path)?))
     }
 
     /// Opens the master key in a file.
     ///
     /// # Errors
-    /// A file that others can read, one of the wrong length, none at all, or none that can be read.
+    /// Those of `KeyBytes::master`.
     pub fn open(path: &Path) -> Result<Self, VaultError> {
-        Self::open_unless(path, 0o077)
-    }
-
-    /// The same for a credential of systemd's: its folder is this service's alone, and the rights
-    /// of the file's group are where the file system shows what an access list grants it.
-    ///
-    /// # Errors
-    /// Those of `open`.
-    pub fn open_credential(path: &Path) -> Result<Self, VaultError> {
-        Self::open_unless(path, 0o037)
-    }
-
-    fn open_unless(path: &Path, forbidden: u32) -> Result<Self, VaultError> {
-        let io = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => VaultError::Missing(path.to_owned()),
-            _ => VaultError::Io { path: path.to_owned(), source },
-        };
-        // Without NONBLOCK a named pipe in the key's place would hang the host for ever.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(io)?;
-        // Asked of the open file: the path may point elsewhere a moment later.
-        let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
-            return Err(VaultError::NotAFile(path.to_owned()));
-        }
-        let found = metadata.permissions().mode() & 0o7777;
-        if found & forbidden != 0 {
-            return Err(VaultError::Readable { path: path.to_owned(), found });
-        }
-        // One byte more than a key has tells "too long" without reading all of it.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_BYTES + 1));
-        file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
-        if bytes.len() > KEY_BYTES {
-            let found = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-            return Err(VaultError::Length { found });
-        }
-        Self::from_bytes(&bytes)
+        Ok(Self::of(&KeyBytes::master(path)?))
     }
 
     /// # Errors
     /// `Length` where it isn't exactly `KEY_BYTES` long.
     pub fn from_bytes(master: &[u8]) -> Result<Self, VaultError> {
-        if master.len() != KEY_BYTES {
-            return Err(VaultError::Length { found: master.len() });
-        }
-        Ok(Self {
+        Ok(Self::of(&KeyBytes::of(Kind::Master, master)?))
+    }
+
+    pub fn of(master: &KeyBytes) -> Self {
+        let master = master.0.as_slice();
+        Self {
             cipher: XChaCha20Poly1305::new(
                 derive(master, SEAL_LABEL)
                     .as_slice()
@@ -197,7 +288,7 @@ impl Vault {
             fingerprints: keyed(&*derive(master, FINGERPRINT_LABEL)),
             tags: keyed(&*derive(master, TAG_LABEL)),
             streams: stream::StreamKey::of(master),
-        })
+        }
     }
 
     /// Seals what leaves the home as a whole.
@@ -317,7 +408,7 @@ impl Vault {
 pub fn copy_key(from: &Path, to: &Path) -> Result<(), VaultError> {
     let io = |path: &Path| {
         let path = path.to_owned();
-        move |source| VaultError::Io { path, source }
+        move |source| VaultError::Io { kind: Kind::Master, path, source }
     };
     Vault::open(from)?;
     let bytes = Zeroizing::new(std::fs::read(from).map_err(io(from))?);
@@ -421,7 +512,7 @@ mod tests {
         let marker = Vault::create(&path).unwrap().marker().unwrap();
         let before = fs::read(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(Vault::create(&path), Err(VaultError::Exists(_))));
+        assert!(matches!(Vault::create(&path), Err(VaultError::Exists { .. })));
         assert_eq!(fs::read(&path).unwrap(), before);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left aside");
         Vault::open(&path).unwrap().check_marker(&marker).unwrap();
@@ -431,14 +522,14 @@ mod tests {
     fn a_master_key_file_is_refused_when_others_may_read_it_or_its_length_is_wrong() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
-        assert!(matches!(Vault::open(&path), Err(VaultError::Missing(_))));
-        assert!(matches!(Vault::open(folder.path()), Err(VaultError::NotAFile(_))));
+        assert!(matches!(Vault::open(&path), Err(VaultError::Missing { .. })));
+        assert!(matches!(Vault::open(folder.path()), Err(VaultError::NotAFile { .. })));
 
         for (length, found) in [(0, 0), (31, 31), (33, 33), (5_000, 5_000)] {
             fs::write(&path, vec![1; length]).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
             match Vault::open(&path) {
-                Err(VaultError::Length { found: seen }) => assert_eq!(seen, found),
+                Err(VaultError::Length { found: seen, .. }) => assert_eq!(seen, found),
                 other => panic!("{other:?}"),
             }
         }
@@ -450,7 +541,7 @@ mod tests {
         }
         for (mode, allowed) in [(0o440, true), (0o400, true), (0o444, false), (0o460, false)] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(Vault::open_credential(&path).is_ok(), allowed, "{mode:o}");
+            assert_eq!(KeyBytes::master_credential(&path).is_ok(), allowed, "{mode:o}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
         Vault::open(&path).unwrap();

@@ -6,7 +6,7 @@ CREATE TABLE host_keys (
     name        text COLLATE "C"    NOT NULL UNIQUE,
     -- X25519.
     public_key  bytea    NOT NULL UNIQUE,
-    -- The installation's key sealed for it; NULL: it has asked and nobody has admitted it yet.
+    -- The installation's key sealed for it; NULL: nobody has admitted it yet, or it was revoked.
     sealed_key  bytea,
     asked_at    bigint NOT NULL,
     admitted_at bigint,

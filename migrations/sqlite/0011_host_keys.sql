@@ -6,7 +6,7 @@ CREATE TABLE host_keys (
     name        TEXT    NOT NULL UNIQUE,
     -- X25519.
     public_key  BLOB    NOT NULL UNIQUE,
-    -- The installation's key sealed for it; NULL: it has asked and nobody has admitted it yet.
+    -- The installation's key sealed for it; NULL: nobody has admitted it yet, or it was revoked.
     sealed_key  BLOB,
     asked_at    INTEGER NOT NULL,
     admitted_at INTEGER,

@@ -14,6 +14,7 @@ pub mod google;
 pub mod slack;
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -65,6 +66,11 @@ pub struct Standing {
 
 impl Services {
     pub fn start(terms: Terms) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, terms)
+    }
+
+    /// As `start`, at another address of this machine.
+    pub fn start_at(at: Ipv4Addr, terms: Terms) -> Self {
         let ledger = Ledger {
             terms,
             accounts: HashMap::new(),
@@ -80,7 +86,7 @@ impl Services {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async move {
-                let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+                let listener = tokio::net::TcpListener::bind((at, 0)).await.expect("a free port");
                 told.send(listener.local_addr().expect("an address")).expect("the test waits");
                 axum::serve(listener, router).await.expect("the services serve");
             });

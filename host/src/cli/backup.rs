@@ -15,7 +15,7 @@ use super::output::Output;
 use crate::backup::{self, BackupError, Contents, MasterKey};
 use crate::config::{ConfigError, Home};
 use crate::credential::now;
-use crate::daemon::open_vault;
+use crate::keys;
 use crate::report::iso8601;
 use crate::vault::Vault;
 
@@ -86,7 +86,7 @@ fn make(home: &Home, file: &Path, arguments: &Arguments, output: Output) -> Resu
             path.display()
         )));
     }
-    let vault = open_vault(home)?;
+    let vault = keys::open(home)?.vault;
     let unwritten = || Failure::io(format!("{} can't be written", path.display()));
     // Whole or not at all: a file of that name is always a backup.
     let folder = match path.parent() {
@@ -196,7 +196,7 @@ fn verify(
     let from = open(file)?;
     let vault = match master_key {
         Some(key) => Vault::open(key)?,
-        None => open_vault(&home?)?,
+        None => keys::open(&home?)?.vault,
     };
     // Beside the backup there was room for it.
     let beside = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -219,7 +219,7 @@ pub async fn restore(home: &Home, arguments: &RestoreArguments, output: Output) 
             )));
         }
         Some(file) => (Vault::open(file)?, MasterKey::Copied(file.clone())),
-        None if elsewhere => (open_vault(home)?, MasterKey::Elsewhere),
+        None if elsewhere => (keys::open(home)?.vault, MasterKey::Elsewhere),
         None => {
             return Err(Failure::Usage(
                 "a backup opens with the master key that it was sealed with; hint: --master-key FILE".into(),

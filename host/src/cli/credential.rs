@@ -23,12 +23,12 @@ use crate::catalogue;
 use crate::config::{Home, write_atomically};
 use crate::control::{AddCredential, KeyInput, Operation, Outcome, RefusalKind, SecretInput, SetCredential};
 use crate::credential::{ID_RULE, Jar, is_id, now};
-use crate::daemon::open_vault;
 use crate::db::Action;
 use crate::db::queries::{CredentialRow, Reader};
 use crate::db::writer::WriteError;
 use crate::formats::export::{ExportError, Form, to_form};
 use crate::formats::{self, Imported};
+use crate::keys;
 use crate::provider::{Manifest, Resolved};
 use crate::quiet::Quiet;
 use crate::registry::manifest;
@@ -628,7 +628,7 @@ fn export(
 /// The secrets in force, opened.
 pub fn jar_in_force(home: &Home, id: &str) -> Result<Jar, Failure> {
     refuse_external(&find(home, id)?)?;
-    let vault = open_vault(home)?;
+    let vault = keys::open(home)?.vault;
     let sealed = Reader::open(&home.database())?
         .sealed_generation(id)?
         .ok_or_else(|| Failure::NotFound(format!("`{id}` has no secrets")))?;

@@ -18,6 +18,7 @@ mod doctor;
 mod first;
 #[cfg(test)]
 mod help_tests;
+mod host;
 mod init;
 mod layout;
 mod man;
@@ -45,7 +46,9 @@ use crate::config::{ConfigError, Home};
 use crate::control::{Refusal, RefusalKind};
 use crate::daemon::OpenError;
 use crate::db::DbError;
+use crate::db::host_keys::HostKeyError;
 use crate::db::queries::ReadError;
+use crate::keys::KeyError;
 use crate::kit::KitError;
 use crate::vault::VaultError;
 use output::Output;
@@ -130,6 +133,9 @@ enum Command {
     /// Tokens for programs that read secrets over HTTP: create, list, revoke, history
     #[command(subcommand)]
     ApiToken(api_token::Command),
+    /// Hosts that share a store: join, admit, list, revoke, rekey
+    #[command(subcommand)]
+    Host(host::Command),
     /// Copy the whole home, but for its master key, into one sealed file; the daemon may run
     #[command(
         after_help = "Examples:\n  keywheel backup /mnt/backups/monday.backup\n  keywheel backup /mnt/backups --keep 14"
@@ -178,6 +184,8 @@ enum Failure {
     Read(#[from] ReadError),
     #[error(transparent)]
     Vault(#[from] VaultError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error(transparent)]
     Kit(#[from] KitError),
     #[error("{0}")]
@@ -234,10 +242,12 @@ impl Failure {
             Self::Config(_) => 78,
             Self::Db(error) => db_code(error),
             Self::Vault(_) => 77,
+            Self::Key(error) => key_code(error),
             Self::Open(error) | Self::Kit(KitError::Open(error)) => match error {
                 OpenError::Config(_) => 78,
                 OpenError::Db(error) => db_code(error),
                 OpenError::Vault(_) => 77,
+                OpenError::Key(error) => key_code(error),
                 OpenError::Write(_) => 75,
                 OpenError::NotNew(_) => 65,
                 _ => 1,
@@ -259,6 +269,23 @@ const fn db_code(error: &DbError) -> u8 {
     match error {
         DbError::Locked { .. } | DbError::File { .. } | DbError::Server { .. } => 75,
         _ => 78,
+    }
+}
+
+fn key_code(error: &KeyError) -> u8 {
+    match error {
+        KeyError::Config(_) | KeyError::Unused(_) => 78,
+        KeyError::Db(error) | KeyError::Row(HostKeyError::Db(error)) => db_code(error),
+        KeyError::Vault(_)
+        | KeyError::Asking { .. }
+        | KeyError::Revoked { .. }
+        | KeyError::Unknown { .. }
+        | KeyError::OtherMaster { .. } => 77,
+        KeyError::Row(HostKeyError::NotFound(_)) => 3,
+        KeyError::Row(HostKeyError::Sql(_) | HostKeyError::Write(_)) => 75,
+        KeyError::Row(_) | KeyError::Refused(_) => 65,
+        KeyError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
+        KeyError::Read(_) | KeyError::Io { .. } => 1,
     }
 }
 
@@ -308,6 +335,7 @@ async fn dispatch(arguments: Arguments, output: Output) -> Result<(), Failure> {
         Command::WorkerToken(command) => worker_token::run(&home()?, command, output).await,
         Command::Alert(command) => alert::run(&home()?, command, output).await,
         Command::ApiToken(command) => api_token::run(&home()?, command, output).await,
+        Command::Host(command) => host::run(&home()?, command, output),
         Command::Backup(arguments) => backup::run(home(), &arguments, output),
         Command::Restore(arguments) => backup::restore(&home()?, &arguments, output).await,
         Command::Config(arguments) => config::run(home(), arguments, output).await,

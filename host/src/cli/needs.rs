@@ -14,6 +14,7 @@ use crate::db::uses::SinkState;
 use crate::external::Presence;
 use crate::limits;
 use crate::registry::{PluginState, PluginStatus};
+use crate::rotation::late::Waiting;
 use crate::supervisor::WorkerStatus;
 
 /// So many are shown; whoever has more begins at the top anyway.
@@ -35,6 +36,7 @@ const LATE: Millis = 5 * 60_000;
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     Database,
+    Unstored,
     Disk,
     Daemon,
     Clock,
@@ -88,6 +90,8 @@ pub struct Found<'a> {
     pub daemon: Daemon,
     /// Why the daemon can't write the database, or why nobody could.
     pub not_writable: Option<&'a str>,
+    /// Issued secrets that lie on this home's disk alone.
+    pub late: Waiting,
     /// Bytes left where the home is; None: unknown.
     pub free: Option<u64>,
     /// How far this host's clock is behind the services', in seconds.
@@ -167,6 +171,24 @@ fn of_the_host(found: &Found<'_>) -> Vec<Need> {
             None,
             format!("the database can't be written, so nothing is rotated: {why}"),
             "make room on its disk, or make it writable; it goes on by itself",
+        ));
+    }
+    let Waiting { waiting, aside } = found.late;
+    if waiting > 0 {
+        let secrets = if waiting == 1 { "an issued secret waits" } else { "issued secrets wait" };
+        needs.push(Need::new(
+            Kind::Unstored,
+            None,
+            format!("{secrets} on this home's disk to be stored ({waiting} in late/)"),
+            "leave the files alone: the daemon stores them once it can",
+        ));
+    }
+    if aside > 0 {
+        needs.push(Need::new(
+            Kind::Unstored,
+            None,
+            format!("{aside} in late/ can't be read, and may have been the only secret that lived"),
+            "keywheel credential list --failing, then delete what ends in .unreadable there",
         ));
     }
     if let Some(free) = found.free.filter(|&free| free < limits::LITTLE_SPACE) {
@@ -363,6 +385,7 @@ mod tests {
             now: NOW,
             daemon: Daemon::Runs,
             not_writable: None,
+            late: Waiting::default(),
             free: Some(1 << 40),
             clock_behind: None,
             glance,
@@ -438,6 +461,7 @@ mod tests {
         };
         let found = Found {
             not_writable: Some("disk is full"),
+            late: Waiting { waiting: 2, aside: 1 },
             free: Some(1 << 20),
             clock_behind: Some(-40),
             plugins: &[
@@ -476,6 +500,11 @@ mod tests {
             said,
             [
                 (Kind::Database, "make room on its disk, or make it writable; it goes on by itself"),
+                (Kind::Unstored, "leave the files alone: the daemon stores them once it can"),
+                (
+                    Kind::Unstored,
+                    "keywheel credential list --failing, then delete what ends in .unreadable there",
+                ),
                 (Kind::Disk, "keywheel reports prune --older-than 30d, or make room there"),
                 (Kind::Clock, "timedatectl set-ntp true"),
                 (Kind::Parked, "keywheel plugin unpark sick"),
@@ -489,8 +518,9 @@ mod tests {
                 (Kind::Conflict, "delete one of the two; keywheel plugin list"),
             ]
         );
-        assert!(needs[2].what.contains("40 s ahead"), "{}", needs[2].what);
-        assert_eq!(needs[8].what, "2 alerts did not arrive by `phone`: answered with 503");
+        assert!(needs[4].what.contains("40 s ahead"), "{}", needs[4].what);
+        assert_eq!(needs[1].what, "issued secrets wait on this home's disk to be stored (2 in late/)");
+        assert_eq!(needs[10].what, "2 alerts did not arrive by `phone`: answered with 503");
         // Those that are counted and not named are not forgotten.
         assert_eq!(more, 12);
     }

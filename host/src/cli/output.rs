@@ -262,9 +262,11 @@ pub fn colours() -> bool {
 pub fn coloured(word: &str) -> Cell {
     let cell = Cell::new(word);
     match word {
-        "success" | "valid" | "active" | "running" | "on" | "heard" | "in-step" => cell.fg(Color::Green),
+        "success" | "valid" | "active" | "running" | "on" | "heard" | "in-step" | "admitted" => {
+            cell.fg(Color::Green)
+        }
         "unreachable" | "unknown" | "pending-approval" | "conflict" | "idle" | "paused" | "silent"
-        | "expired" | "warning" | "waiting" | "behind" => cell.fg(Color::Yellow),
+        | "expired" | "warning" | "waiting" | "behind" | "asking" => cell.fg(Color::Yellow),
         "failed" | "validation_failed" | "invalid" | "needs-human" | "refused" | "parked" | "revoked"
         | "failing" | "no-credential" | "no-secrets" | "critical" => cell.fg(Color::Red),
         _ => cell,

@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::Failure;
 use crate::config::{Config, Home, Live};
 use crate::daemon::{self, Host, HostOptions};
+use crate::keys::KeyError;
 use crate::notify_systemd;
 
 #[derive(Debug, clap::Args)]
@@ -26,10 +27,11 @@ pub async fn run(home: Home, arguments: Arguments) -> Result<(), Failure> {
     let config = Config::load(&home)?;
     let filter = start_logging(&config, &arguments)?;
     let (tell, stop) = watch::channel(false);
-    let stopping = stop_on_signal(tell).map_err(Failure::io("signals can't be watched"))?;
+    let stopping = stop_on_signal(tell.clone()).map_err(Failure::io("signals can't be watched"))?;
     // From here on it no longer ends the process; the daemon listens for it once it serves.
     let _registered = signal(SignalKind::hangup()).map_err(Failure::io("signals can't be watched"))?;
-    let host = Host::open(home, config, HostOptions::default()).await?;
+    let host = Host::open(home.clone(), config, HostOptions::default()).await?;
+    let revoked = host.host_id.clone().map(|id| tokio::spawn(stop_when_revoked(home, id, tell)));
     let mut following = None;
     let served = daemon::serve(host, stop, |host| {
         following = filter.map(|filter| tokio::spawn(follow(host.config.clone(), filter)));
@@ -41,7 +43,26 @@ pub async fn run(home: Home, arguments: Arguments) -> Result<(), Failure> {
     if let Some(following) = following {
         following.abort();
     }
-    Ok(served?)
+    served?;
+    match revoked {
+        Some(revoked) if revoked.is_finished() => match revoked.await {
+            Ok(error) => Err(error.into()),
+            Err(_) => Ok(()),
+        },
+        Some(watching) => {
+            watching.abort();
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// A host that was revoked lets what is in flight end, and stops.
+async fn stop_when_revoked(home: Home, host_id: String, tell: watch::Sender<bool>) -> KeyError {
+    let error = daemon::until_revoked(home, host_id).await;
+    tracing::error!(severity = "critical", %error, "this host must stop");
+    let _ = tell.send(true);
+    error
 }
 
 /// Puts another filter in force.

@@ -54,7 +54,7 @@ struct Row {
 fn rows(home: &Home) -> Result<Vec<Row>, Failure> {
     let (config, store) = (Config::load(home)?, home.database());
     let reader = &Reader::open(&store)?;
-    let host_id = fleet::host_id(home.root()).map_err(|error| Failure::Other(error.to_string()))?;
+    let host_id = fleet::host_id(home.root(), None).map_err(|error| Failure::Other(error.to_string()))?;
     let mut states = own_states(reader, &fleet::sink_suffix(&store, &host_id))?;
     let row = |(name, sink): (String, Sink)| {
         let in_force = reader.in_force(&sink.credential)?;

@@ -18,6 +18,7 @@ use crate::credential::now;
 use crate::db::glance::{Glance, ServiceRow};
 use crate::db::queries::{Counts, ExternalWorkerRow, Reader};
 use crate::registry::PluginStatus;
+use crate::rotation::late;
 use crate::supervisor::WorkerStatus;
 
 /// A daemon answers this from memory, in a millisecond.
@@ -79,6 +80,7 @@ pub async fn run(home: &Home, output: Output) -> Result<(), Failure> {
         now,
         daemon,
         not_writable: said.not_writable.as_deref(),
+        late: late::waiting(&home.late()),
         free: free_bytes(home),
         clock_behind: said.clock_behind,
         glance: &glance,

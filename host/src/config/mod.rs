@@ -40,6 +40,10 @@ pub enum ConfigError {
         "no database at {0}, and its master key beside it; hint: put the backup of it back, or begin anew in another home"
     )]
     NoDatabase(PathBuf),
+    #[error(
+        "{0} has a host key, and config.toml names no store; hint: put its section `[store]` back, with the url of the store that the host has joined"
+    )]
+    NoStore(PathBuf),
     #[error("no home to use: neither --home, KEYWHEEL_HOME, XDG_DATA_HOME nor HOME is set")]
     Nowhere,
     #[error("{path} can't be used")]
@@ -81,14 +85,16 @@ pub struct Home {
     root: PathBuf,
     /// Where the master key is, if not in the home.
     key: Option<KeyElsewhere>,
+    /// The same for the host's own.
+    host_key: Option<KeyElsewhere>,
     /// Where everything is kept, once somebody asked.
     store: Arc<OnceLock<store::Store>>,
 }
 
-/// A master key outside of the home: who has a copy of the home has no secret then.
+/// A key outside of the home: who has a copy of the home has no secret then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum KeyElsewhere {
-    /// The file that `KEYWHEEL_MASTER_KEY` names.
+    /// The file that `KEYWHEEL_MASTER_KEY` or `KEYWHEEL_HOST_KEY` names.
     Named(PathBuf),
     /// What systemd put into the folder that it made for this service alone.
     Credential(PathBuf),
@@ -97,14 +103,17 @@ enum KeyElsewhere {
 /// The name of a systemd credential, and of the file in the home.
 pub const KEY_NAME: &str = "master.key";
 
+/// The same for the key of a host that has joined others.
+const HOST_KEY_NAME: &str = "host.key";
+
 impl KeyElsewhere {
-    fn find() -> Option<Self> {
+    fn find(variable: &str, name: &str) -> Option<Self> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        if let Some(named) = set("KEYWHEEL_MASTER_KEY") {
+        if let Some(named) = set(variable) {
             // Absolute, as the home is: children change their folder.
             return Some(Self::Named(std::path::absolute(&named).unwrap_or(named)));
         }
-        let credential = set("CREDENTIALS_DIRECTORY")?.join(KEY_NAME);
+        let credential = set("CREDENTIALS_DIRECTORY")?.join(name);
         credential.exists().then_some(Self::Credential(credential))
     }
 }
@@ -124,7 +133,9 @@ impl Home {
         let root = named.or_else(usual).ok_or(ConfigError::Nowhere)?;
         // A relative home would follow the caller's folder; children change theirs.
         let root = std::path::absolute(&root).map_err(|source| ConfigError::Io { path: root, source })?;
-        Ok(Self { root, key: KeyElsewhere::find(), store: Arc::default() })
+        let key = KeyElsewhere::find("KEYWHEEL_MASTER_KEY", KEY_NAME);
+        let host_key = KeyElsewhere::find("KEYWHEEL_HOST_KEY", HOST_KEY_NAME);
+        Ok(Self { root, key, host_key, store: Arc::default() })
     }
 
     /// The same home with its master key in this file.
@@ -156,6 +167,24 @@ impl Home {
     /// Whether systemd keeps the key for this service.
     pub fn key_is_credential(&self) -> bool {
         matches!(self.key, Some(KeyElsewhere::Credential(_)))
+    }
+
+    /// The host's own key, for which the master key lies sealed in the store.
+    pub fn host_key(&self) -> PathBuf {
+        match &self.host_key {
+            None => self.root.join(HOST_KEY_NAME),
+            Some(KeyElsewhere::Named(path) | KeyElsewhere::Credential(path)) => path.clone(),
+        }
+    }
+
+    /// Whether systemd keeps the host's key for this service.
+    pub fn host_key_is_credential(&self) -> bool {
+        matches!(self.host_key, Some(KeyElsewhere::Credential(_)))
+    }
+
+    /// Whether the master key is had from the store, by a key of this host's own.
+    pub fn uses_host_key(&self) -> bool {
+        self.key.is_none() && !self.master_key().exists() && self.host_key().exists()
     }
 
     /// Where everything is kept. It stays as it is found first: another one is another daemon's.
@@ -192,19 +221,26 @@ impl Home {
         self.root.join("cache")
     }
 
+    /// Issued secrets that the store couldn't take yet, sealed as they would be there.
+    pub fn late(&self) -> PathBuf {
+        self.root.join("late")
+    }
+
     /// Where reports go before they are deleted, if they do.
     pub fn archive(&self, reports: &Reports) -> Option<PathBuf> {
         reports.archive.as_ref().map(|folder| self.root.join(folder))
     }
 
     pub fn exists(&self) -> bool {
-        self.master_key().exists()
+        self.master_key().exists() || self.uses_host_key()
     }
 
     /// # Errors
     /// Where the home isn't one yet.
     pub fn require(&self) -> Result<(), ConfigError> {
-        if self.exists() && self.database().exists() {
+        if self.uses_host_key() && self.database().file().is_some() {
+            Err(ConfigError::NoStore(self.root.clone()))
+        } else if self.exists() && self.database().exists() {
             Ok(())
         } else if self.exists() && self.key.is_none() {
             // A new one in its place would look like an installation that never had a credential.
@@ -225,7 +261,7 @@ impl Home {
     /// # Errors
     /// The system's.
     pub fn make_folders(&self) -> Result<(), ConfigError> {
-        for path in [self.root.clone(), self.plugins(), self.store(), self.cache()] {
+        for path in [self.root.clone(), self.plugins(), self.store(), self.cache(), self.late()] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)

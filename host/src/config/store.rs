@@ -53,16 +53,24 @@ impl Store {
     /// What the environment says, else a home's configuration, with the file where it says nothing or can't be read: who
     /// loads it whole says what is wrong with it.
     pub(super) fn of(config: &Path, file: PathBuf) -> Self {
+        let named = StoreConfig::from_environment().or_else(|| Self::named_in(config).unwrap_or_default());
+        named.map_or(Self::File(file), Self::Server)
+    }
+
+    /// The server that a configuration names.
+    ///
+    /// # Errors
+    /// Those of reading it; one that isn't there names none.
+    pub fn named_in(config: &Path) -> std::io::Result<Option<StoreConfig>> {
         #[derive(Deserialize)]
         struct Section {
             store: Option<StoreConfig>,
         }
-        if let Some(named) = StoreConfig::from_environment() {
-            return Self::Server(named);
-        }
-        let text = std::fs::read_to_string(config).unwrap_or_default();
-        let named = toml::from_str::<Section>(&text).ok().and_then(|section| section.store);
-        named.map_or(Self::File(file), Self::Server)
+        let text = match std::fs::read_to_string(config) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            text => text?,
+        };
+        Ok(toml::from_str::<Section>(&text).ok().and_then(|section| section.store))
     }
 
     /// The file, where it is one.
@@ -76,6 +84,25 @@ impl Store {
     /// As far as can be told without asking a server.
     pub fn exists(&self) -> bool {
         self.file().is_none_or(Path::exists)
+    }
+}
+
+impl StoreConfig {
+    /// The section as it stands in `config.toml`.
+    pub fn section(&self) -> String {
+        let text = |text: &str| toml::Value::from(text).to_string();
+        let mut lines = format!("[store]\nurl = {}\n", text(&self.url));
+        for (name, path) in [("password_file", &self.password_file), ("ca_file", &self.ca_file)] {
+            if let Some(path) = path {
+                lines.push_str(&format!("{name} = {}\n", text(&path.to_string_lossy())));
+            }
+        }
+        match self.tls {
+            None => {}
+            Some(Tls::Require) => lines.push_str("tls = \"require\"\n"),
+            Some(Tls::Disable) => lines.push_str("tls = \"disable\"\n"),
+        }
+        lines
     }
 }
 
@@ -94,5 +121,35 @@ impl From<&PathBuf> for Store {
 impl From<&Self> for Store {
     fn from(store: &Self) -> Self {
         store.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_that_was_written_is_read_as_it_was_meant() {
+        #[derive(Deserialize)]
+        struct Sections {
+            store: StoreConfig,
+        }
+        let bare = StoreConfig {
+            url: String::from("postgres://keywheel@db.example/keywheel"),
+            password_file: None,
+            ca_file: None,
+            tls: None,
+        };
+        let full = StoreConfig {
+            url: String::from("postgres://k@db/k?application_name=a\"b\\c"),
+            password_file: Some(PathBuf::from("/etc/key wheel/it's \"this\"")),
+            ca_file: Some(PathBuf::from("/etc/ca.pem")),
+            tls: Some(Tls::Require),
+        };
+        for config in [bare, full] {
+            let text = format!("{}\n{}", crate::config::TEMPLATE, config.section());
+            let read: Sections = toml::from_str(&text).unwrap();
+            assert_eq!(read.store, config);
+        }
     }
 }

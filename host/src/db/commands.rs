@@ -1460,7 +1460,7 @@ fn change_generations(db: &Connection, token: &ClaimToken, change: GenerationCha
     Ok(())
 }
 
-fn set_state(db: &Connection, credential: i64, generation: u32, state: &str) -> Written<()> {
+pub(super) fn set_state(db: &Connection, credential: i64, generation: u32, state: &str) -> Written<()> {
     db.prepare_cached("UPDATE generations SET state = ?3 WHERE credential = ?1 AND generation = ?2")?
         .execute(params![credential, generation, state])?;
     Ok(())
@@ -1468,16 +1468,16 @@ fn set_state(db: &Connection, credential: i64, generation: u32, state: &str) -> 
 
 /// Where the keys of a generation come from.
 #[derive(Clone, Copy)]
-struct Origin {
-    attempt: Option<u32>,
-    restored_from: Option<u32>,
+pub(super) struct Origin {
+    pub attempt: Option<u32>,
+    pub restored_from: Option<u32>,
 }
 
 impl Origin {
-    const IMPORTED: Self = Self { attempt: None, restored_from: None };
+    pub const IMPORTED: Self = Self { attempt: None, restored_from: None };
 }
 
-fn insert_generation(
+pub(super) fn insert_generation(
     db: &Connection,
     credential: i64,
     generation: u32,

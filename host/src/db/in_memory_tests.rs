@@ -2,6 +2,7 @@
 //! many thousands of histories through the real schema and the real fencing.
 
 use super::copies::{self, Restored};
+use super::late::{self, Late, Rescued};
 use super::sql::{Connection, Owned, Value};
 use super::writer::{Claim, ClaimDue, ClaimToken, Finish, NewCredential, WriteError, finish_row};
 use super::{SealedKey, commands, migrations};
@@ -49,7 +50,7 @@ impl InMemory {
         self.0
             .execute_batch(
                 "DELETE FROM journal; DELETE FROM cookie_rotation_reports; DELETE FROM credentials;
-                 DELETE FROM sqlite_sequence;",
+                 DELETE FROM audit; DELETE FROM sqlite_sequence;",
             )
             .expect("tables can be emptied");
     }
@@ -100,6 +101,10 @@ impl InMemory {
         at: Millis,
     ) -> Result<(), WriteError> {
         self.transact(|db| commands::store_pending(db, token, generation, keys, at))
+    }
+
+    pub fn rescue(&self, late: &Late, at: Millis) -> Result<Rescued, WriteError> {
+        self.transact(|db| late::rescue(db, late, at))
     }
 
     pub fn finish(&self, end: Finish, at: Millis) -> Result<i64, WriteError> {

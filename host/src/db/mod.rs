@@ -13,10 +13,12 @@ pub mod copies;
 pub mod external;
 pub mod firefox;
 pub mod glance;
+pub mod host_keys;
 pub mod hosts;
 #[cfg(test)]
 #[path = "in_memory_tests.rs"]
 pub mod in_memory;
+pub mod late;
 pub mod migrations;
 mod pulse;
 pub mod queries;
@@ -426,9 +428,10 @@ pub struct AuditEntry {
 }
 
 /// One key as it lies in the database.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedKey {
     pub name: String,
+    #[serde(with = "late::in_hex")]
     pub sealed: Vec<u8>,
     pub fingerprint: String,
     pub expires: Option<Millis>,

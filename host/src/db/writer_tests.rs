@@ -1296,3 +1296,6 @@ async fn a_changed_schedule_is_kept_and_looked_at_once() {
         Err(WriteError::NotFound { .. })
     ));
 }
+
+#[path = "late_tests.rs"]
+mod late;

@@ -10,13 +10,14 @@ use tokio::time::Instant;
 
 use super::Rotation;
 use super::decide;
-use super::machine::{self, Clock, Conclusion, Ended, Event, Machine, Start};
+use super::machine::{self, Clock, Conclusion, Ended, Event, Machine, Receipt, Start};
 use super::schedule::{self, Facts, Standing, Trouble};
 use super::verdict;
 use crate::crash;
 use crate::credential::{Jar, Key, Millis, now};
+use crate::db::late::Late;
 use crate::db::writer::{Claim, Finish, GenerationChange, MonitorUpdate, WriteError};
-use crate::db::{Action, SealedGeneration};
+use crate::db::{Action, SealedGeneration, SealedKey};
 use crate::egress::{Exchange, Exchanged, KeyChange, Seen, redact_text};
 use crate::limits;
 use crate::protocol::{
@@ -31,6 +32,13 @@ use crate::telemetry::{Span, Trace};
 
 /// Between two tries to store what was issued, each of which retries by itself.
 const STORE_AGAIN: Duration = Duration::from_millis(500);
+
+/// A store in good health takes milliseconds, a slow disk some two hundred. Past this a secret is
+/// written down at home as well: until it is somewhere, a `kill -9` is its end.
+const AT_ONCE: Duration = Duration::from_millis(250);
+
+/// A disk that hasn't taken a few kilobytes by then hangs; storing is tried meanwhile.
+const SPILL_WALL: Duration = Duration::from_secs(10);
 
 /// A `Retry-After` past a month is a mistake, or a way to be forgotten.
 const LONGEST_ASKED: Millis = 30 * 86_400_000;
@@ -208,7 +216,7 @@ impl<'a> Attempt<'a> {
                     return Ok(*conclusion);
                 }
                 // Both belong to the midst of a call.
-                machine::Action::StoreReceipt { .. } | machine::Action::GoOn => {
+                machine::Action::StoreReceipt(_) | machine::Action::GoOn => {
                     return Err(WriteError::Invalid(String::from("the attempt lost its place")));
                 }
             };
@@ -362,13 +370,13 @@ impl<'a> Attempt<'a> {
         unwritten: &Mutex<Option<WriteError>>,
         step: &Span,
     ) -> Result<(), HttpError> {
-        let machine::Action::StoreReceipt { generation, jar } = self.on(Event::Issued(changes)) else {
+        let machine::Action::StoreReceipt(receipt) = self.on(Event::Issued(changes)) else {
             return Ok(());
         };
         let mut step = step.step("capture.store");
-        step.number("keywheel.generation", generation);
+        step.number("keywheel.generation", receipt.generation);
         crash::point("answer.received");
-        match self.store(generation, &jar).await {
+        match self.store(&receipt).await {
             Ok(()) => {
                 self.on(Event::ReceiptStored);
                 Ok(())
@@ -381,24 +389,82 @@ impl<'a> Attempt<'a> {
     }
 
     /// Holds on to what was issued for as long as the attempt may last: a disk that was full for
-    /// a moment must not cost the only copy.
-    async fn store(&self, generation: u32, jar: &Jar) -> Result<(), WriteError> {
+    /// a moment must not cost the only copy. What isn't stored at once lies at home meanwhile, and
+    /// stays there where it can't be stored at all, for the next look to bring it in.
+    async fn store(&self, receipt: &Receipt) -> Result<(), WriteError> {
+        let issued_at = now();
+        let mut spilled = None;
         loop {
-            let sealed = seal_jar(&self.engine.vault, &self.claim.token.credential_id, generation, jar)
-                .map_err(|error| WriteError::Invalid(error.to_string()))?;
-            match self.engine.writer.store_pending(&self.claim.token, generation, sealed).await {
-                Err(WriteError::Unavailable { tries, reason }) if Instant::now() < self.deadline => {
-                    tracing::error!(
-                        credential = self.claim.token.credential_id,
-                        tries,
-                        reason,
-                        "an issued secret can't be stored yet"
-                    );
-                    tokio::time::sleep(STORE_AGAIN).await;
+            let sealed = self.seal(receipt)?;
+            let (writer, token) = (&self.engine.writer, &self.claim.token);
+            let mut storing = std::pin::pin!(writer.store_pending(token, receipt.generation, sealed));
+            let stored = match tokio::time::timeout(AT_ONCE, &mut storing).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => {
+                    if spilled.is_none() {
+                        spilled = self.spill(receipt, issued_at).await?;
+                    }
+                    Err(error)
                 }
-                other => return other,
+                Err(_) if spilled.is_some() => storing.await,
+                Err(_) => {
+                    let (spill, stored) = tokio::join!(self.spill(receipt, issued_at), storing);
+                    spilled = spill?;
+                    stored
+                }
+            };
+            let Err(error) = stored else {
+                if let Some(late) = &spilled {
+                    self.engine.late.forget(late);
+                }
+                return Ok(());
+            };
+            // Refused for good it must at least be on a disk before it is let go.
+            let goes_on = matches!(error, WriteError::Unavailable { .. }) || spilled.is_none();
+            if !goes_on || Instant::now() >= self.deadline {
+                return Err(error);
             }
+            tracing::error!(
+                credential = self.claim.token.credential_id,
+                %error,
+                "an issued secret can't be stored yet"
+            );
+            tokio::time::sleep(STORE_AGAIN).await;
         }
+    }
+
+    fn seal(&self, receipt: &Receipt) -> Result<Vec<SealedKey>, WriteError> {
+        seal_jar(&self.engine.vault, &self.claim.token.credential_id, receipt.generation, &receipt.jar)
+            .map_err(|error| WriteError::Invalid(error.to_string()))
+    }
+
+    /// Writes what was issued to this home's disk. None: it can't be.
+    async fn spill(&self, receipt: &Receipt, issued_at: Millis) -> Result<Option<Late>, WriteError> {
+        let late = Late {
+            credential_row: self.claim.token.credential_row,
+            credential_id: self.claim.token.credential_id.clone(),
+            service: self.claim.service.clone(),
+            attempt_number: self.claim.attempt_number,
+            fence: self.claim.token.fence,
+            from_generation: receipt.from,
+            generation: receipt.generation,
+            amends: receipt.amends,
+            commit_class: self.method.as_ref().map(|method| method.commit_class),
+            issued_at,
+            keys: self.seal(receipt)?,
+        };
+        let why = match tokio::time::timeout(SPILL_WALL, self.engine.late.keep(&late)).await {
+            Ok(Ok(())) => return Ok(Some(late)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it has not answered for {} s", SPILL_WALL.as_secs()),
+        };
+        tracing::error!(
+            severity = "critical",
+            credential = late.credential_id,
+            why,
+            "an issued secret is in memory alone: neither the store nor this home's disk takes it"
+        );
+        Ok(None)
     }
 
     fn reveal(&self, exchange: &Exchange, key: &str) -> Result<Vec<u8>, String> {

@@ -99,14 +99,22 @@ pub enum Action {
         jar: Arc<Jar>,
     },
     /// Make durable what the service issued; the call waits for it.
-    StoreReceipt {
-        generation: u32,
-        jar: Arc<Jar>,
-    },
+    StoreReceipt(Receipt),
     /// The call goes on.
     GoOn,
     Wait(Duration),
     Finish(Box<Conclusion>),
+}
+
+/// What the service issued, on its way into the store.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    pub generation: u32,
+    pub jar: Arc<Jar>,
+    /// The generation that the service was asked with.
+    pub from: Option<u32>,
+    /// What this attempt stored before, which this takes the place of.
+    pub amends: Option<u32>,
 }
 
 /// What the whole attempt came to, before it is written down.
@@ -181,8 +189,9 @@ pub struct Machine {
     pending: Option<(u32, Arc<Jar>)>,
     /// Issued, and not known to be stored.
     unstored: Option<(u32, Arc<Jar>)>,
-    /// What the running call began with.
+    /// What the running call began with, and its generation.
     call_jar: Arc<Jar>,
+    call_from: Option<u32>,
     /// Everything the running call's answers made of it. None: nothing was issued.
     issued: Option<Jar>,
     /// Required keys that answers of the running call deleted.
@@ -228,6 +237,7 @@ impl Machine {
         Self {
             pending: start.pending.clone(),
             call_jar: Arc::clone(&start.current),
+            call_from: start.current_generation,
             in_doubt: start.in_doubt,
             start,
             state: State::Ready,
@@ -363,11 +373,8 @@ impl Machine {
         };
         self.path.push("rotate");
         self.state = State::Rotating;
-        let jar = match &self.pending {
-            Some((_, jar)) if self.from_pending => Arc::clone(jar),
-            _ => Arc::clone(&self.start.current),
-        };
-        self.begin_call(&jar);
+        let subject = if self.from_pending { Subject::Pending } else { Subject::Current };
+        let jar = self.begin_call(subject);
         Action::CallRotate { method, jar }
     }
 
@@ -536,7 +543,9 @@ impl Machine {
             Some(jar) if fresh => {
                 let (generation, jar) = (self.start.next_generation, Arc::new(jar.clone()));
                 self.unstored = Some((generation, Arc::clone(&jar)));
-                Action::StoreReceipt { generation, jar }
+                let stored = self.pending.as_ref().map(|(stored, _)| *stored);
+                let amends = stored.filter(|stored| *stored == generation);
+                Action::StoreReceipt(Receipt { generation, jar, from: self.call_from, amends })
             }
             _ => Action::GoOn,
         }
@@ -601,19 +610,21 @@ impl Machine {
     }
 
     fn look_at(&mut self, look: Look) -> Action {
-        let jar = match (&self.pending, look.of) {
-            (Some((_, jar)), Subject::Pending) => Arc::clone(jar),
-            _ => Arc::clone(&self.start.current),
-        };
-        self.begin_call(&jar);
+        let jar = self.begin_call(look.of);
         self.state = State::Looking(look);
         Action::CallValidate { jar }
     }
 
-    fn begin_call(&mut self, jar: &Arc<Jar>) {
-        self.call_jar = Arc::clone(jar);
+    fn begin_call(&mut self, of: Subject) -> Arc<Jar> {
+        let (from, jar) = match (&self.pending, of) {
+            (Some((pending, jar)), Subject::Pending) => (Some(*pending), Arc::clone(jar)),
+            _ => (self.start.current_generation, Arc::clone(&self.start.current)),
+        };
+        self.call_from = from;
+        self.call_jar = Arc::clone(&jar);
         self.issued = None;
         self.deleted.clear();
+        jar
     }
 
     fn looked(&mut self, look: Look, ended: Ended, seen: &Seen, clock: Clock) -> Action {

@@ -1,8 +1,9 @@
 //! Drives the machine through random histories: services of every commit class with the
 //! semantics of their kind, answers lost on either side, plugins that trap and lie, hosts that
-//! die between any two steps, leases that run out, clocks that jump. The writes go through the
-//! real schema and the real fencing.
+//! die between any two steps or are cut off from the store, leases that run out, clocks that jump.
+//! The writes go through the real schema and the real fencing.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::*;
 use crate::credential::{Key, Secret};
 use crate::db::copies::Restored;
 use crate::db::in_memory::{InMemory, Rows};
+use crate::db::late::{Late, Rescued};
 use crate::db::writer::{Claim, ClaimDue, Finish, Gate, MonitorUpdate, NewCredential, WriteError};
 use crate::db::{SealedGeneration, SealedKey};
 use crate::egress::seen::{Answered, Last};
@@ -25,6 +27,8 @@ use crate::report::{Report, iso8601};
 const HISTORIES: u32 = 12_000;
 
 const LEASE: Millis = 60_000;
+/// How long an attempt goes on trying to store what was issued.
+const ATTEMPT: Millis = 120_000;
 /// How long a service of the class `grace` accepts the old secret.
 const GRACE: Millis = 20_000;
 const T0: Millis = 1_800_000_000_000;
@@ -147,10 +151,26 @@ enum Fate {
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Go { host: usize, fate: Fate },
-    Die { host: usize },
-    Pass { seconds: u32 },
-    Jump { hours: i8 },
+    Go {
+        host: usize,
+        fate: Fate,
+    },
+    Die {
+        host: usize,
+    },
+    /// A host can't reach the store any more, or can again.
+    CutOff {
+        host: usize,
+    },
+    Reach {
+        host: usize,
+    },
+    Pass {
+        seconds: u32,
+    },
+    Jump {
+        hours: i8,
+    },
     WantRotation,
 }
 
@@ -179,6 +199,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         14 => (0..2_usize, fate()).prop_map(|(host, fate)| Step::Go { host, fate }),
         1 => (0..2_usize).prop_map(|host| Step::Die { host }),
+        1 => (0..2_usize).prop_map(|host| Step::CutOff { host }),
+        2 => (0..2_usize).prop_map(|host| Step::Reach { host }),
         2 => prop_oneof![1..5_u32, 25..70_u32, 100..4_000_u32].prop_map(|seconds| Step::Pass { seconds }),
         1 => prop_oneof![Just(-1_i8), Just(1)].prop_map(|hours| Step::Jump { hours }),
         3 => Just(Step::WantRotation),
@@ -201,9 +223,14 @@ fn history() -> impl Strategy<Value = History> {
 }
 
 struct Run {
+    host: usize,
     claim: Claim,
     machine: Machine,
     next: Action,
+    /// Issued and not stored yet, with the end of the call that waits for it.
+    storing: Option<(Late, Value, Ended, Seen)>,
+    /// By the clock that nobody sets, as the next.
+    began: Millis,
     /// When the lease was last renewed, by the clock that nobody sets.
     renewed: Millis,
     /// What the service called valid, and dead, in this run.
@@ -220,6 +247,12 @@ struct World<'d> {
     time: Millis,
     jumped: i64,
     runs: [Option<Run>; 2],
+    cut_off: [bool; 2],
+    /// What lies on the hosts' own disks.
+    spills: [Vec<Late>; 2],
+    /// Whether anybody brings that in, and what became of it.
+    rescues: bool,
+    rescued: Vec<Rescued>,
     incarnation: u32,
     /// The newest secret whose answer a plugin was given.
     delivered: Option<Value>,
@@ -322,6 +355,10 @@ impl<'d> World<'d> {
             time: T0,
             jumped: 0,
             runs: [None, None],
+            cut_off: [false; 2],
+            spills: [Vec::new(), Vec::new()],
+            rescues: true,
+            rescued: Vec::new(),
             incarnation: 0,
             delivered: None,
             given_up: BTreeSet::new(),
@@ -360,6 +397,8 @@ impl<'d> World<'d> {
         match step {
             Step::Go { host, fate } => self.go(host % self.history.hosts, fate),
             Step::Die { host } => self.runs[host % self.history.hosts] = None,
+            Step::CutOff { host } => self.cut_off[host % self.history.hosts] = true,
+            Step::Reach { host } => self.cut_off[host % self.history.hosts] = false,
             Step::Pass { seconds } => self.pass(Millis::from(seconds) * 1_000),
             // Several hosts share the database's clock; a lone one has only its own.
             Step::Jump { hours } if self.history.hosts == 1 => self.jumped += i64::from(hours) * 3_600_000,
@@ -388,12 +427,38 @@ impl<'d> World<'d> {
     fn renew(&mut self, host: usize) {
         let until = self.wall() + LEASE;
         let Some(run) = &mut self.runs[host] else { return };
-        if self.db.renew(&run.claim.token, until) {
+        if !self.cut_off[host] && self.db.renew(&run.claim.token, until) {
             run.renewed = self.time;
         }
     }
 
+    /// What an earlier attempt of this host couldn't store, before anything else is begun.
+    fn rescue(&mut self, host: usize) {
+        if !self.rescues || self.cut_off[host] || self.runs[host].is_some() {
+            return;
+        }
+        let at = self.wall();
+        for mut late in std::mem::take(&mut self.spills[host]) {
+            let rescued = match self.db.rescue(&late, at) {
+                Err(WriteError::Stale { expected, .. }) => {
+                    late.generation = expected;
+                    self.db.rescue(&late, at)
+                }
+                other => other,
+            };
+            match rescued {
+                Ok(rescued) => self.rescued.push(rescued),
+                Err(WriteError::Busy { .. }) => self.spills[host].push(late),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
     fn claim(&mut self, host: usize) {
+        if self.cut_off[host] {
+            return;
+        }
+        self.rescue(host);
         // A host that died and came back is another owner.
         self.incarnation += 1;
         let (owner, now) = (format!("host-{host}:{}", self.incarnation), self.wall());
@@ -428,8 +493,10 @@ impl<'d> World<'d> {
         });
         let next = machine.on(Event::Begun, self.clock());
         let renewed = self.time;
+        let (lives, dead) = (BTreeSet::new(), BTreeSet::new());
+        let began = self.time;
         self.runs[host] =
-            Some(Run { claim, machine, next, renewed, lives: BTreeSet::new(), dead: BTreeSet::new() });
+            Some(Run { host, claim, machine, next, storing: None, began, renewed, lives, dead });
     }
 
     /// A host does its next thing.
@@ -440,6 +507,7 @@ impl<'d> World<'d> {
         }
         let clock = self.clock();
         let next = match run.next.clone() {
+            _ if run.storing.is_some() => self.store_again(&mut run),
             Action::StoreIntent { method, from } => {
                 let token = run.claim.token.clone();
                 self.write(&run, |db| db.intent(&token, &method.name, method.commit_class, from))
@@ -465,8 +533,12 @@ impl<'d> World<'d> {
         }
     }
 
-    /// Whether a host's write took place. One with an old fence is refused and changes nothing.
+    /// Whether a host's write took place. One with an old fence is refused and changes nothing,
+    /// and one of a host that is cut off comes to nobody.
     fn write<T>(&self, run: &Run, write: impl FnOnce(&InMemory) -> Result<T, WriteError>) -> bool {
+        if self.cut_off[run.host] {
+            return false;
+        }
         let owns = self.db.open().contains(&run.claim.token.fence);
         let before = if owns { String::new() } else { self.db.content() };
         match write(self.db) {
@@ -535,13 +607,6 @@ impl<'d> World<'d> {
                     self.issued_unseen |= new.is_some();
                     return None;
                 }
-                if let Some(new) = new {
-                    let names: &[&str] = if self.history.pair { &["refresh", "access"] } else { &["token"] };
-                    let changes = names.iter().map(|name| KeyChange::Set(key(name, new))).collect();
-                    if !self.receive(run, changes, new) {
-                        return None;
-                    }
-                }
                 let seen = self.seen(name, Some(if new.is_some() { 200 } else { 401 }), new.is_some());
                 let ended = match (fate, new) {
                     (Fate::Traps, _) => Ended::Faulted(Fault::Trap("unreachable".into())),
@@ -551,28 +616,63 @@ impl<'d> World<'d> {
                     }
                     _ => Ended::Answered(Answer::Rotated(Outcome::Rotated(Evidence::default()))),
                 };
+                if let Some(new) = new {
+                    let names: &[&str] = if self.history.pair { &["refresh", "access"] } else { &["token"] };
+                    let changes = names.iter().map(|name| KeyChange::Set(key(name, new))).collect();
+                    return self.receive(run, changes, (new, ended, seen));
+                }
                 (ended, seen)
             }
         };
         Some(run.machine.on(Event::CallEnded(Box::new(ended), Box::new(seen)), self.clock()))
     }
 
-    /// An answer that issued something: durable before the plugin has it.
-    fn receive(&mut self, run: &mut Run, changes: Vec<KeyChange>, new: Value) -> bool {
-        let clock = self.clock();
-        let Action::StoreReceipt { generation, jar } = run.machine.on(Event::Issued(changes), clock) else {
+    /// An answer that issued something: durable before the plugin has it, and on the host's own
+    /// disk as long as the store doesn't have it.
+    fn receive(
+        &mut self,
+        run: &mut Run,
+        changes: Vec<KeyChange>,
+        (new, ended, seen): (Value, Ended, Seen),
+    ) -> Option<Action> {
+        let Action::StoreReceipt(receipt) = run.machine.on(Event::Issued(changes), self.clock()) else {
             panic!("what was issued is not stored");
         };
+        let late = Late {
+            credential_row: run.claim.token.credential_row,
+            credential_id: "ann".into(),
+            service: "shop".into(),
+            attempt_number: run.claim.attempt_number,
+            fence: run.claim.token.fence,
+            from_generation: receipt.from,
+            generation: receipt.generation,
+            amends: receipt.amends,
+            commit_class: Some(self.history.class),
+            issued_at: self.wall(),
+            keys: sealed(&receipt.jar),
+        };
+        self.spills[run.host].push(late.clone());
+        run.storing = Some((late, new, ended, seen));
+        self.store_again(run)
+    }
+
+    /// Tries to store what was issued. None: the attempt is over, and what it leaves is on disk.
+    fn store_again(&mut self, run: &mut Run) -> Option<Action> {
+        let (late, new, ended, seen) = run.storing.take().expect("something is to be stored");
         let token = run.claim.token.clone();
-        let at = self.wall();
-        if !self.write(run, |db| db.receipt(&token, generation, &sealed(&jar), at)) {
-            // Too late: somebody else has the credential by now.
-            self.issued_unseen = true;
-            return false;
+        if self.write(run, |db| db.receipt(&token, late.generation, &late.keys, late.issued_at)) {
+            self.spills[run.host].retain(|waiting| *waiting != late);
+            assert!(matches!(run.machine.on(Event::ReceiptStored, self.clock()), Action::GoOn));
+            self.delivered = Some(new);
+            return Some(run.machine.on(Event::CallEnded(Box::new(ended), Box::new(seen)), self.clock()));
         }
-        assert!(matches!(run.machine.on(Event::ReceiptStored, clock), Action::GoOn));
-        self.delivered = Some(new);
-        true
+        // Refused, somebody else has the credential by now; else it is tried for as long as an
+        // attempt may last.
+        if !self.cut_off[run.host] || self.time > run.began + ATTEMPT {
+            return None;
+        }
+        run.storing = Some((late, new, ended, seen));
+        Some(run.next.clone())
     }
 
     fn call_validate(&mut self, run: &mut Run, jar: &Jar, fate: Fate) -> Option<Action> {
@@ -635,7 +735,7 @@ impl<'d> World<'d> {
             let found = stored.iter().find(|stored| stored.generation == generation).expect("it is stored");
             String::from_utf8(found.values[0].clone()).expect("text").parse::<Value>().expect("a number")
         };
-        let owns = self.db.open().contains(&run.claim.token.fence);
+        let owns = self.db.open().contains(&run.claim.token.fence) && !self.cut_off[run.host];
         match conclusion.change {
             // The database refuses a late one, whatever it says.
             _ if !owns => {}
@@ -726,17 +826,33 @@ impl<'d> World<'d> {
             });
             assert!(kept, "{newest} lives at the service and nowhere else");
         }
+        let last = self.service.issued;
+        if self.history.class == CommitClass::BurnOnIssue
+            && self.service.alive.contains(&last)
+            && !self.issued_unseen
+            && !self.restored
+            && !self.given_up.contains(&last)
+        {
+            let value = last.to_string().into_bytes();
+            let stored = self.db.generations();
+            let stored = stored.iter().any(|stored| stored.values.contains(&value));
+            let waits =
+                self.spills.iter().flatten().any(|late| late.keys.iter().any(|key| key.sealed == value));
+            assert!(stored || waits, "{last} is the only one that lives, and on no disk");
+        }
     }
 
     /// Nothing goes wrong any more: what is open ends, and the credential is looked at.
     fn settle(&mut self) {
         self.runs = [None, None];
+        self.cut_off = [false; 2];
         self.history.hosts = 1;
         let begun = self.db.attempts_begun();
         for _ in 0..400 {
             if self.db.open().is_empty() && self.db.attempts_begun() >= begun + 3 {
                 break;
             }
+            self.rescue(1);
             self.go(0, Fate::Fine);
             if self.runs[0].is_none() {
                 self.time += 31_000;
@@ -746,6 +862,7 @@ impl<'d> World<'d> {
         }
         assert!(self.db.open().is_empty(), "an attempt never ends");
         assert!(self.db.attempts_begun() >= begun + 3, "the credential is stuck");
+        assert!(!self.rescues || self.spills.iter().all(Vec::is_empty), "a secret waits for ever");
     }
 
     fn current(&self) -> Value {
@@ -774,6 +891,7 @@ impl<'d> World<'d> {
 fn no_history_loses_spends_or_doubles_anything() {
     let db = InMemory::default();
     let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
+    let rescued = RefCell::new(BTreeSet::new());
     let outcome = TestRunner::new(config).run(&history(), |history| {
         let mut world = World::new(&db, history.clone());
         for step in history.steps {
@@ -781,10 +899,16 @@ fn no_history_loses_spends_or_doubles_anything() {
         }
         world.settle();
         world.check_settled();
+        rescued.borrow_mut().extend(world.rescued.iter().map(|rescued| match rescued {
+            Rescued::InTime => "in time",
+            Rescued::Pending(_) => "pending",
+            Rescued::Previous(_) => "previous",
+            Rescued::AlreadyThere | Rescued::Forgotten => "for nothing",
+        }));
         Ok(())
     });
     match outcome {
-        Ok(()) => {}
+        Ok(()) => assert_eq!(rescued.into_inner(), ["in time", "pending", "previous"].into()),
         // The shortest history that fails, on one line.
         Err(TestError::Fail(why, history)) => panic!("{why}\nin {history:?}"),
         Err(error) => panic!("{error}"),
@@ -819,6 +943,31 @@ fn who_slept_while_another_ended_his_attempt_rotates_nothing() {
         world.step(step);
     }
     world.settle();
+}
+
+/// The history for which late secrets are kept: the host that has the only one that lives dies
+/// without the store, and another finds the old one dead.
+#[test]
+fn what_a_dead_host_could_not_store_is_in_force_once_it_is_back_and_lost_without_a_rescue() {
+    use Step::{CutOff, Die, Go, Pass, WantRotation};
+    let fine = |host| Go { host, fate: Fate::Fine };
+    let issued = [WantRotation, fine(0), fine(0), CutOff { host: 0 }, fine(0), Die { host: 0 }];
+    let given_up = [Pass { seconds: 70 }, fine(1), fine(1), fine(1), fine(1), fine(1)];
+    let db = InMemory::default();
+    for rescues in [true, false] {
+        let steps = [issued, given_up].concat();
+        let history = History { class: CommitClass::BurnOnIssue, pair: false, hosts: 2, steps };
+        let mut world = World::new(&db, history.clone());
+        world.rescues = rescues;
+        for step in history.steps {
+            world.step(step);
+        }
+        assert_eq!(db.last_verdict().as_deref(), Some("needs-human"));
+        assert_eq!((db.open(), world.spills[0].len()), (vec![], 1));
+        world.settle();
+        let expected = if rescues { (2, "valid") } else { (1, "invalid") };
+        assert_eq!((world.current(), db.last_verdict().as_deref()), (expected.0, Some(expected.1)));
+    }
 }
 
 /// A person may take a backup at any moment and bring it back at any later one.

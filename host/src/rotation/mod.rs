@@ -7,6 +7,7 @@ pub mod asking;
 pub mod attempt;
 mod clock;
 pub mod decide;
+pub mod late;
 pub mod machine;
 mod pace;
 pub mod plan;
@@ -44,6 +45,7 @@ use crate::supervisor::Supervisor;
 use crate::vault::Vault;
 
 use clock::{ClockWatch, Jump};
+use late::LateSecrets;
 
 /// Attempts of one service in flight, and more where it is fast enough (`pace`).
 const PER_SERVICE: usize = limits::CALL.in_flight as usize;
@@ -81,6 +83,8 @@ pub struct Rotation {
     pub owner: String,
     /// What services may ask of the hosts that ask them.
     labels: Labels,
+    /// What was issued and isn't in the store.
+    pub late: LateSecrets,
     resolved: resolved::ResolvedSettings,
     in_flight: Mutex<HashMap<String, Held>>,
     /// What was asked for by command, from before the database hears of it: in flight as well.
@@ -116,6 +120,7 @@ fn lease() -> Millis {
 }
 
 impl Rotation {
+    #[expect(clippy::too_many_arguments, reason = "its parts, which the composition root hands over once")]
     pub fn new(
         supervisor: Supervisor,
         egress: Arc<Egress>,
@@ -124,6 +129,7 @@ impl Rotation {
         providers: Arc<Providers>,
         owner: String,
         labels: Labels,
+        late: LateSecrets,
         rules: BTreeMap<String, ServiceRules>,
     ) -> Arc<Self> {
         let rates = Mutex::new(rates_of(&rules));
@@ -138,6 +144,7 @@ impl Rotation {
             meter,
             owner,
             labels,
+            late,
             resolved: resolved::ResolvedSettings::default(),
             in_flight: Mutex::default(),
             asked: Mutex::default(),
@@ -432,6 +439,8 @@ impl Rotation {
         if let Err(error) = &result {
             // The journal row stays; the lease runs out and the attempt is recovered.
             tracing::error!(credential = id, %error, "an attempt could not be written down");
+            // Nobody else stores what it was issued any more.
+            self.late.look_now();
         }
         self.changed.notify_one();
         result
@@ -494,9 +503,17 @@ impl Rotation {
     /// # Errors
     /// Where the database can't be written.
     pub async fn reclaim(&self) -> Result<Vec<Claim>, WriteError> {
+        // Under the fences they were issued under: a recovered attempt then finds them.
+        self.rescue().await?;
         // What an earlier host wrote down by a clock that has been set back since.
         self.writer.set_back(&self.owner, now(), None).await?;
         self.writer.reclaim_interrupted(&self.owner, lease()).await
+    }
+
+    /// Brings in issued secrets that the store couldn't take before. Always before anything is
+    /// claimed: a secret that waits may be the only one that lives.
+    async fn rescue(&self) -> Result<(), WriteError> {
+        self.late.rescue(&self.vault, &self.writer, |credential| self.is_held(credential)).await
     }
 
     /// Claims and runs what is due until `stop`; then lets what is in flight end.
@@ -508,10 +525,7 @@ impl Rotation {
         let renewing = tokio::spawn(Arc::clone(&self).renew_leases());
         while !*stop.borrow() {
             self.note_turn(Some(Instant::now()));
-            let looked = match self.look_at_the_clock().await {
-                Ok(()) => self.claim_due(&mut running).await,
-                Err(error) => Err(error),
-            };
+            let looked = self.round(&mut running).await;
             let sleep = match looked {
                 Ok(sleep) if self.writer.is_shared() => sleep.min(SHARED_SLEEP),
                 Ok(sleep) => sleep,
@@ -534,6 +548,15 @@ impl Rotation {
             tracing::warn!("attempts still in flight are left to the next start");
         }
         renewing.abort();
+    }
+
+    /// One round of the scheduler. Returns how long there is nothing to do.
+    async fn round(self: &Arc<Self>, running: &mut JoinSet<()>) -> Result<Duration, WriteError> {
+        self.look_at_the_clock().await?;
+        if self.late.due_in().is_zero() {
+            self.rescue().await?;
+        }
+        Ok(self.claim_due(running).await?.min(self.late.due_in()))
     }
 
     fn start(self: &Arc<Self>, running: &mut JoinSet<()>, claim: Claim) {
@@ -651,6 +674,8 @@ impl Rotation {
             self.renew(held).await?;
         }
         if !given_up.is_empty() {
+            // What they were issued, before their fence is another one.
+            self.rescue().await?;
             for claim in self.writer.resume(given_up, &self.owner, lease()).await? {
                 self.start(running, claim);
             }

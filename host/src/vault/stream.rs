@@ -68,6 +68,11 @@ impl StreamKey {
         Self { key: derive(master, LABEL), id }
     }
 
+    /// Tells master keys apart, and says nothing else of them.
+    pub fn id(&self) -> String {
+        hex::encode(self.id)
+    }
+
     /// Seals what is written, until `finish`.
     ///
     /// # Errors
