@@ -276,3 +276,17 @@ fn a_server_stops_starts_again_loses_its_memory_and_hands_over_to_its_standby() 
     standby.promote();
     assert_eq!(standby.sql("store", "INSERT INTO t VALUES (8); SELECT sum(n) FROM t"), "21");
 }
+
+#[test]
+fn a_database_asks_for_a_password_once_it_is_told_to() {
+    let server = Postgres::start();
+    let url = server.with_database("guarded");
+    let ask = |password: &str| {
+        let mut psql = server.psql("guarded", "SELECT 1");
+        psql.env_clear().env("PATH", "/usr/bin:/bin").env("PGPASSWORD", password).args(["-d", &url]);
+        psql.stdin(Stdio::null()).output().expect("psql starts").status.success()
+    };
+    assert!(ask(""));
+    server.ask_for_password("guarded", "swordfish");
+    assert!(ask("swordfish") && !ask("another"));
+}

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keywheel::config::store::StoreConfig;
 use keywheel::credential::Millis;
@@ -388,6 +389,69 @@ fn a_store_that_is_away_from_any_statement_on_until_a_command_gives_up_loses_and
 #[test]
 fn a_store_that_is_away_from_any_answer_on_until_a_command_gives_up_loses_and_doubles_nothing() {
     is_outlived_wherever_it_strikes(Which::From, Cut::Unanswered, 1);
+}
+
+#[test]
+fn a_slow_way_to_the_store_costs_time_alone() {
+    let stage = Stage::set(&[]);
+    let (server, folder) = (&stage.server, stage.folder.path());
+    let (expected, ..) = life(server, &stage.proxy, folder, "quick", None);
+    stage.proxy.delay(Duration::from_millis(2));
+    let (left, repeated, _) = life(server, &stage.proxy, folder, "slow", None);
+    assert_eq!((left, repeated), (expected, 0));
+}
+
+/// Cuts a host's first start, on an empty database, at each statement in turn.
+fn is_begun_by_the_next_start(cut: Cut) {
+    let server = Postgres::shared();
+    let folder = tempfile::tempdir().expect("a folder");
+    let tables = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace";
+    let lane = |first: usize| {
+        let proxy = Arc::new(PostgresProxy::before(&server.socket()));
+        for number in (first as u64..).step_by(LANES) {
+            let database = format!("first_start_{}_{number}", format!("{cut:?}").to_lowercase());
+            server.with_database(&database);
+            let store = Store::Server(StoreConfig {
+                url: proxy.url(&database),
+                password_file: None,
+                ca_file: None,
+                tls: None,
+            });
+            let start = || {
+                // A program that another lane starts has it for a moment, until it is that program.
+                let lock = wait_until(SOON, "the lock is free", || {
+                    HomeLock::acquire(&folder.path().join(&database)).ok()
+                });
+                Writer::start(&store, lock).map(|(writer, thread)| {
+                    drop(writer);
+                    thread.join();
+                })
+            };
+            proxy.arm(Which::Statement(number), cut);
+            let begun = start();
+            let struck = proxy.disarm();
+            start().unwrap_or_else(|error| panic!("{cut:?} at statement {number}, {struck:?}: {error}"));
+            let found = server.sql(&database, tables).parse::<u32>().expect("a number");
+            proxy.cut_all();
+            if struck.is_empty() {
+                begun.expect("nothing was cut");
+                assert!(number > 20, "a first start has more statements than {number}");
+                return found;
+            }
+        }
+        unreachable!("a start has an end")
+    };
+    let found: Vec<u32> = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (1..=LANES).map(|first| scope.spawn(move || lane(first))).collect();
+        lanes.into_iter().map(|lane| lane.join().expect("a lane ends well")).collect()
+    });
+    assert!(found.iter().all(|tables| *tables == found[0] && *tables > 20), "{found:?}");
+}
+
+#[test]
+fn a_first_start_that_is_cut_anywhere_is_finished_by_the_next() {
+    is_begun_by_the_next_start(Cut::Before);
+    is_begun_by_the_next_start(Cut::Unanswered);
 }
 
 #[test]
