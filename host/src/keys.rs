@@ -326,7 +326,7 @@ impl Made {
 
 /// The folders, the configuration, and at last the key that makes a home of them.
 fn make(home: &Home, store: &StoreConfig, made: &mut Made) -> Result<HostKey, KeyError> {
-    let folders = [home.plugins(), home.store(), home.cache(), home.root().to_owned()];
+    let folders = [home.plugins(), home.store(), home.cache(), home.late(), home.root().to_owned()];
     made.folders = folders.into_iter().filter(|folder| !folder.exists()).collect();
     home.make_folders()?;
     if !home.config().exists() {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::output::{Output, coloured, relative};
 use crate::config::Home;
-use crate::config::store::StoreConfig;
+use crate::config::store::{Store, StoreConfig};
 use crate::credential::{Millis, now};
 use crate::db::host_keys::{Access, Ended, HostKeyError, HostKeyRow};
 use crate::db::hosts::HostRow;
@@ -167,7 +167,12 @@ fn list(home: &Home, output: Output) -> Result<(), Failure> {
         return Ok(());
     }
     if rows.is_empty() {
-        output.say("no host has ever run here; hint: keywheel serve");
+        output.say(match home.database() {
+            Store::Server(_) => "no host has ever run on this store; hint: keywheel serve",
+            Store::File(_) => {
+                "this home keeps everything in a file of its own, and no other host shares that"
+            }
+        });
         return Ok(());
     }
     let cells = |(host, key): &(Option<&HostRow>, Option<&HostKeyRow>)| {
@@ -195,7 +200,8 @@ fn list(home: &Home, output: Output) -> Result<(), Failure> {
 
 /// What a host said of itself, and what it may open.
 fn both(host: Option<&HostRow>, key: Option<&HostKeyRow>) -> Value {
-    let mut all = key.map_or_else(|| json!({ "access": "master key" }), object);
+    let name = host.map(|host| &host.name);
+    let mut all = key.map_or_else(|| json!({ "host": name, "access": "master key" }), object);
     let said = host.map(|host| json!(host));
     if let (Some(all), Some(Value::Object(said))) = (all.as_object_mut(), said) {
         all.extend(said);
