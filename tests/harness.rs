@@ -114,7 +114,7 @@ pub fn schema_on_server() -> Option<String> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let server = std::env::var("KEYWHEEL_TEST_POSTGRES").ok()?;
     let name = format!("home_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-    let made = Command::new("psql")
+    let made = command("psql")
         .args(["-qX", &server, "-c", &format!("CREATE SCHEMA {name}")])
         .output()
         .expect("psql is there");

@@ -42,7 +42,7 @@ impl Network {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("kw{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         if let Err(error) = ip(&["netns", "add", &format!("{name}-r")]) {
-            println!("SKIPPED: a test of several machines needs root and network namespaces: {error}");
+            eprintln!("SKIPPED: a test of several machines needs root and network namespaces: {error}");
             return None;
         }
         let network = Self { name, machines: AtomicU32::new(0) };

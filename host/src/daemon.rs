@@ -227,12 +227,14 @@ pub async fn until_revoked(home: Home, host_id: String) -> KeyError {
         });
         match look.await {
             // Why is the store's to say; one that can't be asked for that revokes nobody either.
-            Ok(Ok(true)) => match keys::open(&home) {
-                Err(
+            Ok(Ok(true)) => {
+                if let Err(
                     error @ (KeyError::Asking { .. } | KeyError::Revoked { .. } | KeyError::Unknown { .. }),
-                ) => return error,
-                _ => {}
-            },
+                ) = keys::open(&home)
+                {
+                    return error;
+                }
+            }
             Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::debug!(%error, "whether this host was revoked can't be asked"),
             Err(error) => tracing::error!(%error, "whether this host was revoked was not asked"),
@@ -264,6 +266,13 @@ impl Host {
         let (writer, thread) = Writer::start(home.database(), lock)?;
         let own_id = fleet::host_id(home.root(), host_id.as_deref())
             .map_err(|source| OpenError::Io { what: "host-id can't be read or made", source })?;
+        let joined_as = match &host_id {
+            None => None,
+            Some(id) => {
+                let rows = Reader::open(home.database())?.host_keys()?;
+                rows.into_iter().find(|row| row.host_id == *id).map(|row| row.name)
+            }
+        };
         let marker = writer.remember(MARKER, vault.marker()?).await?;
         vault.check_marker(&marker)?;
         let extra_ca_pem = match &config.extra_ca_file {
@@ -313,7 +322,7 @@ impl Host {
         let retention = Arc::new(Retention::new(home.database(), writer.clone()));
         let started_with = config.text.clone();
         let config = Live::new(config);
-        let fleet = Arc::new(Fleet::new(own_id, writer.clone(), home.database(), config.clone()));
+        let fleet = Arc::new(Fleet::new(own_id, joined_as, writer.clone(), home.database(), config.clone()));
         let alerts = Arc::new(Alerts::new(
             &home,
             config.clone(),

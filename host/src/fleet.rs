@@ -46,6 +46,8 @@ const ID_FILE: &str = "host-id";
 #[derive(Debug)]
 pub struct Fleet {
     host_id: String,
+    /// The name under which it was admitted.
+    joined_as: Option<String>,
     started_at: Millis,
     writer: Writer,
     store: Store,
@@ -94,8 +96,14 @@ fn is_id(text: &str) -> bool {
 }
 
 impl Fleet {
-    pub fn new(host_id: String, writer: Writer, store: Store, config: Live) -> Self {
-        Self { host_id, started_at: now(), writer, store, config, held: Mutex::default() }
+    pub fn new(
+        host_id: String,
+        joined_as: Option<String>,
+        writer: Writer,
+        store: Store,
+        config: Live,
+    ) -> Self {
+        Self { host_id, joined_as, started_at: now(), writer, store, config, held: Mutex::default() }
     }
 
     pub fn host_id(&self) -> &str {
@@ -169,7 +177,7 @@ impl Fleet {
             .writer
             .beat_host(Beat {
                 host_id: self.host_id.clone(),
-                name: config.host.name.clone().unwrap_or_else(machine),
+                name: self.joined_as.clone().or_else(|| config.host.name.clone()).unwrap_or_else(machine),
                 labels: config.host.labels.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 started_at: self.started_at,

@@ -80,7 +80,7 @@ const BEGIN: Millis = 1_700_000_000_000;
 async fn writer(rounds: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let lock = HomeLock::acquire(&folder.path().join("lock")).expect("a lock");
-    let (writer, thread) = Writer::start(&folder.path().join("db"), lock).expect("a database");
+    let (writer, thread) = Writer::start(folder.path().join("db"), lock).expect("a database");
     let add = |service: &str, id: String| writer.add_credential(credential(service, id));
     add("door", "door".into()).await.expect("a credential");
     for added in join_all((0..BATCH).map(|n| add("counted", format!("c{n}")))).await {

@@ -134,6 +134,7 @@ pub struct Alerts {
 impl Alerts {
     /// # Errors
     /// Where the HTTP client can't be set up.
+    #[expect(clippy::too_many_arguments, reason = "the parts of the daemon, each once")]
     pub fn new(
         home: &Home,
         config: Live,

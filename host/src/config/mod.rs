@@ -613,8 +613,8 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 #rate_per_minute = 60
 # Nothing is rotated by itself then, unless the secret would expire meanwhile; checks go on.
 #quiet = ["22:00-06:00 Europe/Berlin"]
-# Only hosts with these labels ask it, where several share a store.
-#only_on = { region = "eu" }
+# Only hosts with these labels ask it, where several share a store, such as { region = "eu" }.
+#only_on = {}
 
 # A PostgreSQL server in place of the file keywheel.db, for several hosts that share everything;
 # `keywheel store migrate` moves there. No password in it: that is in a file of mode 0600. TLS is
@@ -628,7 +628,8 @@ pub const TEMPLATE: &str = r#"# Keywheel's configuration. Every line shows its d
 # What this machine is to the others then. It is called as the machine is, if nothing is said.
 #[host]
 #name = "one"
-#labels = { region = "eu" }
+# Such as { region = "eu" }, for `only_on` of a service.
+#labels = {}
 
 # A sink, by a name of your own: where a credential's secrets go whenever new ones are in force.
 # A file, then a command, then a webhook; any of them will do. None of it has a default but the

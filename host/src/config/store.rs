@@ -158,6 +158,12 @@ impl From<&PathBuf> for Store {
     }
 }
 
+impl From<PathBuf> for Store {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
 impl From<&Self> for Store {
     fn from(store: &Self) -> Self {
         store.clone()

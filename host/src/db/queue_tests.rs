@@ -73,7 +73,7 @@ fn a_glance_at_many_names_the_few_and_counts_the_rest() {
              UPDATE credentials SET paused = 1 WHERE id % 10 = 5;",
     )
     .unwrap();
-    let reader = Reader::open(&folder.path().join("keywheel.db")).unwrap();
+    let reader = Reader::open(folder.path().join("keywheel.db")).unwrap();
     let begin = std::time::Instant::now();
     let glance = reader.glance(T0, T0 + 1).unwrap();
     println!("{:?} for a glance at {count}", begin.elapsed());
@@ -162,7 +162,7 @@ fn a_scrape_finds_the_first_that_is_due_in_the_same_few_steps_and_counts_the_res
 
     let count = scheduled();
     let (folder, _db) = queue(count);
-    let reader = crate::db::Reader::open(&folder.path().join("keywheel.db")).unwrap();
+    let reader = crate::db::Reader::open(folder.path().join("keywheel.db")).unwrap();
     let began = std::time::Instant::now();
     let services = reader.census(T0).unwrap();
     println!("{count} counted in {:?}", began.elapsed());

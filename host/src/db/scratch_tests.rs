@@ -25,6 +25,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    #[expect(clippy::new_without_default, reason = "a store is made, not a value of nothing")]
     pub fn new() -> Self {
         let folder = TempDir::new().expect("a folder");
         let store = match std::env::var(NAMES_SERVER) {

@@ -1193,7 +1193,7 @@ async fn a_reader_works_beside_a_writer_after_it_and_after_its_death() {
     for name in ["keywheel.db", "keywheel.db-wal"] {
         fs::copy(home.scratch.folder().join(name), dead.path().join(name)).unwrap();
     }
-    let after_death = Reader::open(&dead.path().join("keywheel.db")).unwrap();
+    let after_death = Reader::open(dead.path().join("keywheel.db")).unwrap();
     assert_eq!(after_death.credentials(Some("shop")).unwrap().len(), 1);
 
     drop(beside);
