@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plugins langs peers valgrind build deb demo test soak fuzz bench bench-gate bench-record size lint clean
+.PHONY: help setup plugins langs peers valgrind build deb demo test test-postgres soak fuzz bench bench-gate bench-record size lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := wasm32-wasip2
@@ -27,7 +27,8 @@ help:
 	@printf '%s\n' \
 	  'make demo     build everything and watch Keywheel keep sessions alive' \
 	  'make test     all tests, against real servers: Django, OpenID, Matrix, JupyterHub' \
-	  'make soak     random kills under full load, for $(SOAK_SECONDS) seconds' \
+	  'make test-postgres    the part of them that is about stores, on a PostgreSQL server' \
+  'make soak     random kills under full load, for $(SOAK_SECONDS) seconds' \
   'make fuzz     libFuzzer on each target of tests/fuzz, $(FUZZ_SECONDS) seconds each' \
 	  'make bench    the numbers, into $(TARGET)/bench/summary.json' \
 	  'make bench-gate    the part of them that CI holds against host/benches/gate/recorded.json' \
@@ -83,6 +84,16 @@ demo: build
 
 test: plugins langs peers
 	cargo test --locked $(TESTED) $(FEATURES)
+	$(MAKE) --no-print-directory test-postgres
+
+# What a store must do, on a PostgreSQL server as well: the tests of the store itself and of what
+# is decided over it, kills at every step, and random ones. Left out by name is what a power cut
+# does to a file of ours; of the server's own files PostgreSQL takes care.
+test-postgres: plugins
+	tests/peers/postgres.sh cargo test --locked -p keywheel --lib $(FEATURES) -- \
+	  db:: retention:: rotation:: moving:: keys:: registry:: fleet::
+	tests/peers/postgres.sh cargo test --locked -p keywheel --test integration $(FEATURES) -- \
+	  power_cut:: soak:: recovery:: --skip power_cut_at_its_writes --skip power_cut_at_every_write --skip power_cut_at_their_writes
 
 # The test that every run has for some seconds, here for long; its last line is the figures.
 soak: plugins
@@ -117,6 +128,7 @@ bench: plugins langs
 	  --bench pipeline --bench workers --bench languages
 	cargo bench --locked -p keywheel --bench history
 	cargo bench --locked -p keywheel --bench scale
+	tests/peers/postgres.sh cargo bench --locked -p keywheel --bench fleet
 	$(MAKE) --no-print-directory size
 
 # Of what is built already. From nothing it takes minutes, so only who asks for that gets it.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use keywheel::config::{Config, Home, write_atomically};
@@ -41,6 +42,11 @@ pub static ISSUED: AtomicU64 = AtomicU64::new(0);
 /// A loopback service on a thread of its own: whatever is asked, one small answer. With a POST
 /// comes a session that nobody had before.
 pub fn service(body: &'static str) -> SocketAddr {
+    service_after(body, Duration::ZERO)
+}
+
+/// The same, which answers after so long, as one far away does.
+pub fn service_after(body: &'static str, after: Duration) -> SocketAddr {
     let length = body.len();
     let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n");
     let answer: Arc<str> = format!("{head}\r\n{body}").into();
@@ -70,6 +76,9 @@ pub fn service(body: &'static str) -> SocketAddr {
                         }
                         // Requests here have no body, so the blank line is their end.
                         if buffer[..filled].ends_with(b"\r\n\r\n") {
+                            if !after.is_zero() {
+                                tokio::time::sleep(after).await;
+                            }
                             let sent = if buffer.starts_with(b"POST ") {
                                 client.write_all(issue().as_bytes()).await
                             } else {
