@@ -296,6 +296,8 @@ const OWNED: &[(&str, &[&str])] = &[
     // operator's collector by a client of its own. Nothing of a provider goes there.
     ("opentelemetry", &["telemetry.rs"]),
     ("rusqlite", &["db"]),
+    // The other exception to that: the store, where it is a server. Nothing of a provider goes there.
+    ("tokio_postgres", &["db"]),
     // The demo's daemon is a process of its own, as it is for everybody.
     // An author's compilers run as the author, an operator's commands as the daemon.
     // What a person runs with secrets runs as that person.
