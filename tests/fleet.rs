@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::faults::shim::Faults;
 use crate::harness::*;
 use crate::machines::{self, Machine, Network};
 use crate::postgres_server::Postgres;
@@ -22,7 +23,7 @@ use crate::soak::{Dice, from_environment};
 const HOSTS: usize = 3;
 
 /// In a test run; `FLEET_SECONDS` says otherwise.
-const SHORT: u64 = 45;
+const SHORT: u64 = 30;
 
 const CREDENTIALS: usize = 60;
 
@@ -56,6 +57,8 @@ const TROUBLES: [Trouble; 6] = [
 
 struct Fleet {
     homes: Vec<TestHome>,
+    /// Each host's wall clock: a minute behind, right, a minute ahead.
+    clocks: Vec<Faults>,
     daemons: Vec<Option<Daemon>>,
     network: Network,
     /// One for each host, then the store's and the services'.
@@ -96,6 +99,10 @@ impl Fleet {
             std::fs::copy(homes[0].path().join("master.key"), other.path().join("master.key"))
                 .expect("the key is shared");
         }
+        let clocks: Vec<Faults> = homes.iter().map(Faults::of).collect();
+        for (minutes, clock) in (-1..).zip(&clocks) {
+            clock.set_clock(minutes * 60);
+        }
         // One class that forgives nothing, and one that forgives a while.
         let classes = [Class::Burn, Class::BurnPair, Class::Burn, Class::Grace];
         let credentials = classes.iter().cycle().take(CREDENTIALS);
@@ -105,6 +112,7 @@ impl Fleet {
         let daemons = homes.iter().map(|_| None).collect();
         Self {
             homes,
+            clocks,
             daemons,
             network,
             machines,
@@ -120,7 +128,9 @@ impl Fleet {
 
     fn start_host(&mut self, host: usize) {
         let lease = LEASE.as_millis().to_string();
-        self.daemons[host] = Some(self.homes[host].start_daemon_with(&[("KEYWHEEL_LEASE_MS", &lease)]));
+        let mut environment = self.clocks[host].environment().to_vec();
+        environment.push(("KEYWHEEL_LEASE_MS", &lease));
+        self.daemons[host] = Some(self.homes[host].start_daemon_with(&environment));
     }
 
     fn wait_for_host(&self, host: usize) {
@@ -216,6 +226,13 @@ fn three_hosts_spend_nothing_twice_and_lose_nothing_whatever_happens_to_two_of_t
     for host in 0..HOSTS {
         fleet.wait_for_host(host);
     }
+    // What a log says of the time is a host's own clock.
+    let log = fleet.daemons[0].as_ref().expect("it runs").log();
+    let half_a_minute_ago = keywheel::report::iso8601(keywheel::credential::now() - 30_000);
+    assert!(
+        log.lines().next().is_some_and(|line| line < half_a_minute_ago.as_str()),
+        "its clock is right: {log}"
+    );
     let private = fleet.shop.address.clone();
     for (id, class) in &fleet.credentials {
         let keys = fleet.services.open(id, *class);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -170,15 +171,17 @@ impl TestHome {
 
     /// The binary as a person runs it here, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let binary = env!("CARGO_BIN_EXE_keywheel");
-        let mut command = match &self.network {
-            None => command(binary),
-            Some(space) => {
-                let mut inside = command("ip");
-                inside.args(["netns", "exec", space, binary]);
-                inside
+        let mut command = command(env!("CARGO_BIN_EXE_keywheel"));
+        if let Some(space) = &self.network {
+            let space = File::open(format!("/run/netns/{space}")).expect("the namespace");
+            // SAFETY: one system call that allocates nothing runs between fork and exec.
+            unsafe {
+                command.pre_exec(move || {
+                    let network = Some(rustix::thread::LinkNameSpaceType::Network);
+                    Ok(rustix::thread::move_into_link_name_space(space.as_fd(), network)?)
+                });
             }
-        };
+        }
         // Nothing of the developer's own environment may decide a test.
         command.env_clear().env("HOME", self.folder.path()).env("KEYWHEEL_HOME", self.path());
         if let Some(store) = &self.store {

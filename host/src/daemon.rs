@@ -482,6 +482,7 @@ impl Host {
                 Ok(Outcome::Done)
             }
             Operation::CredentialRun { credential_id, action, now } => {
+                self.check_may_ask(&credential_id)?;
                 let report = self.rotation.run_one_now(&credential_id, action, now).await?;
                 Ok(Outcome::Report(Box::new(Arc::unwrap_or_clone(report))))
             }
@@ -574,6 +575,19 @@ impl Host {
             Operation::ReportsPrune { rules, archive, from } => {
                 Ok(Outcome::Pruned(self.retention.prune(&rules, archive, from, PRUNE_STEP).await?))
             }
+        }
+    }
+
+    /// Refuses what only hosts with other labels may do.
+    fn check_may_ask(&self, credential_id: &str) -> Result<(), Refusal> {
+        let reader = self.reader().map_err(|error| Refusal::internal(error.to_string()))?;
+        let row = reader.credential(credential_id).map_err(|error| Refusal::internal(error.to_string()))?;
+        let Some(service) = row.map(|row| row.service) else { return Ok(()) };
+        match self.rotation.lacks(&service) {
+            None => Ok(()),
+            Some(label) => Err(Refusal::bad_input(format!(
+                "`{service}` is asked only by hosts with {label} (services.{service}.only_on in config.toml), which this one hasn't; hint: `keywheel host list` shows who has, run it there"
+            ))),
         }
     }
 

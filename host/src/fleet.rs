@@ -131,6 +131,10 @@ impl Fleet {
         registry: Arc<Registry>,
         mut stop: watch::Receiver<bool>,
     ) {
+        if !self.writer.is_shared() {
+            // Nobody else looks, and a disk needn't be woken for it.
+            return;
+        }
         let (tell, mut told) = mpsc::channel(NEWS);
         let listening = tokio::spawn(listen(self.store.clone(), tell));
         let mut every = tokio::time::interval(BEAT);
@@ -196,7 +200,7 @@ impl Fleet {
             } else {
                 held.remove(duty);
             }
-            if had != beaten.duties.contains(duty) && self.writer.is_shared() {
+            if had != beaten.duties.contains(duty) {
                 tracing::info!(duty, mine = !had, "a duty went from one host to another");
             }
         }
@@ -205,9 +209,6 @@ impl Fleet {
 
     /// Takes over what was chosen for services by way of another host.
     async fn follow(self: &Arc<Self>, rotation: &Rotation) {
-        if !self.writer.is_shared() {
-            return;
-        }
         let fleet = Arc::clone(self);
         match tokio::task::spawn_blocking(move || fleet.services()).await {
             Ok(Ok(services)) => rotation.follow(&services),

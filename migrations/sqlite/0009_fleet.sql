@@ -1,4 +1,4 @@
--- Several hosts on one store. A home with a file of its own has one row in `hosts`, its own.
+-- Several hosts on one store. A home with a file of its own has none of these rows.
 
 CREATE TABLE hosts (
     -- Made by the host when it first came, 16 hexadecimal digits.

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::super::sql::postgres::Session;
 use super::{FIRST_PAUSE, Job, Keep, Progress, Server, Stop, TRIES, come_by};
+use crate::db::migrations;
 use crate::db::sql::{self, Connection};
 
 pub(super) fn serve(
@@ -178,11 +179,19 @@ fn begin(db: &Connection) -> Result<Transaction, String> {
     let begun = session
         .ask(
             "BEGIN; LOCK TABLE installation IN ROW EXCLUSIVE MODE;
-             SELECT pg_current_xact_id(), (SELECT count(*) FROM installation WHERE key = 'moved_to')",
+             SELECT pg_current_xact_id(), (SELECT count(*) FROM installation WHERE key = 'moved_to'),
+                 (SELECT version FROM keywheel_schema)",
         )
         .map_err(|error| sql::Error::from(error).to_string())
         .and_then(|row| match row.as_slice() {
-            [number, moved] if moved == "0" => Ok(number.clone()),
+            // A newer host may have changed the schema under one that runs.
+            [number, moved, schema] if moved == "0" && *schema == migrations::current().to_string() => {
+                Ok(number.clone())
+            }
+            [_, moved, schema] if moved == "0" => Err(format!(
+                "the store has schema {schema}, this binary writes {}; hint: a newer keywheel brought it up to date, start that here too",
+                migrations::current()
+            )),
             _ => Err(String::from(
                 "the store is retired; hint: `keywheel store show` says where everything moved",
             )),

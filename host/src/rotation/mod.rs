@@ -212,6 +212,14 @@ impl Rotation {
         }
     }
 
+    /// What a service asks of the hosts that ask it and this one hasn't got, in words.
+    pub fn lacks(&self, service: &str) -> Option<String> {
+        let rules = self.rules();
+        let wanted = &rules.get(service)?.only_on;
+        let missing = wanted.iter().find(|wanted| !self.has_label(*wanted));
+        missing.map(|(label, value)| format!("{label} = {value:?}"))
+    }
+
     fn has_label(&self, (label, value): (&String, &String)) -> bool {
         self.labels.get(label) == Some(value)
     }

@@ -122,11 +122,19 @@ fn wait<T>(
     within: Duration,
     what: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Error> {
+    use tokio::runtime::{Handle, RuntimeFlavor};
     let runtime = TURNING.as_ref().map_err(|error| Error::Threads(error.to_string()))?;
-    let _in = runtime.enter();
-    futures_executor::block_on(async {
-        tokio::time::timeout(within, what).await.map_err(|_| Error::Silent(within))?.map_err(Error::from)
-    })
+    let waiting = || {
+        let _in = runtime.enter();
+        futures_executor::block_on(async {
+            tokio::time::timeout(within, what).await.map_err(|_| Error::Silent(within))?.map_err(Error::from)
+        })
+    };
+    // A task that waits for a server must not keep others from its thread.
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(waiting),
+        _ => waiting(),
+    }
 }
 
 /// What a server says of itself when it is connected to.

@@ -57,6 +57,7 @@ mod tests {
                 "SELECT 1 FROM t LIMIT $1 FOR UPDATE OF t SKIP LOCKED",
             ),
             ("SELECT 'INDEXED BY x' /* a comment? */", "SELECT 'INDEXED BY x' /* a comment? */"),
+            ("SELECT 1 WHERE /*pg a AND */b = ?1", "SELECT 1 WHERE a AND b = $1"),
             ("SELECT 1 FROM a CROSS JOIN b ON b.x = a.x", "SELECT 1 FROM a JOIN b ON b.x = a.x"),
             ("SELECT 'open", "SELECT 'open"),
         ] {
