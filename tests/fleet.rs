@@ -347,3 +347,59 @@ fn report(mut fleet: Fleet, seed: u64, took: Duration, troubles: &BTreeMap<Strin
     assert_eq!((double_spent, revoked, duplicates, missing), (0, 0, 0, 0), "{summary}");
     assert!(rotations > fleet.credentials.len() as u32, "hardly anything happened: {summary}");
 }
+
+/// Two servers as an operator names them, the first of which is lost with all it had in memory.
+#[test]
+fn hosts_go_on_where_a_synchronous_standby_takes_over_and_nothing_acknowledged_is_gone() {
+    const ACCOUNTS: usize = 12;
+    let primary = Postgres::start();
+    primary.with_database("keywheel");
+    let standby = primary.standby(true);
+    let folder = |server: &Postgres| {
+        server.socket().parent().and_then(std::path::Path::to_str).expect("UTF-8").replace('/', "%2F")
+    };
+    let url = format!("postgres://keywheel@{},{}/keywheel", folder(&primary), folder(&standby));
+    let homes = [TestHome::without_init().with_store(&url), TestHome::without_init().with_store(&url)];
+    homes[0].run(&["init"]).ok();
+    std::fs::create_dir_all(homes[1].path()).expect("a folder");
+    std::fs::copy(homes[0].path().join("master.key"), homes[1].path().join("master.key"))
+        .expect("the key is shared");
+    homes[0].drop_plugin(&guest("commit_classes"));
+    let services = Services::start(Terms::default());
+    services.answer_within(SLOWEST_ANSWER);
+    let lease = LEASE.as_millis().to_string();
+    let daemons: Vec<Daemon> =
+        homes.iter().map(|home| home.serve_in(&[("KEYWHEEL_LEASE_MS", &lease)])).collect();
+    let ids: Vec<String> = (0..ACCOUNTS).map(|number| format!("burn-{number}")).collect();
+    for id in &ids {
+        let keys = services.open(id, Class::Burn);
+        add(&homes[0], &services, id, Class::Burn, &keys, &["--every", "1s", "--rotate-every", "1s"]);
+    }
+    let all_rotate = |times: u32| {
+        let from: Vec<u32> = ids.iter().map(|id| services.standing(id).rotations).collect();
+        wait_until(3 * SOON, "every account is rotated", || {
+            let done =
+                ids.iter().zip(&from).all(|(id, from)| services.standing(id).rotations >= from + times);
+            done.then_some(())
+        });
+    };
+    all_rotate(2);
+    primary.stop();
+    standby.promote();
+    all_rotate(3);
+    for id in &ids {
+        homes[1].run(&["credential", "pause", id]).ok();
+    }
+    let rows = || homes[1].json(&["credential", "list"]).as_array().expect("an array").clone();
+    wait_until(2 * SOON, "no attempt is open", || {
+        rows().iter().all(|row| row["openAttempt"].is_null()).then_some(())
+    });
+    for id in &ids {
+        let standing = services.standing(id);
+        assert_eq!((standing.double_spends, standing.revocations), (0, 0), "{id}: {standing:?}");
+        assert_eq!(exported(&homes[0], id), standing.last_issued, "{id}");
+    }
+    for daemon in daemons {
+        assert_eq!(daemon.stop().code(), Some(0));
+    }
+}

@@ -300,3 +300,34 @@ fn a_store_that_is_away_is_said_to_be_and_why() {
     assert_eq!(home.json(&["store", "show"])["reachable"], true);
     home.run(&TO_FILE).ok();
 }
+
+#[test]
+fn a_standby_a_server_that_does_not_sync_and_one_without_tls_are_no_stores() {
+    let server = server_of_ours();
+    let home = TestHome::without_init().with_store(&server.url("keywheel"));
+    home.run(&["init"]).ok();
+    let refused = |home: TestHome, words: &[&str]| {
+        for arguments in [&["status"][..], &["credential", "list"], &["serve"]] {
+            let refused = home.run(arguments);
+            assert!([75, 78].contains(&refused.code()), "{arguments:?}: {refused:?}");
+            for word in words {
+                assert!(refused.stderr.contains(word), "{arguments:?}: {}\nlacks {word}", refused.stderr);
+            }
+        }
+        home
+    };
+    let standby = server.standby(false);
+    let home = refused(
+        home.with_store(&standby.url("keywheel")),
+        &["can't be the store", "as a standby can't", "hint:"],
+    );
+
+    let careless = Postgres::start_with(&["fsync=off"]);
+    careless.with_database("keywheel");
+    let home = refused(home.with_store(&careless.url("keywheel")), &["its fsync is off", "hint:"]);
+
+    // The same server, where the configuration asks for more than it has.
+    let text = format!("[store]\nurl = \"{}\"\ntls = \"require\"\n", server.url("keywheel"));
+    fs::write(home.path().join("config.toml"), text).expect("a configuration");
+    refused(home.with_store(""), &["can't be used", "TLS"]);
+}
