@@ -22,7 +22,7 @@ use crate::soak::{Dice, from_environment};
 
 const HOSTS: usize = 3;
 
-/// In a test run; `FLEET_SECONDS` says otherwise.
+/// In a test run; `FLEET_SECONDS` says otherwise, and `FLEET_BALLAST` how many credentials wait beside.
 const SHORT: u64 = 30;
 
 const CREDENTIALS: usize = 60;
@@ -166,7 +166,30 @@ impl Fleet {
 
     /// As a person sees them, by way of any host whose store can be asked.
     fn rows(&self, by: usize) -> Vec<Value> {
-        self.homes[by].json(&["credential", "list"]).as_array().expect("an array").clone()
+        let of = |service| self.homes[by].json(&["credential", "list", "--service", service]);
+        ["commit-classes", "oauth2-refresh"]
+            .into_iter()
+            .flat_map(|service| of(service).as_array().expect("an array").clone())
+            .collect()
+    }
+
+    /// As many credentials of a third service that wait for their day, among which those that are due
+    /// must be found.
+    fn lay_ballast(&self, count: u64) {
+        self.store.sql(
+            "keywheel",
+            &format!(
+                "INSERT INTO credentials (credential_id, service, settings_json, private_hosts_json,
+                     current_generation, last_generation, rotated_at, created_at)
+                 SELECT 'ballast-' || n, 'http-session', '[]', '[]', 1, 1, 0, 0
+                 FROM generate_series(1, {count}) n;
+                 INSERT INTO cookie_rotation_monitor (cookie_id, service, last_status, last_verdict,
+                     last_success_at, next_due_at, next_action, next_reason)
+                 SELECT 'ballast-' || n, 'http-session', 'success', 'valid', 0,
+                     (extract(epoch FROM now()) * 1000)::bigint + 86400000 + n, 'validate', 'its turn'
+                 FROM generate_series(1, {count}) n"
+            ),
+        );
     }
 
     /// Signs in again for whom a person is called, by way of a host that is well.
@@ -239,6 +262,7 @@ fn three_hosts_spend_nothing_twice_and_lose_nothing_whatever_happens_to_two_of_t
         let often = ["--every", "1s", "--rotate-every", "2s", "--allow-private", &private];
         add(&fleet.homes[0], &fleet.services, id, *class, &keys, &often);
     }
+    fleet.lay_ballast(from_environment("FLEET_BALLAST").unwrap_or(2_000));
     let begun = Instant::now();
     let mut troubles: BTreeMap<String, u32> = BTreeMap::new();
     while begun.elapsed() < Duration::from_secs(seconds) {
