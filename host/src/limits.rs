@@ -99,6 +99,16 @@ pub const DRAIN: Duration = Duration::from_secs(60);
 /// A claim; renewed at a third of it while its attempt is in flight.
 pub const LEASE: Duration = Duration::from_secs(60);
 
+/// `LEASE`. A development build can be told a shorter one in `KEYWHEEL_LEASE_MS`, so that a test
+/// needn't stop it for a minute.
+pub fn lease() -> Duration {
+    #[cfg(debug_assertions)]
+    if let Some(ms) = std::env::var("KEYWHEEL_LEASE_MS").ok().and_then(|ms| ms.parse().ok()) {
+        return Duration::from_millis(ms);
+    }
+    LEASE
+}
+
 /// How long a worker runs only when nobody else wants to, after its plugin went over a limit: as
 /// long as crashes are counted. An answer that was too large once is forgiven.
 pub const IN_DISGRACE: Duration = Duration::from_secs(600);

@@ -54,9 +54,18 @@ const RESPONSE_HEADER_BYTES: usize = 256 << 10;
 /// A URL with its secrets. Servers refuse lines of 8 to 64 KiB.
 const URL_BYTES: usize = 64 << 10;
 
-/// Connecting with TLS, all addresses of a host together. A third of a request's time: past
+/// Connecting with TLS, all addresses of a host together: 10 s. A third of a request's time: past
 /// it the host is down.
-const CONNECT: Duration = Duration::from_secs(10);
+fn connect_within() -> Duration {
+    limits::lease() / 6
+}
+
+/// What was sent and the service's machine hasn't confirmed for this part of a lease, the kernel
+/// forgets, and the connection with it: also of a host that was killed. A network that was cut
+/// would else deliver a request minutes later, when another host has taken the attempt over and
+/// the secret in it is spent. A claim was last renewed two thirds of a lease before at the most, so
+/// this and connecting end within the rest.
+const UNHEARD: u32 = 8;
 
 /// How long an HTTP/2 connection with requests may be silent before it is asked whether it lives,
 /// and how long it may take to say so. Together far less than a request's time.
@@ -987,7 +996,8 @@ fn build_client(
             .retry(reqwest::retry::never())
             .referer(false)
             .dns_resolver(Checked { reach, lookup: lookup.clone() })
-            .connect_timeout(CONNECT)
+            .connect_timeout(connect_within())
+            .tcp_user_timeout(limits::lease() / UNHEARD)
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(limits::PER_HOST_CONCURRENCY)
             // Every credential of a service shares its HTTP/2 connection: one that died without a

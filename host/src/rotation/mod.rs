@@ -105,18 +105,8 @@ pub struct Rotation {
     changed: Notify,
 }
 
-/// A development build can be told a shorter one in `KEYWHEEL_LEASE_MS`, so that a test needn't
-/// stop it for a minute.
-fn lease_time() -> Duration {
-    #[cfg(debug_assertions)]
-    if let Some(ms) = std::env::var("KEYWHEEL_LEASE_MS").ok().and_then(|ms| ms.parse().ok()) {
-        return Duration::from_millis(ms);
-    }
-    limits::LEASE
-}
-
 fn lease() -> Millis {
-    now() + lease_time().as_millis() as Millis
+    now() + limits::lease().as_millis() as Millis
 }
 
 impl Rotation {
@@ -756,7 +746,7 @@ impl Rotation {
     /// asked while the lease can't have run out.
     pub(super) async fn owns(&self, token: &ClaimToken) -> Result<bool, WriteError> {
         let age = |held: &Held| Duration::from_millis(crate::clock::steady().saturating_sub(held.renewed));
-        let fresh = |held: &Held| held.token == *token && age(held) < lease_time() * 2 / 3;
+        let fresh = |held: &Held| held.token == *token && age(held) < limits::lease() * 2 / 3;
         if self.hold().get(&token.credential_id).is_some_and(fresh) {
             return Ok(true);
         }
@@ -764,7 +754,7 @@ impl Rotation {
     }
 
     async fn renew_leases(self: Arc<Self>) {
-        let mut every = tokio::time::interval(lease_time() / 3);
+        let mut every = tokio::time::interval(limits::lease() / 3);
         loop {
             every.tick().await;
             let tokens: Vec<_> = self.hold().values().map(|held| held.token.clone()).collect();
